@@ -1,0 +1,75 @@
+"""The exception tree; each message names the fault and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class SkyfuseError(Exception):
+    """Base of every error that Skyfuse raises on purpose.
+
+    Parameters
+    ----------
+    fault : str
+        What is wrong, in one clause.
+    remedy : str
+        What the user can do about it, in one clause.
+    path : path, optional
+        The file or folder at fault.
+
+    Attributes
+    ----------
+    exit_code : int
+        Exit code of the command line: 1, the work failed; 2, the call was wrong.
+    """
+
+    exit_code = 1
+
+    def __init__(self, fault: str, *, remedy: str, path: str | Path | None = None) -> None:
+        self.fault = fault
+        self.remedy = remedy
+        self.path = None if path is None else Path(path)
+        super().__init__(fault)
+
+    def __str__(self) -> str:
+        where = "" if self.path is None else f"{self.path}: "
+        return f"{where}{self.fault}; {self.remedy}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments would otherwise be lost between worker processes.
+        return _rebuild, (type(self), self.fault, self.__dict__)
+
+
+def _rebuild(kind: type[SkyfuseError], fault: str, state: dict[str, object]) -> SkyfuseError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, fault)
+    error.__dict__.update(state)
+    return error
+
+
+class UsageError(SkyfuseError):
+    """The call was wrong: an argument that no data could satisfy."""
+
+    exit_code = 2
+
+
+class FileError(SkyfuseError):
+    """One input file cannot be used; a build counts it and goes on.
+
+    Parameters
+    ----------
+    reason : str
+        Short word by which the ledger counts such files, e.g. ``truncated``.
+    """
+
+    def __init__(self, fault: str, *, reason: str, remedy: str, path: str | Path | None = None) -> None:
+        super().__init__(fault, remedy=remedy, path=path)
+        self.reason = reason
+
+
+class DataError(SkyfuseError):
+    """The data at hand does not hold what was asked of it."""
+
+
+class StoreError(SkyfuseError):
+    """A cube, dataset, model or study folder is missing, damaged or of another version."""

@@ -1,0 +1,1 @@
+"""Readers: the only code that knows a survey's file format."""

@@ -1,0 +1,18 @@
+"""Fixtures for every test: the real survey files, where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REAL_DATA = Path(os.environ.get("SKYFUSE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Return the folder of real survey files; skip where it is absent."""
+    if not (REAL_DATA / "MANIFEST.tsv").exists():
+        pytest.skip(f"real survey files are not at {REAL_DATA} (set SKYFUSE_REAL_DATA to their folder)")
+    return REAL_DATA
