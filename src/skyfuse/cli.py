@@ -1,0 +1,406 @@
+"""The command line: one thin verb for each step, the same words as the Python interface."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skyfuse.errors import SkyfuseError, UsageError
+
+if TYPE_CHECKING:
+    from skyfuse.cube.query import Box, Cone
+
+Progress = Callable[[int, int, str], None]
+
+app = typer.Typer(
+    name="skyfuse",
+    help="Images, spectra and catalogues of the same sky: one cube with honest uncertainties, and trained models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Worker processes; by default one for each processor.", min=1, show_default=False)
+]
+
+
+def main() -> None:
+    """Run the command line; every failure is one line on stderr and exit code 1 or 2."""
+    try:
+        code = app(standalone_mode=False)
+    except SkyfuseError as error:
+        _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context is not None else "skyfuse"
+        message = " ".join(error.format_message().split())
+        if message:
+            _fail(f"{message} See '{verb} --help'.", error.exit_code)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted; what is finished is kept, and the same command goes on where it stopped", 130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; check the path, its permissions and the free disk space", 1)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    # One line whatever the message holds, so that scripts and logs can rely on it.
+    sys.stderr.write(f"skyfuse: {' '.join(message.split())}\n")
+    sys.exit(code)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Yield a callback ``(done, total, what)`` that draws one bar for each kind of work on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(done: int, total: int, what: str) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+def _say(text: str, as_json: bool, data: dict[str, Any]) -> None:
+    """Print the human text, or the same facts as JSON."""
+    typer.echo(json.dumps(data, indent=2, default=str) if as_json else text)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the demo's sky, cube and study go.")] = Path("skyfuse-demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the sky and of the study.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Mock sky, cube, star-formation-rate study and report, from nothing, in a few minutes.
+
+    Example: skyfuse demo
+    """
+    _study("sfr", None, folder, None, True, seed, as_json)
+
+
+@app.command()
+def mock(
+    folder: Annotated[Path, typer.Argument(help="Where the survey files go.")],
+    fields: Annotated[int, typer.Option(help="Number of fields, 13.5′ × 9.8′ each.", min=1)] = 2,
+    objects: Annotated[int, typer.Option(help="Number of objects with a spectrum.", min=1)] = 1500,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 7,
+    templates: Annotated[
+        Path | None, typer.Option(help="Folder of SDSS spEigen*.fits; spectra are drawn from these.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a sky with known truth in the surveys' own formats.
+
+    Example: skyfuse mock sky --fields 2 --objects 1500 --seed 7
+    """
+    from dataclasses import asdict
+
+    from skyfuse.mock import write_mock
+
+    with _progress() as progress:
+        summary = write_mock(
+            folder, fields=fields, objects=objects, seed=seed, templates=templates, progress=progress
+        )
+    _say(str(summary), as_json, asdict(summary))
+
+
+@app.command()
+def build(
+    paths: Annotated[list[Path], typer.Argument(help="Survey files or folders, then the cube: IN... OUT.cube")],
+    grid: Annotated[str, typer.Option(help="Wavelength grid: sdss or hiss.")] = "sdss",
+    workers: Workers = None,
+    dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler that runs the tile tasks.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn survey files into a cube; run again to resume or to add files.
+
+    Example: skyfuse build sky/ stripe.cube
+    """
+    from skyfuse.cube.build import build as build_cube
+
+    if len(paths) < 2:
+        raise UsageError("a build needs at least one input and the cube", remedy="call skyfuse build IN... OUT.cube")
+    with _progress() as progress:
+        report = build_cube(paths[:-1], paths[-1], grid=grid, workers=workers, dask=dask, progress=progress)
+    _say(str(report), as_json, report.to_dict())
+
+
+@app.command()
+def info(path: Annotated[Path, typer.Argument(help="A cube, dataset, model or study.")], as_json: Json = False) -> None:
+    """Say what a folder holds and what it was made from.
+
+    Example: skyfuse info stripe.cube
+    """
+    from skyfuse.study.describe import describe
+
+    data = describe(path)
+    _say("\n".join(f"{key:<22}{value}" for key, value in data.items()), as_json, data)
+
+
+def _coordinate(text: str) -> Any:
+    """Read a sky position as users write it: ``0h42m -0d30m``, ``10.5 -0.5`` (degrees) or ``00:42:00 -00:30:00``."""
+    from astropy import units
+    from astropy.coordinates import SkyCoord
+
+    words = text.replace(",", " ").split()
+    try:
+        if len(words) == 2 and not any(mark in text for mark in "hdms:°"):
+            return SkyCoord(float(words[0]), float(words[1]), unit=units.deg)
+        if ":" in text:
+            return SkyCoord(" ".join(words), unit=(units.hourangle, units.deg))
+        return SkyCoord(" ".join(words))
+    except ValueError as error:
+        raise UsageError(
+            f"'{text}' is not a position on the sky", remedy="write '10.5 -0.5' (degrees) or '0h42m -0d30m'"
+        ) from error
+
+
+def _interval(text: str | None) -> tuple[float, float] | None:
+    """Read ``MJD_FROM:MJD_TO``."""
+    if text is None:
+        return None
+    try:
+        start, _, end = text.partition(":")
+        return float(start), float(end)
+    except ValueError as error:
+        raise UsageError(f"'{text}' is not a time interval", remedy="write MJD_FROM:MJD_TO, e.g. 53000:53100") from error
+
+
+@app.command()
+def cutout(
+    cube: Annotated[Path, typer.Argument(help="The cube.")],
+    position: Annotated[str, typer.Argument(help="'10.5 -0.5' (degrees) or '0h42m -0d30m'.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FITS file to write.")] = Path("cutout.fits"),
+    size: Annotated[int, typer.Option(help="Native pixels on a side.", min=1)] = 64,
+    zoom: Annotated[int, typer.Option(help="0 is native; each step halves both axes.")] = 0,
+    bands: Annotated[str, typer.Option(help="Bands, in order.")] = "ugriz",
+    time: Annotated[str | None, typer.Option(help="MJD_FROM:MJD_TO.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Cut an image with its uncertainty and WCS out of a cube, to FITS.
+
+    Example: skyfuse cutout stripe.cube "10.5 -0.5" --zoom 1 -o m31.fits
+    """
+    from skyfuse.cube.export import write_cutout
+    from skyfuse.cube.query import Cube
+
+    cut = Cube.open(cube).cutout(
+        _coordinate(position), size=size, zoom=zoom, bands=bands, time=_interval(time)
+    )
+    write_cutout(cut, output)
+    _say(f"{output}: {' × '.join(map(str, cut.data.shape))} (band, y, x)", as_json, {"file": output, "shape": cut.data.shape})
+
+
+def _region(cone: str | None, box: str | None, moc: Path | None) -> Any:
+    from skyfuse.cube.query import Box, Cone
+
+    given = [name for name, value in (("--cone", cone), ("--box", box), ("--moc", moc)) if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} were given together", remedy="give one region")
+    region: Cone | Box | None = None
+    try:
+        if cone is not None:
+            ra, dec, radius = (float(word) for word in cone.replace(",", " ").split())
+            region = Cone.degrees(ra, dec, radius)
+        elif box is not None:
+            ra_min, ra_max, dec_min, dec_max = (float(word) for word in box.replace(",", " ").split())
+            region = Box(ra_min, ra_max, dec_min, dec_max)
+    except ValueError as error:
+        raise UsageError(
+            "the region is not written in numbers",
+            remedy="write --cone 'RA DEC RADIUS' or --box 'RA_MIN RA_MAX DEC_MIN DEC_MAX', all in degrees",
+        ) from error
+    if moc is not None:
+        from mocpy import MOC
+
+        try:
+            return MOC.from_fits(str(moc))
+        except (OSError, ValueError) as error:
+            raise UsageError("cannot be read as a MOC", path=moc, remedy="give a FITS file that holds a MOC") from error
+    return region
+
+
+@app.command()
+def export(
+    cube: Annotated[Path, typer.Argument(help="The cube.")],
+    output: Annotated[Path, typer.Argument(help="Where the export goes.")],
+    cone: Annotated[str | None, typer.Option(help="'RA DEC RADIUS', degrees.")] = None,
+    box: Annotated[str | None, typer.Option(help="'RA_MIN RA_MAX DEC_MIN DEC_MAX', degrees.")] = None,
+    moc: Annotated[Path | None, typer.Option(help="FITS file of a MOC.")] = None,
+    objects: Annotated[list[str] | None, typer.Option("--object", help="object_id or spectrum_id; may be repeated.")] = None,
+    zoom: Annotated[int, typer.Option(help="0 is native.")] = 0,
+    bands: Annotated[str, typer.Option(help="Bands, in order.")] = "ugriz",
+    time: Annotated[str | None, typer.Option(help="MJD_FROM:MJD_TO.")] = None,
+    fmt: Annotated[str, typer.Option("--format", help="fits, votable or numpy.")] = "fits",
+    as_json: Json = False,
+) -> None:
+    """Write objects or a region of a cube to FITS, VOTable or NumPy.
+
+    Example: skyfuse export stripe.cube field.fits --cone "10.5 -0.5 0.1"
+    """
+    from skyfuse.cube.export import export as export_cube
+    from skyfuse.cube.query import Cube
+
+    written = export_cube(
+        Cube.open(cube), output, region=_region(cone, box, moc), ids=objects, zoom=zoom, bands=bands,
+        time=_interval(time), fmt=fmt,
+    )  # fmt: skip
+    _say(f"{output}: {written} objects", as_json, {"file": output, "objects": written})
+
+
+@app.command()
+def check(cube: Annotated[Path, typer.Argument(help="The cube.")], as_json: Json = False) -> None:
+    """Read every tile of a cube and say what is wrong with it.
+
+    Example: skyfuse check stripe.cube
+    """
+    from skyfuse.cube.query import check as check_cube
+
+    problems = check_cube(cube)
+    _say("\n".join(problems) or f"{cube}: every tile is whole", as_json, {"cube": cube, "problems": problems})
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def study(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a recipe file.")],
+    data: Annotated[
+        Path | None, typer.Option(help="A cube, a dataset or a folder of survey files; by default a mock sky is made.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the study.")] = Path("skyfuse-study"),
+    labels: Annotated[
+        Path | None, typer.Option(help="Table of labels; by default the one found among the survey files.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's seed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run models × modalities × zooms of a recipe and write one report; run again to resume.
+
+    Example: skyfuse study sfr --data sky/ -o sfr-study
+    """
+    _study(recipe, data, output, labels, quick, seed, as_json)
+
+
+def _study(
+    recipe: str, data: Path | None, output: Path, labels: Path | None, quick: bool, seed: int | None, as_json: bool
+) -> None:
+    from skyfuse.study.prepare import prepare
+    from skyfuse.study.run import Study
+
+    plan = Study.from_recipe(recipe, quick=quick, seed=seed)
+    with _progress() as progress:
+        dataset, truth = prepare(plan.recipe, output, source=data, labels=labels, progress=progress)
+        result = plan.run(dataset, output / "study", truth=truth, progress=progress)
+    if as_json:
+        typer.echo(result.results.to_json(orient="records", indent=2))
+    else:
+        from rich.console import Console
+
+        Console().print(result.table())
+        typer.echo(f"report: {result.report}")
+
+
+@app.command()
+def tune(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a recipe file: it holds the grids.")],
+    dataset: Annotated[Path, typer.Argument(help="The dataset.")],
+    model: Annotated[str, typer.Option(help="Model of the recipe.")] = "lightgbm",
+    modality: Annotated[str, typer.Option(help="image, spectrum or early.")] = "early",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the trials.")] = Path("skyfuse-tune"),
+    quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search a model's grid by 5-fold cross-validation on the training part; run again to resume.
+
+    Example: skyfuse tune sfr sfr-study/dataset --model lightgbm --modality early
+    """
+    from skyfuse.dataset import Dataset
+    from skyfuse.study.run import Study
+
+    plan = Study.from_recipe(recipe, quick=quick)
+    with _progress() as progress:
+        trials = plan.tune(Dataset.open(dataset), output, model=model, modality=modality, progress=progress)
+    _say(trials.to_string(index=False), as_json, {"trials": trials.to_dict(orient="records")})
+
+
+@app.command()
+def embed(
+    dataset: Annotated[Path, typer.Argument(help="The dataset.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file of the coordinates.")] = Path(
+        "embedding.parquet"
+    ),
+    method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
+    modality: Annotated[str, typer.Option(help="image or spectrum.")] = "spectrum",
+    zoom: Annotated[int, typer.Option(help="0 is native.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the method.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Embed the objects of a dataset in the plane.
+
+    Example: skyfuse embed sfr-study/dataset --method umap --modality spectrum --zoom 3
+    """
+    from skyfuse.dataset import Dataset
+    from skyfuse.study.embed import embed_dataset
+
+    table = embed_dataset(Dataset.open(dataset), method=method, modality=modality, zoom=zoom, seed=seed)
+    table.to_parquet(output, index=False)
+    _say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    data: Annotated[Path, typer.Argument(help="A cube, a dataset or a folder of FITS files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .parquet or .csv.")] = Path(
+        "predictions.parquet"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Predict with a saved model on new files.
+
+    Example: skyfuse predict sfr-study/study/cells/lightgbm-early/model newfield/ -o sfr.csv
+    """
+    from skyfuse.study.predict import predict_path
+
+    with _progress() as progress:
+        table = predict_path(model, data, progress=progress)
+    if output.suffix == ".csv":
+        table.to_csv(output, index=False)
+    else:
+        table.to_parquet(output, index=False)
+    _say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a study.")], as_json: Json = False) -> None:
+    """Write a study's report again from its stored results.
+
+    Example: skyfuse report sfr-study/study
+    """
+    from skyfuse.study.report import write_report
+
+    page = write_report(folder)
+    _say(str(page), as_json, {"report": page})
