@@ -1,1 +1,1 @@
-"""Placeholder, replaced below."""
+"""The cube: images and spectra in tiles, at every zoom with their uncertainties."""

@@ -57,7 +57,9 @@ def open_source(
     """
     path = Path(path)
     if not path.exists():
-        raise StoreError("does not exist", path=path, remedy="give a dataset, a cube or a folder of survey files")
+        raise StoreError(
+            "does not exist", path=path, remedy="give a dataset, a cube or a folder of survey files"
+        )
     if (path / "dataset.json").exists():
         return Dataset.open(path)
     if (path / "cube.json").exists():

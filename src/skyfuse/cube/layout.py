@@ -1,0 +1,407 @@
+"""Files of a cube or dataset: contiguous HDF5 arrays mapped at their own bytes, whole or absent."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from skyfuse.errors import StoreError
+
+FORMAT = 1
+"""Version of the on-disk layout of a cube; readers refuse any other."""
+
+VERSION = version("skyfuse")
+"""Version of the program, which every tile's fingerprint and every store's provenance name."""
+
+TILE_ORDER = 6
+"""HEALPix order of tiles that stay within the size limit (0.92° wide)."""
+
+COMPONENTS: dict[str, np.dtype[Any]] = {
+    "value": np.dtype(np.float32),
+    "sigma": np.dtype(np.float32),
+    "coverage": np.dtype(np.float16),
+}
+"""Arrays that make one `Samples`, and how they are stored."""
+
+# Data starts on a page of its own, so that a map of one array touches no byte of another.
+_ALIGNMENT = 4096
+
+
+def tile_path(root: Path, tile: str) -> Path:
+    """Return the file of a tile inside a cube.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the cube.
+    tile : str
+        HEALPix order and NESTED pixel, ``"6/12345"``.
+
+    Returns
+    -------
+    Path
+        ``root/Norder=6/Dir=10000/Npix=12345.h5``: folders of ten thousand pixels, as HATS has them.
+    """
+    order, pixel = (int(part) for part in tile.split("/"))
+    return root / f"Norder={order}" / f"Dir={pixel // 10000 * 10000}" / f"Npix={pixel}.h5"
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` that takes its name once it is complete and flushed to disk.
+
+    Parameters
+    ----------
+    path : Path
+        Final place; its folder is created. It keeps its old content if the block raises.
+
+    Yields
+    ------
+    Path
+        Where to write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Random rather than the process's number: the same number may run on several machines of a cluster.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    # The rename itself lives in the folder's entry.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON (NaN refused), whole or not at all."""
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    with replaced(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a store.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"cannot be read ({error})", remedy="make it again with the command that wrote it", path=path
+        ) from error
+
+
+class ArrayWriter:
+    """Fill preallocated arrays of one HDF5 file by rows, in any order; the file appears when all is written.
+
+    Use it as a context manager: it flushes and renames at the end of the block, and leaves nothing behind if
+    the block raises. What is never written reads as zero.
+
+    Parameters
+    ----------
+    path : Path
+        Final place of the file.
+    specs : mapping of str to (shape, dtype)
+        Arrays by their path inside the file, e.g. ``"/frames/0/value"``. Groups that hold a ``value`` array
+        become NeXus ``NXdata`` with ``sigma`` as its errors.
+    wavelengths : mapping of str to ndarray, optional
+        For a group, the vacuum wavelengths (Å) of its arrays' last axis.
+    units : mapping of str to str, optional
+        For a group, the unit of value and sigma.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        specs: Mapping[str, tuple[tuple[int, ...], DTypeLike]],
+        *,
+        wavelengths: Mapping[str, NDArray[np.float64]] | None = None,
+        units: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = path
+        self._replaced = replaced(path)
+        self._partial = self._replaced.__enter__()
+        self._fd = -1
+        try:
+            self._places = _allocate(self._partial, specs, wavelengths or {}, units or {})
+            self._fd = os.open(self._partial, os.O_RDWR)
+        except BaseException as error:
+            self._replaced.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def write(self, name: str, index: int | tuple[int, ...], values: NDArray[Any]) -> None:
+        """Write `values` into array `name`, from the first element of ``array[index]`` on.
+
+        Parameters
+        ----------
+        name : str
+            As in `specs`.
+        index : int or tuple of int
+            Leading indices of the first row.
+        values : ndarray
+            Converted to the array's type; must not run over its end.
+
+        Raises
+        ------
+        ValueError
+            If `values` would run over the array's end.
+        """
+        offset, shape, dtype = self._places[name]
+        index = (index,) if isinstance(index, int) else index
+        first = 0
+        for i, size in zip(index, shape, strict=False):
+            first = first * size + i
+        first *= math.prod(shape[len(index) :])
+        data = np.ascontiguousarray(values, dtype)
+        if first < 0 or first + data.size > math.prod(shape):
+            raise ValueError(f"{data.shape} at {index} runs over the end of {name} {shape}")
+        if data.size == 0:
+            return
+        view = data.data.cast("B")
+        place = offset + first * dtype.itemsize
+        while view:
+            written = os.pwrite(self._fd, view, place)
+            view = view[written:]
+            place += written
+
+    def read(self, name: str, index: int) -> NDArray[Any]:
+        """Return ``array[index]`` as it stands in the unfinished file."""
+        offset, shape, dtype = self._places[name]
+        count = math.prod(shape[1:])
+        data = os.pread(self._fd, count * dtype.itemsize, offset + index * count * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(shape[1:])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+        self._replaced.__exit__(kind, error, trace)
+
+
+def create_arrays(
+    path: Path,
+    specs: Mapping[str, tuple[tuple[int, ...], DTypeLike]],
+    *,
+    wavelengths: Mapping[str, NDArray[np.float64]] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> ArrayWriter:
+    """Preallocate contiguous, uncompressed arrays to be filled by rows; see `ArrayWriter`.
+
+    Examples
+    --------
+    >>> with create_arrays(path, {"/image/0/value": ((100, 5, 64, 64), "f4")}) as arrays:  # doctest: +SKIP
+    ...     arrays.write("/image/0/value", 7, image)
+    """
+    return ArrayWriter(path, specs, wavelengths=wavelengths, units=units)
+
+
+def write_arrays(
+    path: Path, arrays: Mapping[str, NDArray[Any]], *, units: Mapping[str, str] | None = None
+) -> None:
+    """Write whole arrays into one HDF5 file, contiguous and uncompressed, whole or not at all."""
+    specs = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    with create_arrays(path, specs, units=units) as writer:
+        for name, array in arrays.items():
+            writer.write(name, (), array)
+
+
+def _allocate(
+    path: Path,
+    specs: Mapping[str, tuple[tuple[int, ...], DTypeLike]],
+    wavelengths: Mapping[str, NDArray[np.float64]],
+    units: Mapping[str, str],
+) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
+    """Create the file with its groups and attributes; return offset, shape and type of each array.
+
+    The oldest file format and no tracked times: equal content must give equal bytes.
+    """
+    create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    create.set_layout(h5py.h5d.CONTIGUOUS)
+    create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    create.set_obj_track_times(False)
+    places = {}
+    with h5py.File(
+        path,
+        "w",
+        libver="earliest",
+        alignment_threshold=_ALIGNMENT,
+        alignment_interval=_ALIGNMENT,
+        locking=False,
+    ) as file:
+        file.attrs["NX_class"] = "NXroot"
+        for name, (shape, kind) in specs.items():
+            dtype = np.dtype(kind)
+            group, leaf = name.rsplit("/", 1)
+            parent = file.require_group(group or "/")
+            _describe(parent, leaf)
+            dataset = h5py.h5d.create(
+                parent.id,
+                leaf.encode(),
+                h5py.h5t.py_create(dtype, logical=True),
+                h5py.h5s.create_simple(shape),
+                create,
+            )
+            places[name] = (dataset.get_offset() or 0, shape, dtype)
+            dataset.close()
+            if leaf == "value":
+                parent.attrs["NX_class"] = "NXdata"
+                parent.attrs["signal"] = "value"
+                axes = ["."] * len(shape)
+                if group in wavelengths:
+                    axes[-1] = "wavelength"
+                    parent.create_dataset("wavelength", data=wavelengths[group], track_times=False)
+                    parent["wavelength"].attrs["units"] = "Angstrom"
+                parent.attrs["axes"] = axes
+                parent["value"].attrs["uncertainties"] = "sigma"
+            if leaf == "sigma":
+                # The name by which H5Web finds a signal's errors; a second link, no copy.
+                parent["value_errors"] = parent["sigma"]
+            if leaf in ("value", "sigma") and group in units:
+                parent[leaf].attrs["units"] = units[group]
+    return places
+
+
+def _describe(group: h5py.Group, leaf: str) -> None:
+    """Let every group name what a viewer shows first, up to the root."""
+    while group.name != "/":
+        parent = group.parent
+        if "default" not in parent.attrs:
+            parent.attrs["default"] = group.name.rsplit("/", 1)[1]
+        if "NX_class" not in group.attrs:
+            group.attrs["NX_class"] = "NXentry" if parent.name == "/" else "NXsubentry"
+        group = parent
+
+
+def map_array(path: Path, name: str) -> NDArray[Any]:
+    """Map one array of an HDF5 file at its own bytes, read-only.
+
+    Parameters
+    ----------
+    path : Path
+        File written by `create_arrays` or `write_arrays`.
+    name : str
+        Path of the array inside the file, e.g. ``"/frames/0/value"``.
+
+    Returns
+    -------
+    numpy.memmap
+        Of the array's shape and type. An array without elements comes as an ordinary empty one.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or damaged, or holds no such contiguous array.
+    """
+    return _map(path, name, _stamp(path))
+
+
+def list_arrays(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all arrays of a file by name.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or damaged.
+    """
+    return {name: shape for name, (_, shape, _) in _directory(path, _stamp(path)).items()}
+
+
+def prefetch(array: NDArray[Any], rows: NDArray[np.integer[Any]]) -> None:
+    """Tell the system that these rows of a mapped array are read next.
+
+    A cold batch pays one page fault for every 4 KB otherwise. Does nothing where the platform has no
+    ``posix_fadvise`` or where `array` is not mapped.
+
+    Parameters
+    ----------
+    array : numpy.memmap
+        From `map_array`, not a slice of it.
+    rows : ndarray of int
+        Rows along the first axis, in any order.
+    """
+    if not isinstance(array, np.memmap) or not hasattr(os, "posix_fadvise") or len(rows) == 0:
+        return
+    wanted = np.unique(np.asarray(rows, np.int64))
+    breaks = np.flatnonzero(np.diff(wanted) > 1)
+    first = wanted[np.r_[0, breaks + 1]]
+    count = wanted[np.r_[breaks, len(wanted) - 1]] - first + 1
+    size = array.strides[0]
+    fd = os.open(str(array.filename), os.O_RDONLY)
+    try:
+        for start, rows_on in zip((first * size).tolist(), (count * size).tolist(), strict=True):
+            os.posix_fadvise(fd, int(array.offset) + start, rows_on, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(fd)
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return what changes when a file is replaced, so that no map outlives the file it was made for."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise StoreError(
+            f"cannot be opened ({error.strerror})", remedy="build it again", path=path
+        ) from error
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=1024)
+def _directory(
+    path: Path, stamp: tuple[int, int, int]
+) -> dict[str, tuple[int | None, tuple[int, ...], np.dtype[Any]]]:
+    """Read where each array of a file lies: offset, shape, type."""
+    found: dict[str, tuple[int | None, tuple[int, ...], np.dtype[Any]]] = {}
+
+    def note(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            found["/" + name] = (item.id.get_offset(), item.shape, item.dtype)
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            file.visititems(note)
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"is not a whole HDF5 file ({error})", remedy="build it again", path=path) from error
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _map(path: Path, name: str, stamp: tuple[int, int, int]) -> NDArray[Any]:
+    directory = _directory(path, stamp)
+    if name not in directory:
+        raise StoreError(f"holds no array {name}", remedy="build it again", path=path)
+    offset, shape, dtype = directory[name]
+    if math.prod(shape) == 0:
+        return np.empty(shape, dtype)
+    if offset is None or offset + math.prod(shape) * dtype.itemsize > stamp[2]:
+        raise StoreError(
+            f"array {name} is not contiguous or runs over the file's end", remedy="build it again", path=path
+        )
+    return np.memmap(path, dtype, "r", offset, shape)

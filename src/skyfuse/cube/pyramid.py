@@ -1,0 +1,264 @@
+"""Zooms: images and spectra at halved resolutions, every value with its uncertainty and coverage.
+
+The value is the plain mean over the valid native samples of a block, ``sigma = sqrt(Σ σ²) / n_valid``,
+coverage the share of the block that is valid. Weighting by 1 / σ² would pull the mean towards faint samples,
+because σ grows with the signal. Each zoom carries the sums over native samples from the zoom before, in
+float64, so that it is exact.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from skyfuse.cube.grid import SpectralGrid
+from skyfuse.errors import UsageError
+from skyfuse.survey.records import Samples, Spectrum
+
+# Less overlap than this share of an output bin is rounding of edges, not data.
+_LEAST_OVERLAP = 1e-6
+
+
+@njit(cache=True, nogil=True)
+def _pyramid(
+    value: NDArray[np.float32],
+    sigma: NDArray[np.float32],
+    rows: int,
+    values: tuple[NDArray[np.float32], ...],
+    sigmas: tuple[NDArray[np.float32], ...],
+    coverages: tuple[NDArray[np.uint16], ...],
+    shares: tuple[NDArray[np.uint16], ...],
+) -> bool:
+    """Fill all zooms of images (m, ny, nx) in one pass; tell whether the native samples need no marking.
+
+    `values` and `sigmas` begin with zoom 1, `coverages` and `shares` with zoom 0.
+    """
+    m, ny, nx = value.shape
+    zooms = len(values)
+    # One row of sums over native samples for each zoom; once full it is written out and added to the next.
+    width = (nx + 1) // 2
+    total = np.zeros((zooms + 1, width))
+    variance = np.zeros((zooms + 1, width))
+    count = np.zeros((zooms + 1, width), np.int32)
+    none, one = shares[0][0], shares[0][1]
+    clean = True
+    for image in range(m):
+        for i in range(ny):
+            v, s, cover = value[image, i], sigma[image, i], coverages[0][image, i]
+            marked = 0
+            for j in range(nx):
+                good = (abs(v[j]) < np.inf) & (s[j] > 0) & (s[j] < np.inf)
+                cover[j] = one if good else none
+                marked += good | (np.isnan(v[j]) & np.isnan(s[j]))
+            clean &= marked == nx
+            if zooms == 0:
+                continue
+            t, w, n = total[0], variance[0], count[0]
+            for j in range(nx // 2):
+                good_a, good_b = cover[2 * j] == one, cover[2 * j + 1] == one
+                a, b = np.float64(s[2 * j]), np.float64(s[2 * j + 1])
+                t[j] += (np.float64(v[2 * j]) if good_a else 0.0) + (
+                    np.float64(v[2 * j + 1]) if good_b else 0.0
+                )
+                w[j] += (a * a if good_a else 0.0) + (b * b if good_b else 0.0)
+                n[j] += np.int32(good_a) + np.int32(good_b)
+            if nx % 2 and cover[nx - 1] == one:
+                t[width - 1] += np.float64(v[nx - 1])
+                w[width - 1] += np.float64(s[nx - 1]) ** 2
+                n[width - 1] += 1
+            height, length = 1, width
+            for zoom in range(zooms):
+                height *= rows
+                if (i + 1) % height and i + 1 < ny:
+                    break
+                t, w, n = total[zoom], variance[zoom], count[zoom]
+                out, error = values[zoom][image, i // height], sigmas[zoom][image, i // height]
+                cover, share = coverages[zoom + 1][image, i // height], shares[zoom + 1]
+                for j in range(length):
+                    inverse = 1.0 / n[j] if n[j] > 0 else np.nan
+                    out[j] = t[j] * inverse
+                    error[j] = np.sqrt(w[j]) * inverse
+                    cover[j] = share[n[j]]
+                for j in range(length // 2):
+                    total[zoom + 1, j] += t[2 * j] + t[2 * j + 1]
+                    variance[zoom + 1, j] += w[2 * j] + w[2 * j + 1]
+                    count[zoom + 1, j] += n[2 * j] + n[2 * j + 1]
+                if length % 2:
+                    total[zoom + 1, length // 2] += t[length - 1]
+                    variance[zoom + 1, length // 2] += w[length - 1]
+                    count[zoom + 1, length // 2] += n[length - 1]
+                t[:], w[:], n[:] = 0.0, 0.0, 0
+                length = (length + 1) // 2
+        total[zooms], variance[zooms], count[zooms] = 0.0, 0.0, 0
+    return clean
+
+
+def _levels(value: NDArray[np.float32], sigma: NDArray[np.float32], rows: int, levels: int) -> list[Samples]:
+    """Build zooms of (m, ny, nx), each halving the columns and dividing the rows by `rows` (1 or 2)."""
+    m, ny, nx = value.shape
+    shapes = [(m, -(-ny // rows**zoom), -(-nx // 2**zoom)) for zoom in range(levels)]
+    # numba has no float16: coverage is looked up as the bit pattern of n over the samples of a full block.
+    shares = tuple(
+        (np.arange((2 * rows) ** zoom + 1) / (2 * rows) ** zoom).astype(np.float16).view(np.uint16)
+        for zoom in range(levels)
+    )
+    values = tuple(np.empty(shape, np.float32) for shape in shapes[1:])
+    sigmas = tuple(np.empty(shape, np.float32) for shape in shapes[1:])
+    coverages = tuple(np.empty(shape, np.uint16) for shape in shapes)
+    if not _pyramid(value, sigma, rows, values, sigmas, coverages, shares):
+        good = coverages[0] != 0
+        value = np.where(good, value, np.float32(np.nan))
+        sigma = np.where(good, sigma, np.float32(np.nan))
+    return [
+        Samples(v, s, c.view(np.float16))
+        for v, s, c in zip((value, *values), (sigma, *sigmas), coverages, strict=True)
+    ]
+
+
+def _require_levels(levels: int) -> None:
+    if levels < 1:
+        raise UsageError(f"{levels} zooms were asked for", remedy="ask for one or more")
+
+
+def image_levels(value: NDArray[np.float32], sigma: NDArray[np.float32], levels: int = 5) -> list[Samples]:
+    """Build the zooms of images.
+
+    Parameters
+    ----------
+    value, sigma : ndarray of float32, shape (..., ny, nx)
+        A sample is invalid where its value is not finite or its sigma is not finite or not above 0.
+    levels : int
+        How many zooms, the native one counted.
+
+    Returns
+    -------
+    list of Samples
+        Zoom z has the shape (..., ceil(ny / 2**z), ceil(nx / 2**z)); the blocks of an odd edge are partial,
+        and their coverage is that of the full block's area. Zoom 0 shares memory with the input where no
+        sample had to be marked.
+
+    Raises
+    ------
+    UsageError
+        Shapes that differ or have fewer than two axes, or no zoom.
+    """
+    _require_levels(levels)
+    if value.shape != sigma.shape or value.ndim < 2 or value.size == 0:
+        raise UsageError(
+            f"value and sigma have the shapes {value.shape} and {sigma.shape}",
+            remedy="give two arrays of one shape (..., ny, nx) with at least one pixel",
+        )
+    lead = value.shape[:-2]
+    flat = (-1, *value.shape[-2:])
+    made = _levels(
+        np.ascontiguousarray(value, np.float32).reshape(flat),
+        np.ascontiguousarray(sigma, np.float32).reshape(flat),
+        rows=2,
+        levels=levels,
+    )
+    return [_reshaped(level, (*lead, *level.value.shape[1:])) for level in made]
+
+
+def _reshaped(samples: Samples, shape: tuple[int, ...]) -> Samples:
+    return Samples(
+        samples.value.reshape(shape), samples.sigma.reshape(shape), samples.coverage.reshape(shape)
+    )
+
+
+@njit(cache=True, nogil=True)
+def _overlap(
+    native: NDArray[np.float64],
+    flux: NDArray[np.float32],
+    sigma: NDArray[np.float32],
+    edges: NDArray[np.float64],
+    least: float,
+    value: NDArray[np.float32],
+    error: NDArray[np.float32],
+    coverage: NDArray[np.float32],
+) -> None:
+    """Average the native bins over each output bin, weighted by their overlap with it."""
+    first = 0
+    for i in range(edges.size - 1):
+        low, high = edges[i], edges[i + 1]
+        while first < flux.size and native[first + 1] <= low:
+            first += 1
+        weight, total, variance = 0.0, 0.0, 0.0
+        k = first
+        while k < flux.size and native[k] < high:
+            width = min(high, native[k + 1]) - max(low, native[k])
+            f, s = np.float64(flux[k]), np.float64(sigma[k])
+            if np.isfinite(f) and s > 0 and s < np.inf:
+                weight += width
+                total += width * f
+                variance += width * width * s * s
+            k += 1
+        share = weight / (high - low)
+        if share > least:
+            value[i], error[i] = total / weight, np.sqrt(variance) / weight
+            coverage[i] = min(share, 1.0)
+        else:
+            value[i], error[i], coverage[i] = np.nan, np.nan, 0.0
+
+
+def _native_edges(spectrum: Spectrum) -> NDArray[np.float64]:
+    """Return the edges of a spectrum's bins, Å: exact on the SDSS grid, else midway between centres."""
+    n = spectrum.wavelength.size
+    if spectrum.first_bin is not None:
+        log = (spectrum.first_bin - 0.5 + np.arange(n + 1, dtype=np.float64)) * 1e-4
+        return np.asarray(10.0**log, np.float64)
+    middle = (spectrum.wavelength[:-1] + spectrum.wavelength[1:]) / 2
+    # The outermost bins reach as far outwards as inwards.
+    ends = 2 * spectrum.wavelength[[0, -1]] - middle[[0, -1]]
+    return np.concatenate((ends[:1], middle, ends[1:]))
+
+
+def spectrum_levels(spectrum: Spectrum, grid: SpectralGrid, levels: int = 5) -> list[Samples]:
+    """Bring a spectrum onto each zoom of a grid.
+
+    A spectrum whose bins are the grid's own is placed by whole bins, without resampling, and halved exactly.
+    Any other is averaged straight from its native bins onto each zoom with the overlap as weight, normalised
+    over valid bins: ``f = Σ w f``, ``σ² = Σ w² σ²``. This keeps the flux, and no zoom inherits correlated
+    noise.
+
+    Parameters
+    ----------
+    spectrum : Spectrum
+    grid : SpectralGrid
+    levels : int
+        How many zooms, the finest one counted.
+
+    Returns
+    -------
+    list of Samples
+        Zoom z has the shape (grid.sizes[z],); coverage is the share of the bin that valid native bins cover.
+
+    Raises
+    ------
+    UsageError
+        No zoom, or more than the grid has.
+    """
+    _require_levels(levels)
+    if levels > len(grid.sizes):
+        raise UsageError(
+            f"{levels} zooms were asked for", remedy=f"the grid {grid.name!r} has {len(grid.sizes)}"
+        )
+    if grid.first_bin is not None and spectrum.first_bin is not None:
+        shape = (1, 1, grid.sizes[0])
+        placed = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+        shift = spectrum.first_bin - grid.first_bin
+        start, stop = max(shift, 0), min(shift + spectrum.flux.size, grid.sizes[0])
+        if start < stop:
+            placed[0][..., start:stop] = spectrum.flux[start - shift : stop - shift]
+            placed[1][..., start:stop] = spectrum.sigma[start - shift : stop - shift]
+        made = _levels(*placed, rows=1, levels=levels)
+        return [_reshaped(level, (-1,)) for level in made]
+    native = _native_edges(spectrum)
+    out = []
+    for zoom in range(levels):
+        value, sigma, coverage = (np.empty(grid.sizes[zoom], np.float32) for _ in range(3))
+        _overlap(
+            native, spectrum.flux, spectrum.sigma, grid.edges(zoom), _LEAST_OVERLAP, value, sigma, coverage
+        )
+        out.append(Samples(value, sigma, coverage.astype(np.float16)))
+    return out

@@ -1,0 +1,167 @@
+"""Arrays of a dataset: plain HDF5, read at the speed of a raw memory map."""
+
+from __future__ import annotations
+
+import math
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfuse.cube import layout
+from skyfuse.errors import StoreError, UsageError
+from skyfuse.survey.records import Samples
+
+Key = tuple[str, int]
+"""A modality and a zoom."""
+
+UNITS = {"image": "nanomaggy", "spectrum": "1e-17 erg/s/cm2/Angstrom"}
+"""Unit of value and sigma of each modality."""
+
+_DIMENSIONS = {"image": 4, "spectrum": 2}
+
+# Arrays with rows of at most this size go to memory whole: the system call that announces a row to the
+# kernel would cost more than copying the row. Above the second limit they stay mapped, so that ten million
+# objects fit.
+_SMALL_ROW_BYTES = 8192
+_MEMORY_LIMIT_BYTES = 256 * 2**20
+# Rows of a batch that are looked up in the page cache.
+_PROBES = 16
+
+
+def write_arrays(
+    path: Path, n: int, shapes: Mapping[Key, tuple[int, ...]], wavelengths: Mapping[int, NDArray[np.float64]]
+) -> layout.ArrayWriter:
+    """Preallocate the arrays of a dataset, to be filled block by block with `write_block`.
+
+    Parameters
+    ----------
+    path : path
+        File to create.
+    n : int
+        Number of objects.
+    shapes : mapping of (str, int) to tuple of int
+        Shape of one object's array, by modality and zoom.
+    wavelengths : mapping of int to ndarray
+        Bin centres in Å of the spectra, by zoom.
+    """
+    specs = {
+        f"/{modality}/{zoom}/{name}": ((n, *shape), dtype)
+        for (modality, zoom), shape in shapes.items()
+        for name, dtype in layout.COMPONENTS.items()
+    }
+    return layout.create_arrays(
+        path,
+        specs,
+        wavelengths={f"/spectrum/{zoom}": centres for zoom, centres in wavelengths.items()},
+        units={f"/{modality}/{zoom}": UNITS[modality] for modality, zoom in shapes},
+    )
+
+
+def write_block(writer: layout.ArrayWriter, modality: str, zoom: int, first: int, samples: Samples) -> None:
+    """Write the samples of consecutive objects, the first of them at row `first`."""
+    for name in layout.COMPONENTS:
+        writer.write(f"/{modality}/{zoom}/{name}", first, getattr(samples, name))
+
+
+class Arrays:
+    """Read the arrays of a dataset.
+
+    Parameters
+    ----------
+    path : path
+        File written through `write_arrays`.
+    n : int
+        Number of objects that each array must hold.
+    keys : sequence of (str, int)
+        Modalities and zooms that must be there.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or damaged, or an array is missing, of another type or length, or not inside
+        the file.
+    """
+
+    def __init__(self, path: Path, n: int, keys: Sequence[Key]) -> None:
+        self.path = path
+        self.keys = tuple(keys)
+        self._mapped: dict[tuple[str, int, str], NDArray[Any]] = {}
+        self._in_memory: dict[tuple[str, int, str], NDArray[Any]] = {}
+        for modality, zoom in self.keys:
+            shapes = set()
+            for name, dtype in layout.COMPONENTS.items():
+                array = layout.map_array(path, f"/{modality}/{zoom}/{name}")
+                self._mapped[modality, zoom, name] = array
+                shapes.add(array.shape)
+                if (
+                    array.dtype != dtype
+                    or array.ndim != _DIMENSIONS[modality]
+                    or len(array) != n
+                    or len(shapes) > 1
+                ):
+                    raise StoreError(
+                        f"/{modality}/{zoom}/{name} is {array.dtype}{array.shape}, not {n} rows of {dtype}",
+                        path=path,
+                        remedy="the dataset is damaged: make it anew",
+                    )
+
+        self._fd = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._fd)
+
+    def shape(self, modality: str, zoom: int) -> tuple[int, ...]:
+        """Return the shape of one object's array."""
+        self._check(modality, zoom)
+        return self._mapped[modality, zoom, "value"].shape[1:]
+
+    def samples(self, modality: str, zoom: int) -> Samples:
+        """Return the arrays of all objects, mapped: nothing is read until it is touched."""
+        self._check(modality, zoom)
+        return Samples(*(self._mapped[modality, zoom, name] for name in layout.COMPONENTS))
+
+    def rows(self, modality: str, zoom: int, rows: NDArray[np.int64], name: str = "value") -> NDArray[Any]:
+        """Return one array (``value``, ``sigma`` or ``coverage``) of some objects, in memory.
+
+        The kernel is told first which bytes will be wanted, so that a cold read queues them all at once
+        instead of waiting for one page fault after the other.
+        """
+        self._check(modality, zoom)
+        key = (modality, zoom, name)
+        mapped = self._mapped[key]
+        if key not in self._in_memory:
+            row_bytes = math.prod(mapped.shape[1:]) * mapped.dtype.itemsize
+            if row_bytes > _SMALL_ROW_BYTES or mapped.nbytes > _MEMORY_LIMIT_BYTES:
+                if not self._is_cached(mapped, rows):
+                    layout.prefetch(mapped, rows)
+                # np.asarray: fancy indexing of the subclass memmap costs a Python call for every result.
+                return np.asarray(mapped)[rows]
+            self._in_memory[key] = np.array(mapped)
+        return self._in_memory[key][rows]
+
+    def _is_cached(self, mapped: NDArray[Any], rows: NDArray[np.int64]) -> bool:
+        """Tell whether the page cache holds a sample of the rows, by reads that fail rather than wait.
+
+        Announcing 256 rows that are there already would take a quarter of the time of copying them.
+        """
+        if not isinstance(mapped, np.memmap) or not hasattr(os, "RWF_NOWAIT"):
+            return False
+        byte = bytearray(1)
+        try:
+            for row in rows[:: max(1, len(rows) // _PROBES)].tolist():
+                os.preadv(self._fd, [byte], int(mapped.offset) + row * mapped.strides[0], os.RWF_NOWAIT)
+        except OSError:  # not in the cache, or a file system that cannot tell
+            return False
+        return True
+
+    def _check(self, modality: str, zoom: int) -> None:
+        if (modality, zoom) not in self.keys:
+            held = ", ".join(f"{m} {z}" for m, z in self.keys)
+            raise UsageError(
+                f"the dataset holds no {modality} at zoom {zoom}",
+                path=self.path.parent,
+                remedy=f"choose of: {held}",
+            )

@@ -1,0 +1,243 @@
+"""Which objects a dataset keeps: labels joined to objects, and the funnel that counts each step."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from skyfuse.dataset.split import chord, unit_vectors
+from skyfuse.errors import DataError
+
+SENTINEL = -99.0
+"""Value by which the MPA-JHU tables mark a label that could not be measured."""
+MATCH_ARCSEC = 1.0
+"""Greatest distance of a label's position from its object."""
+_KEYS = {"plate": ("plate", "plateid"), "mjd": ("mjd",), "fiberid": ("fiberid", "fiber")}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a funnel.
+
+    Attributes
+    ----------
+    name : str
+        What a row must be to pass.
+    count : int
+        Rows left after it.
+    applied : bool
+        False if the step only tells how many it would leave; the rows go on to the next step all the same.
+    """
+
+    name: str
+    count: int
+    applied: bool = True
+
+
+@dataclass
+class Funnel:
+    """Ordered steps from a catalogue to the objects used, with a count each.
+
+    Attributes
+    ----------
+    steps : list of Step
+    """
+
+    steps: list[Step] = field(default_factory=list)
+
+    def add(self, name: str, count: int, *, applied: bool = True) -> None:
+        """Append a step."""
+        self.steps.append(Step(name, int(count), applied))
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with columns step, count, lost (against the last applied step) and applied."""
+        rows, last = [], None
+        for step in self.steps:
+            rows.append(
+                {
+                    "step": step.name,
+                    "count": step.count,
+                    "lost": 0 if last is None else last - step.count,
+                    "applied": step.applied,
+                }
+            )
+            if step.applied:
+                last = step.count
+        return pd.DataFrame(rows, columns=["step", "count", "lost", "applied"])
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the steps as plain dictionaries."""
+        return [{"name": step.name, "count": step.count, "applied": step.applied} for step in self.steps]
+
+    @classmethod
+    def from_json(cls, data: Any) -> Funnel:
+        """Rebuild a funnel from `to_json`."""
+        return cls([Step(str(s["name"]), int(s["count"]), bool(s["applied"])) for s in data])
+
+    def __str__(self) -> str:
+        names = [step.name if step.applied else f"({step.name}: would leave)" for step in self.steps]
+        width = max(map(len, names), default=0)
+        return "\n".join(
+            f"{name:<{width}}  {step.count:>12,}" for name, step in zip(names, self.steps, strict=True)
+        )
+
+
+def find_column(table: pd.DataFrame, name: str) -> str:
+    """Return the column of that name, or the only one that differs from it in case alone.
+
+    Raises
+    ------
+    DataError
+        If there is none; the message names the nearest ones.
+    """
+    if name in table.columns:
+        return name
+    columns = [str(column) for column in table.columns]
+    same = [column for column in columns if column.lower() == name.lower()]
+    if len(same) == 1:
+        return same[0]
+    near = same or difflib.get_close_matches(name, columns, n=3, cutoff=0.5) or columns[:8]
+    raise DataError(f"the table has no column {name!r}", remedy=f"nearest columns: {', '.join(near)}")
+
+
+def _aliases(table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
+    for name in names:
+        for column in table.columns:
+            if str(column).lower() == name:
+                return str(column)
+    return None
+
+
+@dataclass(frozen=True)
+class Match:
+    """Labels tied to objects.
+
+    Attributes
+    ----------
+    label_row : ndarray of int64, shape (objects,)
+        Row of the label table for each object, −1 where none matches.
+    how : str
+        What was compared.
+    matched, unmatched : int
+        Label rows that belong to an object of the cube, and those that do not. Several spectra of one object
+        may each have a row: the best spectrum's serves.
+    """
+
+    label_row: NDArray[np.int64]
+    how: str
+    matched: int
+    unmatched: int
+
+
+def match_labels(labels: pd.DataFrame, objects: pd.DataFrame, spectra: pd.DataFrame) -> Match:
+    """Tie the rows of a label table to objects.
+
+    By plate, MJD and fibre of any of the object's spectra if the table has these columns (any case;
+    ``plateid`` and ``fiber`` count too), else by position within 1″, nearest pairs first, each row and each
+    object once.
+
+    Parameters
+    ----------
+    labels : DataFrame
+    objects : DataFrame
+        With object_id, ra, dec, spectrum_id (the best spectrum).
+    spectra : DataFrame
+        With spectrum_id, object_id, plate, mjd, fiberid: all epochs.
+
+    Raises
+    ------
+    DataError
+        If the table has neither set of columns, or no row matches.
+    """
+    keys = [_aliases(labels, names) for names in _KEYS.values()]
+    ra, dec = _aliases(labels, ("ra",)), _aliases(labels, ("dec",))
+    if None not in keys:
+        columns = [str(key) for key in keys]
+        match = _match_spectra(labels[columns].set_axis([*_KEYS], axis=1), objects, spectra)
+        compared = ", ".join(columns)
+        ours, theirs = _example(labels, columns), _example(spectra, [*_KEYS])
+    elif ra is not None and dec is not None:
+        match = _match_positions(labels[[ra, dec]].to_numpy(np.float64), objects)
+        compared = f"{ra}, {dec} (degrees, within {MATCH_ARCSEC:g}″)"
+        ours, theirs = _example(labels, [ra, dec]), _example(objects, ["ra", "dec"])
+    else:
+        raise DataError(
+            "the label table has neither plate, mjd, fiberid nor ra, dec "
+            f"(it has {', '.join(map(str, labels.columns[:8]))})",
+            remedy="add the columns that say which object each label belongs to",
+        )
+    if not match.matched:
+        raise DataError(
+            f"labels are missing for all {len(objects)} objects: compared {compared}; "
+            f"the table has e.g. {ours}, the cube e.g. {theirs}",
+            remedy="give the label table of these objects",
+        )
+    return match
+
+
+def _example(table: pd.DataFrame, columns: list[str]) -> str:
+    if table.empty:
+        return "nothing"
+    return "-".join(
+        f"{value:.6g}" if isinstance(value, float) else str(value) for value in table[columns].iloc[0]
+    )
+
+
+def _match_spectra(keys: pd.DataFrame, objects: pd.DataFrame, spectra: pd.DataFrame) -> Match:
+    numbers = keys.apply(pd.to_numeric, errors="coerce")
+    whole = np.isfinite(numbers.to_numpy(np.float64)).all(axis=1)
+    left = numbers[whole].astype(np.int64).assign(label_row=np.flatnonzero(whole))
+    right = spectra[["spectrum_id", "object_id", *_KEYS]].astype(dict.fromkeys(_KEYS, np.int64))
+    found = left.merge(right, on=[*_KEYS])
+    object_row = pd.Series(np.arange(len(objects)), index=objects["object_id"].to_numpy())
+    found = found[found["object_id"].isin(object_row.index)]
+    matched = int(found["label_row"].nunique())
+    best = set(objects["spectrum_id"])
+    found = found.assign(other=~found["spectrum_id"].isin(best)).sort_values(["other", "label_row"])
+    found = found.drop_duplicates("object_id")
+    label_row = np.full(len(objects), -1, dtype=np.int64)
+    label_row[object_row.loc[found["object_id"]].to_numpy()] = found["label_row"].to_numpy()
+    return Match(label_row, "plate, mjd, fiberid", matched, len(keys) - matched)
+
+
+def _match_positions(positions: NDArray[np.float64], objects: pd.DataFrame) -> Match:
+    usable = np.flatnonzero(np.isfinite(positions).all(axis=1))
+    theirs = cKDTree(unit_vectors(*positions[usable].T)) if len(usable) else None
+    label_row = np.full(len(objects), -1, dtype=np.int64)
+    matched = 0
+    if theirs is not None:
+        ours = cKDTree(unit_vectors(objects["ra"], objects["dec"]))
+        near = ours.sparse_distance_matrix(theirs, chord(MATCH_ARCSEC), output_type="ndarray")
+        near = near[np.lexsort((near["j"], near["i"], near["v"]))]
+        taken = np.zeros(len(usable), dtype=bool)
+        for i, j in zip(near["i"], near["j"], strict=True):
+            if label_row[i] < 0 and not taken[j]:
+                label_row[i] = usable[j]
+                taken[j] = True
+        matched = int(taken.sum())
+    return Match(label_row, f"position within {MATCH_ARCSEC:g}″", matched, len(positions) - matched)
+
+
+def label_steps(values: pd.Series, flag: pd.Series | None) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Return the label steps of the funnel in order: name, and which rows pass.
+
+    Parameters
+    ----------
+    values : Series
+        Labels; numbers or classes.
+    flag : Series or None
+        Quality of the label, 0 for good.
+    """
+    name = str(values.name)
+    steps = [(f"{name} defined", values.notna().to_numpy())]
+    if pd.api.types.is_numeric_dtype(values):
+        steps.append((f"{name} ≠ {SENTINEL:g}", (values != SENTINEL).to_numpy()))
+    if flag is not None:
+        steps.append((f"{flag.name} = 0", (flag == 0).to_numpy()))
+    return steps

@@ -1,0 +1,59 @@
+"""What a Skyfuse folder holds and what it was made from, for `skyfuse info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from skyfuse.errors import StoreError
+
+_MARKS = {"cube.json": "cube", "dataset.json": "dataset", "model.json": "model", "study.json": "study"}
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return the facts of a cube, dataset, model or study, flat and ready to print.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    dict
+        ``kind`` first; nested facts are joined with dots.
+
+    Raises
+    ------
+    StoreError
+        If the folder is none of these, or its description is damaged.
+    """
+    for mark, kind in _MARKS.items():
+        file = path / mark
+        if file.is_file():
+            try:
+                content = json.loads(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise StoreError(
+                    f"is damaged ({error})", path=file, remedy="make it again with the command that wrote it"
+                ) from error
+            return {"kind": kind, "path": str(path), **dict(_flat(content))}
+    if (path / "ledger").is_dir():
+        raise StoreError(
+            "is a cube whose build has not finished", path=path, remedy="run the same build again"
+        )
+    fault = "is no cube, dataset, model or study" if path.exists() else "does not exist"
+    raise StoreError(fault, path=path, remedy="give the folder that a skyfuse command wrote")
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            rows.extend(_flat(value, f"{name}."))
+        elif isinstance(value, list) and len(value) > 12:
+            rows.append((name, f"{len(value)} entries"))
+        else:
+            rows.append((name, value))
+    return rows

@@ -1,0 +1,270 @@
+"""Reading frames: calibration against an independent calculation, and every kind of broken file."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
+
+from skyfuse.errors import FileError
+from skyfuse.survey.recognise import recognise
+from skyfuse.survey.records import FrameInfo
+from skyfuse.survey.sdss import dark_variance, gain, read_frame
+
+from .files import frame_hdus, write_frame
+
+
+def reference_sigma(image, calib, sky, x, y, electrons_per_dn, variance):
+    at = np.meshgrid(np.clip(y, 0, len(sky) - 1), np.clip(x, 0, sky.shape[1] - 1), indexing="ij")
+    dn = image / calib + map_coordinates(sky.astype(float), at, order=1, mode="nearest")
+    return calib * np.sqrt(dn / electrons_per_dn + variance)
+
+
+@given(
+    ny=st.integers(1, 40),
+    nx=st.integers(1, 40),
+    sky_shape=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=25, deadline=None)
+def test_value_and_sigma_follow_the_data_model(tmp_path_factory, ny, nx, sky_shape, seed):
+    rng = np.random.default_rng(seed)
+    image = rng.normal(0.1, 0.05, (ny, nx)).astype(np.float32)
+    calib = rng.uniform(0.004, 0.006, nx).astype(np.float32)
+    sky = rng.uniform(80, 120, sky_shape).astype(np.float32)
+    x = rng.uniform(-1, sky_shape[1] + 1, nx).astype(np.float32)
+    y = rng.uniform(-1, sky_shape[0] + 1, ny).astype(np.float32)
+    path = tmp_path_factory.mktemp("frame") / "frame.fits"
+    frame = read_frame(write_frame(path, image, calib=calib, sky=sky, x=x, y=y))
+    np.testing.assert_array_equal(frame.value, image)
+    expected = reference_sigma(image.astype(float), calib.astype(float), sky, x, y, 4.76, 1.3225)
+    np.testing.assert_allclose(frame.sigma, expected, rtol=2e-6)
+
+
+def test_invalid_pixels_are_nan_in_both(tmp_path):
+    image = np.full((6, 8), 0.1, np.float32)
+    image[0, :3] = np.nan, np.inf, -np.inf
+    image[1, 0] = -10  # more below the sky than the noise model has electrons for
+    calib = np.full(8, 0.005, np.float32)
+    calib[5:] = 0, np.nan, -0.005
+    frame = read_frame(write_frame(tmp_path / "f.fits", image, calib=calib))
+    bad = np.zeros((6, 8), bool)
+    bad[0, :3] = bad[1, 0] = bad[:, 5:] = True
+    np.testing.assert_array_equal(np.isnan(frame.value), bad)
+    np.testing.assert_array_equal(np.isnan(frame.sigma), bad)
+    assert frame.sky_sigma == pytest.approx(0.005 * np.sqrt(100 / 4.76 + 1.3225), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("run", "camcol", "band", "expected_gain", "expected_variance"),
+    [
+        (4510, 4, "z", 4.775, 12.6025),
+        (1499, 4, "z", 4.775, 9.61),
+        (1500, 4, "z", 4.775, 12.6025),
+        (1099, 2, "u", 1.595, 12.6025),
+        (1100, 2, "u", 1.825, 12.6025),
+        (1499, 2, "i", 6.565, 5.76),
+        (1500, 2, "i", 6.565, 6.25),
+        (94, 6, "g", 4.035, 1.8225),
+        (2820, 3, "i", 4.86, 4.6225),
+    ],
+)
+def test_gain_and_dark_variance(run, camcol, band, expected_gain, expected_variance):
+    assert gain(run, camcol, band) == expected_gain
+    assert dark_variance(run, camcol, band) == expected_variance
+
+
+def test_tables_equal_the_published_ones(real_data):
+    for name, ours in (("ccd_gain.tsv", gain), ("ccd_dark_variance.tsv", dark_variance)):
+        lines = (real_data / "sdss_frames" / name).read_text().splitlines()[1:]
+        for camcol, runs, *values in (line.split("\t") for line in lines):
+            edge = int(runs[1:])
+            run = edge - 1 if runs[0] == "<" else edge + 1
+            assert [ours(run, int(camcol), band) for band in "ugriz"] == [float(v) for v in values]
+
+
+def test_info_is_the_same_from_the_header_alone(tmp_path):
+    path = write_frame(tmp_path / "anything.bin", np.ones((9, 12)))
+    frame, info = read_frame(path), recognise(path)
+    assert info == frame.info
+    assert isinstance(info, FrameInfo)
+    assert (info.frame_id, info.band, info.shape) == ("sdss-4510-4-30-r", "r", (9, 12))
+    assert info.mjd == pytest.approx((4586229007.28 + 53.907456 / 2) / 86400, abs=1e-9)
+    wcs = WCS(info.wcs)
+    assert wcs.pixel_shape == (12, 9)
+    centre = wcs.pixel_to_world(5.5, 4.0)
+    assert (info.ra, info.dec) == pytest.approx((centre.ra.deg, centre.dec.deg), abs=1e-10)
+    # Pixel (5, 4), counted from 1, is the reference point.
+    at = wcs.pixel_to_world(4, 3)
+    assert (at.ra.deg, at.dec.deg) == pytest.approx((200, 36), abs=1e-12)
+
+
+@pytest.mark.parametrize(("compress", "name"), [(bz2.compress, "f.fits.bz2"), (gzip.compress, "f.fits.gz")])
+def test_compressed_frames_read_the_same(tmp_path, compress, name):
+    plain = write_frame(tmp_path / "f.fits", np.arange(48.0).reshape(6, 8) / 100)
+    packed = tmp_path / name
+    packed.write_bytes(compress(plain.read_bytes()))
+    a, b = read_frame(plain), read_frame(packed)
+    np.testing.assert_array_equal(a.value, b.value)
+    np.testing.assert_array_equal(a.sigma, b.sigma)
+    assert recognise(packed) == a.info == b.info
+    assert b.sha256 == hashlib.sha256(packed.read_bytes()).hexdigest()
+    assert a.sha256 == hashlib.sha256(plain.read_bytes()).hexdigest()
+
+
+BROKEN_HEADERS = {
+    "band": ({"FILTER": "y"}, "unknown-band"),
+    "two-bands": ({"FILTER": "ug"}, "unknown-band"),
+    "no-band": ({"FILTER": None}, "unknown-band"),
+    "unit": ({"BUNIT": "adu"}, "wrong-unit"),
+    "no-unit": ({"BUNIT": None}, "wrong-unit"),
+    "nan-wcs": ({"CD1_1": "NaN"}, "bad-wcs"),
+    "no-wcs": ({"CRVAL1": None}, "bad-wcs"),
+    "singular-wcs": ({"CD1_1": 0.0, "CD1_2": 0.0}, "bad-wcs"),
+    "no-celestial-wcs": ({"CTYPE1": "LINEAR", "CTYPE2": "LINEAR"}, "bad-wcs"),
+    "half-celestial-wcs": ({"CTYPE1": "RA---TAN", "CTYPE2": "LINEAR"}, "bad-wcs"),
+    "latitude": ({"CRVAL2": 3600.0}, "bad-wcs"),
+    "galactic-frame": ({"RADECSYS": "GAPPT"}, "bad-wcs"),
+    "camcol": ({"CAMCOL": 7}, "bad-values"),
+    "text-run": ({"RUN": "first"}, "bad-values"),
+    "half-run": ({"RUN": 1.5}, "bad-values"),
+    "no-time": ({"TAI": None}, "missing-keyword"),
+    "time": ({"TAI": "Inf"}, "bad-values"),
+    "scaled": ({"BSCALE": 2.0}, "wrong-hdus"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_HEADERS)
+def test_broken_headers_are_told_by_the_header_alone(tmp_path, fault):
+    cards, reason = BROKEN_HEADERS[fault]
+    path = write_frame(tmp_path / "f.fits", np.ones((6, 8)))
+    content = bytearray(path.read_bytes())
+    for key, value in cards.items():
+        at = next((i for i in range(0, 2880 * 2, 80) if content[i : i + 9] == f"{key:<8}=".encode()), None)
+        card = b" " * 80 if value is None else fits.Card(key, value).image.encode()
+        # A keyword that is not there yet takes the place of the comment that astropy writes on NAXIS' neighbour.
+        at = (
+            next(i for i in range(0, 2880 * 2, 80) if content[i : i + 8] == b"EXTEND  ") if at is None else at
+        )
+        content[at : at + 80] = card
+    path.write_bytes(content)
+    for read in (recognise, read_frame):
+        with pytest.raises(FileError) as caught:
+            read(path)
+        assert caught.value.reason == reason
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def _truncated(hdus: fits.HDUList, path: Path) -> None:
+    hdus.writeto(path)
+    path.write_bytes(path.read_bytes()[:-4000])
+
+
+def _without(index: int):
+    def write(hdus: fits.HDUList, path: Path) -> None:
+        fits.HDUList(hdus[:index]).writeto(path)
+
+    return write
+
+
+def _short_vector(hdus: fits.HDUList, path: Path) -> None:
+    hdus[1] = fits.ImageHDU(np.ones(3, np.float32))
+    hdus.writeto(path)
+
+
+def _sky_as_image(hdus: fits.HDUList, path: Path) -> None:
+    hdus[2] = fits.ImageHDU(np.ones((3, 3), np.float32))
+    hdus.writeto(path)
+
+
+def _nan_sky_positions(hdus: fits.HDUList, path: Path) -> None:
+    hdus[2].data["XINTERP"][0, 2] = np.nan
+    hdus.writeto(path)
+
+
+def _all_nan(hdus: fits.HDUList, path: Path) -> None:
+    hdus[0].data[:] = np.nan
+    hdus.writeto(path)
+
+
+def _integers(hdus: fits.HDUList, path: Path) -> None:
+    hdus[0].data = hdus[0].data.astype(np.int16)
+    hdus.writeto(path)
+
+
+def _cube(hdus: fits.HDUList, path: Path) -> None:
+    hdus[0].data = hdus[0].data[None]
+    hdus.writeto(path)
+
+
+def _cut_bz2(hdus: fits.HDUList, path: Path) -> None:
+    hdus.writeto(path)
+    path.write_bytes(bz2.compress(path.read_bytes())[:-20])
+
+
+def _cut_gzip(hdus: fits.HDUList, path: Path) -> None:
+    hdus.writeto(path)
+    path.write_bytes(gzip.compress(path.read_bytes())[:-20])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (_truncated, "truncated"),
+        (_without(1), "wrong-hdus"),
+        (_without(2), "wrong-hdus"),
+        (_short_vector, "wrong-hdus"),
+        (_sky_as_image, "wrong-hdus"),
+        (_nan_sky_positions, "bad-values"),
+        (_all_nan, "no-good-pixels"),
+        (_integers, "wrong-hdus"),
+        (_cube, "wrong-hdus"),
+        (_cut_bz2, "truncated"),
+        (_cut_gzip, "truncated"),
+    ],
+)
+def test_broken_files_are_told(tmp_path, spoil, reason):
+    path = tmp_path / "f.fits"
+    spoil(frame_hdus(np.ones((6, 8))), path)
+    with pytest.raises(FileError) as caught:
+        read_frame(path)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"plain text, and more of it" * 200, "not-fits"),
+        (b"short", "not-fits"),
+        (b"BZh9 not really", "truncated"),
+        (b"\x1f\x8b not really", "truncated"),
+        (b"SIMPLE  =                    T".ljust(80) * 36, "truncated"),
+        (fits.PrimaryHDU().header.tostring().encode(), "unknown-kind"),
+    ],
+)
+def test_what_is_no_frame_is_told(tmp_path, content, reason):
+    path = tmp_path / "f.fits"
+    path.write_bytes(content)
+    for read in (recognise, read_frame):
+        with pytest.raises(FileError) as caught:
+            read(path)
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("read", [recognise, read_frame])
+def test_missing_files_and_folders_are_unreadable(tmp_path, read):
+    for path in (tmp_path / "absent.fits", tmp_path):
+        with pytest.raises(FileError) as caught:
+            read(path)
+        assert caught.value.reason == "unreadable"

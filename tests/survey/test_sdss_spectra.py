@@ -1,0 +1,180 @@
+"""Reading spectra: the grid, the masks, the verdicts, and what is no object."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from skyfuse.errors import FileError
+from skyfuse.survey.recognise import recognise
+from skyfuse.survey.sdss import read_spectrum
+
+from .files import spectrum_hdus, write_spectrum
+
+LOGLAM = (35800 + np.arange(50)) * 1e-4
+FLUX = np.linspace(1, 2, 50)
+IVAR = np.full(50, 4.0)
+
+
+def test_flux_sigma_and_grid(tmp_path):
+    path = write_spectrum(tmp_path / "s.fits", FLUX, IVAR, LOGLAM)
+    spectrum = read_spectrum(path)
+    np.testing.assert_array_equal(spectrum.flux, FLUX.astype(np.float32))
+    np.testing.assert_array_equal(spectrum.sigma, np.float32(0.5))
+    assert spectrum.first_bin == 35800
+    # Exact, where the file's own float32 loglam is off by up to half a unit in its last place.
+    np.testing.assert_allclose(spectrum.wavelength, 10**LOGLAM, rtol=1e-13)
+    assert spectrum.info.spectrum_id == "sdss-266-51602-31"
+    assert (spectrum.info.ra, spectrum.info.dec) == (147.3, -0.006)
+    assert recognise(path) == spectrum.info
+    assert spectrum.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert spectrum.catalogue == {
+        "class": "GALAXY",
+        "subclass": "",
+        "z": pytest.approx(0.1),
+        "z_err": pytest.approx(1e-5),
+        "zwarning": 0,
+        "sn_median": 7.5,
+        "objtype": "GALAXY",
+    }
+
+
+@pytest.mark.parametrize("upper", [True, False])
+@pytest.mark.parametrize("named", [True, False])
+def test_names_do_not_matter(tmp_path, upper, named):
+    path = write_spectrum(tmp_path / "s", FLUX, IVAR, LOGLAM, upper=upper, named=named)
+    np.testing.assert_array_equal(read_spectrum(path).flux, FLUX.astype(np.float32))
+
+
+def test_signal_to_noise_is_computed_where_the_table_lacks_it(tmp_path):
+    path = write_spectrum(tmp_path / "s", FLUX, IVAR, LOGLAM, verdict={"SN_MEDIAN_ALL": None})
+    assert read_spectrum(path).catalogue["sn_median"] == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("bit", range(31))
+def test_mask_bits(tmp_path, bit):
+    mask = np.zeros(50, np.int32)
+    mask[7] = 1 << bit
+    path = write_spectrum(tmp_path / "s", FLUX, IVAR, LOGLAM, and_mask=mask)
+    bad = np.isnan(read_spectrum(path).flux)
+    # NOPLUG, BADARC, FULLREJECT, NOSKY, BRIGHTSKY, COMBINEREJ, BADSKYCHI, REDMONSTER
+    assert bad[7] == (bit in (0, 3, 18, 22, 23, 25, 27, 28))
+    assert bad.sum() == bad[7]
+
+
+def test_values_that_cannot_be_used_are_nan_in_both(tmp_path):
+    flux, ivar = FLUX.copy(), IVAR.copy()
+    flux[:2] = np.nan, np.inf
+    ivar[2:6] = 0, -1, np.nan, np.inf
+    spectrum = read_spectrum(write_spectrum(tmp_path / "s", flux, ivar, LOGLAM))
+    bad = np.arange(50) < 6
+    np.testing.assert_array_equal(np.isnan(spectrum.flux), bad)
+    np.testing.assert_array_equal(np.isnan(spectrum.sigma), bad)
+
+
+def test_other_grids_have_no_first_bin(tmp_path):
+    for loglam in (
+        LOGLAM + 3e-5,
+        np.delete(np.append(LOGLAM, LOGLAM[-1] + 1e-4), 20),
+        LOGLAM[0] + np.arange(50) * 2e-4,
+    ):
+        spectrum = read_spectrum(write_spectrum(tmp_path / "s", FLUX, IVAR, loglam))
+        assert spectrum.first_bin is None
+        np.testing.assert_allclose(spectrum.wavelength, 10**loglam, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason"),
+    [
+        ({"ZWARNING": 1 | 4}, "sky-fibre"),
+        ({"SOURCETYPE": "SKY"}, "sky-fibre"),
+        ({"OBJTYPE": "SKY"}, "sky-fibre"),
+        ({"ZWARNING": 128}, "unplugged"),
+        ({"ZWARNING": 256}, "bad-target"),
+        ({"ZWARNING": 512}, "no-data"),
+    ],
+)
+def test_fibres_without_an_object_are_told(tmp_path, verdict, reason):
+    path = write_spectrum(tmp_path / "s", FLUX, IVAR, LOGLAM, verdict=verdict)
+    with pytest.raises(FileError) as caught:
+        read_spectrum(path)
+    assert caught.value.reason == reason
+    assert read_spectrum(path, keep_unknown=True).flux.size == 50
+
+
+def test_other_warnings_are_kept(tmp_path):
+    path = write_spectrum(tmp_path / "s", FLUX, IVAR, LOGLAM, verdict={"ZWARNING": 4 | 16})
+    assert read_spectrum(path).catalogue["zwarning"] == 20
+
+
+def test_broken_spectra_are_told(tmp_path):
+    path = tmp_path / "s"
+
+    def reason_of(hdus: fits.HDUList) -> str:
+        hdus.writeto(path, overwrite=True)
+        with pytest.raises(FileError) as caught:
+            read_spectrum(path)
+        return caught.value.reason
+
+    whole = spectrum_hdus(FLUX, IVAR, LOGLAM)
+    assert reason_of(fits.HDUList(whole[:1])) == "wrong-hdus"
+    assert reason_of(fits.HDUList(whole[:2])) == "wrong-hdus"
+    assert reason_of(fits.HDUList([whole[0], whole[2], whole[1]])) == "wrong-hdus"
+    assert reason_of(fits.HDUList([whole[0], fits.ImageHDU(np.ones(3)), whole[2]])) == "wrong-hdus"
+    assert reason_of(spectrum_hdus(FLUX, 0 * IVAR, LOGLAM)) == "no-good-pixels"
+    assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM[::-1])) == "bad-values"
+    assert reason_of(spectrum_hdus(FLUX, IVAR, np.where(LOGLAM > 3.582, LOGLAM, np.nan))) == "bad-values"
+    assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM, PLUG_RA=None)) == "missing-keyword"
+    assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM, PLUG_DEC=91.0)) == "bad-values"
+    assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM, verdict={"CLASS": None})) == "wrong-hdus"
+    assert reason_of(fits.HDUList(fits.PrimaryHDU())) == "unknown-kind"
+    whole.writeto(path, overwrite=True)
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(FileError) as caught:
+        read_spectrum(path)
+    assert caught.value.reason == "truncated"
+
+
+def test_all_real_spectra(real_data):
+    folder = real_data / "sdss_spectra"
+    objects = sorted((folder / "objects").glob("*.fits"))
+    assert len(objects) == 173
+    for path in objects:
+        spectrum = read_spectrum(path)
+        assert recognise(path) == spectrum.info
+        with fits.open(path) as hdus:
+            names = {name.lower(): name for name in hdus[1].columns.names}
+            data = hdus[1].data
+            ivar, mask = data[names["ivar"]], data[names["and_mask"]]
+            good = (ivar > 0) & ((mask & 0x1AC40009) == 0)
+            np.testing.assert_array_equal(np.isfinite(spectrum.flux), good)
+            np.testing.assert_array_equal(spectrum.flux[good], data[names["flux"]][good])
+            np.testing.assert_allclose(spectrum.sigma[good], ivar[good] ** -0.5, rtol=1e-6)
+            assert spectrum.first_bin == round(hdus[0].header["COEFF0"] * 1e4)
+            assert spectrum.catalogue["z"] == hdus[2].data["Z"][0]
+            assert spectrum.catalogue["class"] == hdus[2].data["CLASS"][0].strip()
+            assert spectrum.catalogue["sn_median"] == hdus[2].data["SN_MEDIAN_ALL"][0]
+            assert spectrum.info.ra == hdus[0].header["PLUG_RA"]
+    assert spectrum.info.survey == "sdss"
+
+
+def test_real_sky_fibres_are_rejected(real_data):
+    paths = sorted((real_data / "sdss_spectra" / "sky_fibres").glob("*.fits"))
+    assert len(paths) == 12
+    for path in paths:
+        with pytest.raises(FileError) as caught:
+            read_spectrum(path)
+        assert caught.value.reason == "sky-fibre"
+        assert read_spectrum(path, keep_unknown=True).catalogue["objtype"] == "SKY"
+
+
+def test_other_surveys_are_not_taken_for_sdss(real_data):
+    files = [*(real_data / "lamost_dr1_spectra").glob("*.fits"), *(real_data / "desi").glob("*.fits")]
+    assert len(files) > 60
+    for path in files:
+        with pytest.raises(FileError) as caught:
+            recognise(path)
+        assert caught.value.reason == "unknown-kind"

@@ -1,0 +1,36 @@
+"""Errors carry the fault, the place and the remedy, and survive the way between processes."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+
+from skyfuse.errors import DataError, FileError, SkyfuseError, StoreError, UsageError
+
+
+@pytest.mark.parametrize("kind", [SkyfuseError, UsageError, DataError, StoreError])
+def test_message_names_place_fault_and_remedy(kind):
+    error = kind("has no rows", path="a/b.csv", remedy="give a table with rows")
+    assert str(error) == "a/b.csv: has no rows; give a table with rows"
+
+
+def test_message_without_a_path():
+    assert str(DataError("nothing matches", remedy="widen the radius")) == "nothing matches; widen the radius"
+
+
+def test_exit_codes_tell_a_wrong_call_from_failed_work():
+    assert UsageError("x", remedy="y").exit_code == 2
+    assert {kind("x", remedy="y").exit_code for kind in (SkyfuseError, DataError, StoreError)} == {1}
+
+
+def _raise(_):
+    raise FileError("ends early", reason="truncated", path="spec.fits", remedy="fetch it again")
+
+
+def test_an_error_keeps_its_parts_between_processes():
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool, pytest.raises(FileError) as caught:
+        pool.submit(_raise, None).result()
+    assert caught.value.reason == "truncated"
+    assert str(caught.value) == "spec.fits: ends early; fetch it again"
