@@ -16,3 +16,13 @@ def real_data() -> Path:
     if not (REAL_DATA / "MANIFEST.tsv").exists():
         pytest.skip(f"real survey files are not at {REAL_DATA} (set SKYFUSE_REAL_DATA to their folder)")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def small_sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a small mock sky: one field, sixty objects."""
+    from skyfuse.mock import write_mock
+
+    out = tmp_path_factory.mktemp("sky") / "sky"
+    write_mock(out, fields=1, objects=60, seed=11)
+    return out

@@ -29,7 +29,8 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Workers = Annotated[
-    int | None, typer.Option(help="Worker processes; by default one for each processor.", min=1, show_default=False)
+    int | None,
+    typer.Option(help="Worker processes; by default one for each processor.", min=1, show_default=False),
 ]
 
 
@@ -65,7 +66,14 @@ def _fail(message: str, code: int) -> None:
 def _progress() -> Iterator[Progress]:
     """Yield a callback ``(done, total, what)`` that draws one bar for each kind of work on stderr."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -88,7 +96,9 @@ def _say(text: str, as_json: bool, data: dict[str, Any]) -> None:
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where the demo's sky, cube and study go.")] = Path("skyfuse-demo"),
+    folder: Annotated[Path, typer.Argument(help="Where the demo's sky, cube and study go.")] = Path(
+        "skyfuse-demo"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of the sky and of the study.")] = 7,
     as_json: Json = False,
 ) -> None:
@@ -127,10 +137,14 @@ def mock(
 
 @app.command()
 def build(
-    paths: Annotated[list[Path], typer.Argument(help="Survey files or folders, then the cube: IN... OUT.cube")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Survey files or folders, then the cube: IN... OUT.cube")
+    ],
     grid: Annotated[str, typer.Option(help="Wavelength grid: sdss or hiss.")] = "sdss",
     workers: Workers = None,
-    dask: Annotated[str | None, typer.Option(help="Address of a Dask scheduler that runs the tile tasks.")] = None,
+    dask: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler that runs the tile tasks.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn survey files into a cube; run again to resume or to add files.
@@ -140,14 +154,18 @@ def build(
     from skyfuse.cube.build import build as build_cube
 
     if len(paths) < 2:
-        raise UsageError("a build needs at least one input and the cube", remedy="call skyfuse build IN... OUT.cube")
+        raise UsageError(
+            "a build needs at least one input and the cube", remedy="call skyfuse build IN... OUT.cube"
+        )
     with _progress() as progress:
         report = build_cube(paths[:-1], paths[-1], grid=grid, workers=workers, dask=dask, progress=progress)
     _say(str(report), as_json, report.to_dict())
 
 
 @app.command()
-def info(path: Annotated[Path, typer.Argument(help="A cube, dataset, model or study.")], as_json: Json = False) -> None:
+def info(
+    path: Annotated[Path, typer.Argument(help="A cube, dataset, model or study.")], as_json: Json = False
+) -> None:
     """Say what a folder holds and what it was made from.
 
     Example: skyfuse info stripe.cube
@@ -184,7 +202,9 @@ def _interval(text: str | None) -> tuple[float, float] | None:
         start, _, end = text.partition(":")
         return float(start), float(end)
     except ValueError as error:
-        raise UsageError(f"'{text}' is not a time interval", remedy="write MJD_FROM:MJD_TO, e.g. 53000:53100") from error
+        raise UsageError(
+            f"'{text}' is not a time interval", remedy="write MJD_FROM:MJD_TO, e.g. 53000:53100"
+        ) from error
 
 
 @app.command()
@@ -209,7 +229,11 @@ def cutout(
         _coordinate(position), size=size, zoom=zoom, bands=bands, time=_interval(time)
     )
     write_cutout(cut, output)
-    _say(f"{output}: {' × '.join(map(str, cut.data.shape))} (band, y, x)", as_json, {"file": output, "shape": cut.data.shape})
+    _say(
+        f"{output}: {' × '.join(map(str, cut.data.shape))} (band, y, x)",
+        as_json,
+        {"file": output, "shape": cut.data.shape},
+    )
 
 
 def _region(cone: str | None, box: str | None, moc: Path | None) -> Any:
@@ -237,7 +261,9 @@ def _region(cone: str | None, box: str | None, moc: Path | None) -> Any:
         try:
             return MOC.from_fits(str(moc))
         except (OSError, ValueError) as error:
-            raise UsageError("cannot be read as a MOC", path=moc, remedy="give a FITS file that holds a MOC") from error
+            raise UsageError(
+                "cannot be read as a MOC", path=moc, remedy="give a FITS file that holds a MOC"
+            ) from error
     return region
 
 
@@ -248,7 +274,9 @@ def export(
     cone: Annotated[str | None, typer.Option(help="'RA DEC RADIUS', degrees.")] = None,
     box: Annotated[str | None, typer.Option(help="'RA_MIN RA_MAX DEC_MIN DEC_MAX', degrees.")] = None,
     moc: Annotated[Path | None, typer.Option(help="FITS file of a MOC.")] = None,
-    objects: Annotated[list[str] | None, typer.Option("--object", help="object_id or spectrum_id; may be repeated.")] = None,
+    objects: Annotated[
+        list[str] | None, typer.Option("--object", help="object_id or spectrum_id; may be repeated.")
+    ] = None,
     zoom: Annotated[int, typer.Option(help="0 is native.")] = 0,
     bands: Annotated[str, typer.Option(help="Bands, in order.")] = "ugriz",
     time: Annotated[str | None, typer.Option(help="MJD_FROM:MJD_TO.")] = None,
@@ -287,9 +315,12 @@ def check(cube: Annotated[Path, typer.Argument(help="The cube.")], as_json: Json
 def study(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a recipe file.")],
     data: Annotated[
-        Path | None, typer.Option(help="A cube, a dataset or a folder of survey files; by default a mock sky is made.")
+        Path | None,
+        typer.Option(help="A cube, a dataset or a folder of survey files; by default a mock sky is made."),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the study.")] = Path("skyfuse-study"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the study.")] = Path(
+        "skyfuse-study"
+    ),
     labels: Annotated[
         Path | None, typer.Option(help="Table of labels; by default the one found among the survey files.")
     ] = None,
@@ -305,15 +336,26 @@ def study(
 
 
 def _study(
-    recipe: str, data: Path | None, output: Path, labels: Path | None, quick: bool, seed: int | None, as_json: bool
+    recipe: str,
+    data: Path | None,
+    output: Path,
+    labels: Path | None,
+    quick: bool,
+    seed: int | None,
+    as_json: bool,
 ) -> None:
+    from skyfuse.config import load_recipe
     from skyfuse.study.prepare import prepare
     from skyfuse.study.run import Study
 
-    plan = Study.from_recipe(recipe, quick=quick, seed=seed)
+    plan = load_recipe(recipe)
+    if seed is not None:
+        plan = plan.with_seed(seed)
     with _progress() as progress:
-        dataset, truth = prepare(plan.recipe, output, source=data, labels=labels, progress=progress)
-        result = plan.run(dataset, output / "study", truth=truth, progress=progress)
+        dataset, truth = prepare(
+            plan.shortened() if quick else plan, output, source=data, labels=labels, progress=progress
+        )
+        result = Study(plan).run(dataset, output / "study", progress=progress, truth=truth, quick=quick)
     if as_json:
         typer.echo(result.results.to_json(orient="records", indent=2))
     else:
@@ -325,11 +367,15 @@ def _study(
 
 @app.command()
 def tune(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a recipe file: it holds the grids.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a shipped recipe, or a recipe file: it holds the grids.")
+    ],
     dataset: Annotated[Path, typer.Argument(help="The dataset.")],
     model: Annotated[str, typer.Option(help="Model of the recipe.")] = "lightgbm",
     modality: Annotated[str, typer.Option(help="image, spectrum or early.")] = "early",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the trials.")] = Path("skyfuse-tune"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the trials.")] = Path(
+        "skyfuse-tune"
+    ),
     quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,
     as_json: Json = False,
 ) -> None:

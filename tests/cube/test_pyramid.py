@@ -35,7 +35,7 @@ def blocks(value, sigma, zoom):
 @given(
     ny=st.integers(1, 37),
     nx=st.integers(1, 37),
-    levels=st.integers(1, 6),
+    levels=st.sampled_from((1, 2, 5)),
     bad=st.floats(0, 1),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -180,10 +180,10 @@ def test_other_grids_average_by_overlap(n, bad, seed, grid):
         # Within rounding of the least overlap either answer is right.
         clear = np.abs(share - 1e-6) > 1e-9
         good = (share > 1e-6) & clear
-        f = np.nan_to_num(spectrum.flux.astype(float))
-        np.testing.assert_allclose(level.value[good], (w @ f / w.sum(1))[good], rtol=1e-5)
-        error = np.sqrt(w**2 @ spectrum.sigma.astype(float) ** 2) / w.sum(1) if good.any() else share
-        np.testing.assert_allclose(level.sigma[good], error[good], rtol=1e-5)
+        w = w[good] / w[good].sum(1, keepdims=True)
+        f, e = np.nan_to_num(spectrum.flux.astype(float)), spectrum.sigma.astype(float)
+        np.testing.assert_allclose(level.value[good], w @ f, rtol=1e-5)
+        np.testing.assert_allclose(level.sigma[good], np.sqrt(w**2 @ e**2), rtol=1e-5)
         np.testing.assert_allclose(level.coverage[clear], share[clear] * good[clear], rtol=1e-3, atol=1e-6)
         np.testing.assert_array_equal(np.isnan(level.value), level.coverage == 0)
         np.testing.assert_array_equal(np.isnan(level.sigma), level.coverage == 0)

@@ -1,6 +1,7 @@
 """Data and fitted models that several tests share."""
 
 import pytest
+
 from skyfuse.models import MODELS, LateFusion
 
 from .sky import make, only

@@ -1,4 +1,4 @@
-"""A small regression task for the tests: blobs whose size and brightness, and lines whose height, follow the label."""
+"""A small regression task for the tests: blobs and lines whose brightness follows the label."""
 
 import numpy as np
 

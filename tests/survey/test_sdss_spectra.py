@@ -138,27 +138,34 @@ def test_broken_spectra_are_told(tmp_path):
     assert caught.value.reason == "truncated"
 
 
-def test_all_real_spectra(real_data):
-    folder = real_data / "sdss_spectra"
-    objects = sorted((folder / "objects").glob("*.fits"))
+def test_all_real_spectra_are_read(real_data):
+    objects = sorted((real_data / "sdss_spectra" / "objects").glob("*.fits"))
     assert len(objects) == 173
     for path in objects:
         spectrum = read_spectrum(path)
         assert recognise(path) == spectrum.info
+        assert spectrum.first_bin is not None
+        info = spectrum.info
+        assert path.name == f"spec-{info.plate:04}-{info.mjd}-{info.fiberid:04}.fits"
+
+
+def test_real_spectra_equal_what_astropy_reads(real_data):
+    for path in sorted((real_data / "sdss_spectra" / "objects").glob("*.fits"))[::9]:
+        spectrum = read_spectrum(path)
         with fits.open(path) as hdus:
-            names = {name.lower(): name for name in hdus[1].columns.names}
-            data = hdus[1].data
-            ivar, mask = data[names["ivar"]], data[names["and_mask"]]
+            primary, pixels, row = hdus[0].header, hdus[1].data, hdus[2].data
+            flux, ivar, mask, loglam = (pixels[name] for name in ("flux", "ivar", "and_mask", "loglam"))
             good = (ivar > 0) & ((mask & 0x1AC40009) == 0)
             np.testing.assert_array_equal(np.isfinite(spectrum.flux), good)
-            np.testing.assert_array_equal(spectrum.flux[good], data[names["flux"]][good])
+            np.testing.assert_array_equal(spectrum.flux[good], flux[good])
             np.testing.assert_allclose(spectrum.sigma[good], ivar[good] ** -0.5, rtol=1e-6)
-            assert spectrum.first_bin == round(hdus[0].header["COEFF0"] * 1e4)
-            assert spectrum.catalogue["z"] == hdus[2].data["Z"][0]
-            assert spectrum.catalogue["class"] == hdus[2].data["CLASS"][0].strip()
-            assert spectrum.catalogue["sn_median"] == hdus[2].data["SN_MEDIAN_ALL"][0]
-            assert spectrum.info.ra == hdus[0].header["PLUG_RA"]
-    assert spectrum.info.survey == "sdss"
+            np.testing.assert_allclose(spectrum.wavelength, 10.0 ** loglam.astype(float), rtol=1e-6)
+            assert spectrum.catalogue["z"] == row["Z"][0]
+            assert spectrum.catalogue["zwarning"] == row["ZWARNING"][0]
+            assert spectrum.catalogue["class"] == row["CLASS"][0].strip()
+            assert spectrum.catalogue["subclass"] == row["SUBCLASS"][0].strip()
+            assert spectrum.catalogue["sn_median"] == row["SN_MEDIAN_ALL"][0]
+            assert (spectrum.info.ra, spectrum.info.dec) == (primary["PLUG_RA"], primary["PLUG_DEC"])
 
 
 def test_real_sky_fibres_are_rejected(real_data):

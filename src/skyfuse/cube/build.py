@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from skyfuse.cube.catalogue import write_catalogue
 from skyfuse.cube.grid import GRIDS
 from skyfuse.cube.layout import FORMAT, TILE_ORDER, VERSION, read_json, replaced, tile_path, write_json
-from skyfuse.cube.scan import Reject, Runner, scan, walk
+from skyfuse.cube.scan import Reject, Runner, Scan, remember, scan, sort_out, walk
 from skyfuse.cube.tiles import (
     FLUX_UNIT,
     IMAGE_SIZE,
@@ -161,26 +161,49 @@ def build(
     if not files and not not_files:
         raise DataError("holds no files", remedy="name a folder with SDSS frames or spectra", path=inputs[0])
     with _locked(out), _runner(workers, dask, len(files)) as run:
-        found = scan(files, not_files, out / "ledger" / "scan.jsonl", run, progress)
-        if not found.frames and not found.spectra:
-            _write_rejects(out, found.rejects)
-            (out / "cube.json").unlink(missing_ok=True)
-            reasons = _listed(Counter(reject.reason for reject in found.rejects))
-            raise DataError(
-                f"none of the {found.asked} files is a frame or a spectrum that can be used ({reasons})",
-                remedy=f"see {out / 'ledger' / 'rejects.parquet'}",
-                path=inputs[0],
-            )
-        plans = plan(found, out.absolute(), grid, max_tile_bytes)
-        todo = [tile_plan for tile_plan in plans if not is_built(tile_plan)]
-        stale = _stale(out, plans)
-        if todo or stale:
-            # Between here and the end tiles and indexes disagree: no cube.json, no cube.
-            (out / "cube.json").unlink(missing_ok=True)
-        _build_tiles(out, plans, todo, run, progress)
-        for path in stale:
-            path.unlink(missing_ok=True)
-        return _finish(inputs, out, grid, plans, found.rejects, found.asked, len(todo), started)
+        cache = out / "ledger" / "scan.jsonl"
+        records = scan(files, cache, run, progress)
+        tasks = 0
+        while True:
+            found = sort_out(records, not_files)
+            plans, todo = _prepare(inputs, out, grid, found, max_tile_bytes)
+            _build_tiles(out, plans, todo, run, progress)
+            tasks += len(todo)
+            # A file that failed only when read in full may have stood in the way of a whole one with the same frame.
+            failed = [reject for reject in _tile_rejects(out, plans) if reject.path in found.doubled]
+            if not failed:
+                return _finish(inputs, out, grid, plans, found.rejects, found.asked, tasks, started)
+            remember(cache, records, failed)
+
+
+def _prepare(
+    inputs: Sequence[Path], out: Path, grid: str, found: Scan, max_tile_bytes: int
+) -> tuple[list[TilePlan], list[TilePlan]]:
+    """Plan the tiles and remove those no longer planned; return all plans and those still to be built."""
+    if not found.frames and not found.spectra:
+        _write_rejects(out, found.rejects)
+        (out / "cube.json").unlink(missing_ok=True)
+        reasons = _listed(Counter(reject.reason for reject in found.rejects))
+        raise DataError(
+            f"none of the {found.asked} files is a frame or a spectrum that can be used ({reasons})",
+            remedy=f"see {out / 'ledger' / 'rejects.parquet'}",
+            path=inputs[0],
+        )
+    plans = plan(found, out.absolute(), grid, max_tile_bytes)
+    todo = [tile_plan for tile_plan in plans if not is_built(tile_plan)]
+    stale = _stale(out, plans)
+    if todo or stale:
+        # Between here and the end tiles and indexes disagree: no cube.json, no cube.
+        (out / "cube.json").unlink(missing_ok=True)
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return plans, todo
+
+
+def _tile_rejects(out: Path, plans: Sequence[TilePlan]) -> list[Reject]:
+    """Return the files that failed when they were read in full."""
+    entries = (read_json(ledger_path(out, tile_plan.tile)) for tile_plan in plans)
+    return [Reject(**reject) for entry in entries for reject in entry["rejects"]]
 
 
 def _build_tiles(

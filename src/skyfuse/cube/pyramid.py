@@ -29,69 +29,81 @@ def _pyramid(
     sigmas: tuple[NDArray[np.float32], ...],
     coverages: tuple[NDArray[np.uint16], ...],
     shares: tuple[NDArray[np.uint16], ...],
+    inverses: tuple[NDArray[np.float64], ...],
 ) -> bool:
     """Fill all zooms of images (m, ny, nx) in one pass; tell whether the native samples need no marking.
 
-    `values` and `sigmas` begin with zoom 1, `coverages` and `shares` with zoom 0.
+    Each tuple has one member a zoom; of `values` and `sigmas` that of zoom 0 is not written. The loops are split
+    so that each is vectorised.
     """
     m, ny, nx = value.shape
-    zooms = len(values)
+    zooms = len(values) - 1
+    width = nx + nx % 2
     # One row of sums over native samples for each zoom; once full it is written out and added to the next.
-    width = (nx + 1) // 2
     total = np.zeros((zooms + 1, width))
     variance = np.zeros((zooms + 1, width))
     count = np.zeros((zooms + 1, width), np.int32)
+    scale = np.empty(width)
     none, one = shares[0][0], shares[0][1]
     clean = True
     for image in range(m):
         for i in range(ny):
             v, s, cover = value[image, i], sigma[image, i], coverages[0][image, i]
-            marked = 0
+            t, w, n = total[0], variance[0], count[0]
+            marked = np.int32(0)
             for j in range(nx):
                 good = (abs(v[j]) < np.inf) & (s[j] > 0) & (s[j] < np.inf)
+                marked += np.int32(good | (np.isnan(v[j]) & np.isnan(s[j])))
                 cover[j] = one if good else none
-                marked += good | (np.isnan(v[j]) & np.isnan(s[j]))
+                t[j] = np.float64(v[j]) if good else 0.0
+                error = np.float64(s[j]) if good else 0.0
+                w[j] = error * error
+                n[j] = np.int32(good)
             clean &= marked == nx
-            if zooms == 0:
-                continue
-            t, w, n = total[0], variance[0], count[0]
-            for j in range(nx // 2):
-                good_a, good_b = cover[2 * j] == one, cover[2 * j + 1] == one
-                a, b = np.float64(s[2 * j]), np.float64(s[2 * j + 1])
-                t[j] += (np.float64(v[2 * j]) if good_a else 0.0) + (
-                    np.float64(v[2 * j + 1]) if good_b else 0.0
-                )
-                w[j] += (a * a if good_a else 0.0) + (b * b if good_b else 0.0)
-                n[j] += np.int32(good_a) + np.int32(good_b)
-            if nx % 2 and cover[nx - 1] == one:
-                t[width - 1] += np.float64(v[nx - 1])
-                w[width - 1] += np.float64(s[nx - 1]) ** 2
-                n[width - 1] += 1
-            height, length = 1, width
+            height, length = 1, nx
             for zoom in range(zooms):
+                _add_pairs(total[zoom], length, total[zoom + 1])
+                _add_pairs(variance[zoom], length, variance[zoom + 1])
+                _add_pairs(count[zoom], length, count[zoom + 1])
+                total[zoom, :length], variance[zoom, :length], count[zoom, :length] = 0.0, 0.0, 0
                 height *= rows
+                length = (length + 1) // 2
                 if (i + 1) % height and i + 1 < ny:
                     break
-                t, w, n = total[zoom], variance[zoom], count[zoom]
-                out, error = values[zoom][image, i // height], sigmas[zoom][image, i // height]
-                cover, share = coverages[zoom + 1][image, i // height], shares[zoom + 1]
+                k = zoom + 1
+                row = i // height
+                n, cover = count[k], coverages[k][image, row]
+                inverse, share = inverses[k], shares[k]
                 for j in range(length):
-                    inverse = 1.0 / n[j] if n[j] > 0 else np.nan
-                    out[j] = t[j] * inverse
-                    error[j] = np.sqrt(w[j]) * inverse
+                    scale[j] = inverse[n[j]]
                     cover[j] = share[n[j]]
-                for j in range(length // 2):
-                    total[zoom + 1, j] += t[2 * j] + t[2 * j + 1]
-                    variance[zoom + 1, j] += w[2 * j] + w[2 * j + 1]
-                    count[zoom + 1, j] += n[2 * j] + n[2 * j + 1]
-                if length % 2:
-                    total[zoom + 1, length // 2] += t[length - 1]
-                    variance[zoom + 1, length // 2] += w[length - 1]
-                    count[zoom + 1, length // 2] += n[length - 1]
-                t[:], w[:], n[:] = 0.0, 0.0, 0
-                length = (length + 1) // 2
-        total[zooms], variance[zooms], count[zooms] = 0.0, 0.0, 0
+                _means(total[k], variance[k], scale, values[k][image, row], sigmas[k][image, row])
+                if k == zooms:
+                    total[k], variance[k], count[k] = 0.0, 0.0, 0
     return clean
+
+
+@njit(cache=True, nogil=True)
+def _add_pairs(fine: NDArray[np.float64], length: int, coarse: NDArray[np.float64]) -> None:
+    """Add the pairs of a row to the next zoom's; an odd last sample stands alone."""
+    for j in range(length // 2):
+        coarse[j] += fine[2 * j] + fine[2 * j + 1]
+    if length % 2:
+        coarse[length // 2] += fine[length - 1]
+
+
+@njit(cache=True, nogil=True)
+def _means(
+    total: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    value: NDArray[np.float32],
+    sigma: NDArray[np.float32],
+) -> None:
+    """Turn a row of sums into means and their σ, `scale` being one by the number of samples."""
+    for j in range(value.size):
+        value[j] = total[j] * scale[j]
+        sigma[j] = np.sqrt(variance[j]) * scale[j]
 
 
 def _levels(value: NDArray[np.float32], sigma: NDArray[np.float32], rows: int, levels: int) -> list[Samples]:
@@ -103,16 +115,21 @@ def _levels(value: NDArray[np.float32], sigma: NDArray[np.float32], rows: int, l
         (np.arange((2 * rows) ** zoom + 1) / (2 * rows) ** zoom).astype(np.float16).view(np.uint16)
         for zoom in range(levels)
     )
-    values = tuple(np.empty(shape, np.float32) for shape in shapes[1:])
-    sigmas = tuple(np.empty(shape, np.float32) for shape in shapes[1:])
+    with np.errstate(divide="ignore"):
+        inverses = tuple(1.0 / np.arange(len(share)) for share in shares)
+    for inverse in inverses:
+        inverse[0] = np.nan
+    nothing = np.empty((0, 0, 0), np.float32)
+    values = (nothing, *(np.empty(shape, np.float32) for shape in shapes[1:]))
+    sigmas = (nothing, *(np.empty(shape, np.float32) for shape in shapes[1:]))
     coverages = tuple(np.empty(shape, np.uint16) for shape in shapes)
-    if not _pyramid(value, sigma, rows, values, sigmas, coverages, shares):
+    if not _pyramid(value, sigma, rows, values, sigmas, coverages, shares, inverses):
         good = coverages[0] != 0
         value = np.where(good, value, np.float32(np.nan))
         sigma = np.where(good, sigma, np.float32(np.nan))
     return [
         Samples(v, s, c.view(np.float16))
-        for v, s, c in zip((value, *values), (sigma, *sigmas), coverages, strict=True)
+        for v, s, c in zip((value, *values[1:]), (sigma, *sigmas[1:]), coverages, strict=True)
     ]
 
 

@@ -321,8 +321,8 @@ class Cube:
             usable &= frames["mjd"].between(*self._require_time(time)).to_numpy()
         tree, centres, radius = self._frame_tree
         vectors = unit_vectors(ra, dec)
-        finite = np.isfinite(vectors).all(axis=1)
-        positions = cKDTree(np.where(finite[:, None], vectors, 2.0))
+        finite: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
+        positions = cKDTree(np.where(finite.reshape(-1, 1), vectors, 2.0))
         reach = chord(radius + 1 / 3600)
         # From the smaller side: few positions ask the tree of frames which to look at.
         if len(ra) < len(frames):

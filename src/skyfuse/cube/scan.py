@@ -61,6 +61,8 @@ class Scan:
     spectra: list[SpectrumSource]
     rejects: list[Reject]
     asked: int
+    doubled: frozenset[str]
+    """Paths of files that stay while others with the same frame or spectrum are rejected as duplicates."""
 
 
 Record = dict[str, Any]
@@ -183,18 +185,15 @@ def unexpected(path: str, error: Exception) -> str:
 
 def scan(
     files: Sequence[str],
-    rejects: Iterable[Reject],
     cache: Path,
     run: Runner,
     progress: Callable[[int, int, str], None] | None = None,
-) -> Scan:
+) -> dict[str, Record]:
     """Recognise all files, taking from the cache those whose size and time have not changed.
 
     Parameters
     ----------
     files : sequence of str
-        From `walk`.
-    rejects : iterable of Reject
         From `walk`.
     cache : path
         File of JSON lines, one a record; grows as chunks of files are done.
@@ -205,8 +204,8 @@ def scan(
 
     Returns
     -------
-    Scan
-        Files that hold the same frame or spectrum as an earlier path stand among the rejects.
+    dict
+        A record for each path, see `look`; `sort_out` makes a `Scan` of them.
     """
     known = {record["path"]: record for record in _remembered(cache)}
     records: dict[str, Record] = {}
@@ -229,10 +228,21 @@ def scan(
             file.flush()
             if progress is not None:
                 progress(len(records), len(files), "recognising files")
-    return _sort(records, list(rejects))
+    return records
+
+
+def remember(cache: Path, records: dict[str, Record], rejects: Iterable[Reject]) -> None:
+    """Turn the records of files that failed when read in full into rejects, here and in the cache."""
+    with cache.open("a", encoding="utf-8") as file:
+        for reject in rejects:
+            records[reject.path] = _rejected(records[reject.path], reject.reason, reject.message)
+            file.write(json.dumps(records[reject.path]) + "\n")
 
 
 def _unchanged(record: Record) -> bool:
+    # Permissions and failing disks change without a trace in size and time.
+    if record.get("reject", {}).get("reason") == "unreadable":
+        return False
     try:
         status = Path(record["path"]).stat()
     except OSError:
@@ -254,11 +264,13 @@ def _remembered(cache: Path) -> Iterator[Record]:
             yield record
 
 
-def _sort(records: dict[str, Record], rejects: list[Reject]) -> Scan:
-    """Split the records by kind; of several files with one identity the first path stays."""
+def sort_out(records: dict[str, Record], not_files: Iterable[Reject]) -> Scan:
+    """Split the records by kind; of several files with the same frame or spectrum the first path stays."""
+    rejects = list(not_files)
     frames: list[FrameSource] = []
     spectra: list[SpectrumSource] = []
     kept: dict[str, str] = {}
+    doubled: set[str] = set()
     asked = len(records) + len(rejects)
     for path in sorted(records):
         record = records[path]
@@ -269,6 +281,7 @@ def _sort(records: dict[str, Record], rejects: list[Reject]) -> Scan:
         if name in kept:
             message = f"{path}: holds {name}, as {kept[name]} does; keep one of the two"
             rejects.append(Reject(path, "duplicate", message))
+            doubled.add(kept[name])
             continue
         kept[name] = path
         if "frame" in record:
@@ -279,4 +292,5 @@ def _sort(records: dict[str, Record], rejects: list[Reject]) -> Scan:
         else:
             spectrum = SpectrumInfo(**record["spectrum"])
             spectra.append(SpectrumSource(path, record["size"], record["mtime_ns"], spectrum))
-    return Scan(frames, spectra, sorted(rejects, key=lambda reject: reject.path), asked)
+    rejects.sort(key=lambda reject: reject.path)
+    return Scan(frames, spectra, rejects, asked, frozenset(doubled))

@@ -419,7 +419,7 @@ class _Tile:
                 self.frame_rows.append(
                     info
                     | {"ny": frame.info.shape[0], "nx": frame.info.shape[1], "sky_sigma": frame.sky_sigma}
-                    | {"good_fraction": float(np.mean(levels[0].coverage, dtype=np.float64))}
+                    | {"good_fraction": _good_fraction(levels[0])}
                     | {"corners": list(source.corners), "radius": source.radius}
                     | {"file": Path(source.path).name, "sha256": frame.sha256}
                     | {"tile": self.plan.tile, "row": row}
@@ -464,6 +464,12 @@ def _require_same(source: FrameSource | SpectrumSource, same: bool) -> None:
             remedy="run the same build again when it is whole",
             path=source.path,
         )
+
+
+def _good_fraction(native: Samples) -> float:
+    """Return the fraction of native samples that is valid."""
+    # As integers: a mean of 16-bit floats takes seven times as long.
+    return np.count_nonzero(native.coverage.view(np.uint16)) / native.coverage.size
 
 
 def _zoomed(size: int, zoom: int) -> int:
@@ -519,7 +525,7 @@ def _spectrum_row(spectrum: Spectrum, native: Samples, path: str) -> dict[str, A
     return (
         asdict(spectrum.info)
         | {key: value.item() if isinstance(value, np.generic) else value for key, value in catalogue.items()}
-        | {"good_fraction": float(np.mean(native.coverage, dtype=np.float64))}
+        | {"good_fraction": _good_fraction(native)}
         | {"file": Path(path).name, "sha256": spectrum.sha256}
     )
 

@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ from skyfuse.cube import layout
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.survey.records import Samples
 
-Key = tuple[str, int]
-"""A modality and a zoom."""
+Modality = Literal["image", "spectrum"]
 
 UNITS = {"image": "nanomaggy", "spectrum": "1e-17 erg/s/cm2/Angstrom"}
 """Unit of value and sigma of each modality."""
@@ -34,7 +33,10 @@ _PROBES = 16
 
 
 def write_arrays(
-    path: Path, n: int, shapes: Mapping[Key, tuple[int, ...]], wavelengths: Mapping[int, NDArray[np.float64]]
+    path: Path,
+    n: int,
+    shapes: Mapping[tuple[Modality, int], tuple[int, ...]],
+    wavelengths: Mapping[int, NDArray[np.float64]],
 ) -> layout.ArrayWriter:
     """Preallocate the arrays of a dataset, to be filled block by block with `write_block`.
 
@@ -87,7 +89,7 @@ class Arrays:
         the file.
     """
 
-    def __init__(self, path: Path, n: int, keys: Sequence[Key]) -> None:
+    def __init__(self, path: Path, n: int, keys: Sequence[tuple[str, int]]) -> None:
         self.path = path
         self.keys = tuple(keys)
         self._mapped: dict[tuple[str, int, str], NDArray[Any]] = {}
@@ -123,24 +125,32 @@ class Arrays:
         self._check(modality, zoom)
         return Samples(*(self._mapped[modality, zoom, name] for name in layout.COMPONENTS))
 
-    def rows(self, modality: str, zoom: int, rows: NDArray[np.int64], name: str = "value") -> NDArray[Any]:
-        """Return one array (``value``, ``sigma`` or ``coverage``) of some objects, in memory.
+    def gather(self, keys: Sequence[tuple[str, int, str]], rows: NDArray[np.int64]) -> list[NDArray[Any]]:
+        """Return some arrays of some objects, in memory.
 
-        The kernel is told first which bytes will be wanted, so that a cold read queues them all at once
-        instead of waiting for one page fault after the other.
+        The kernel is told first which bytes of all arrays will be wanted, so that a cold read queues them at
+        once instead of waiting for one page fault after the other.
+
+        Parameters
+        ----------
+        keys : sequence of (str, int, str)
+            Modality, zoom, and ``value``, ``sigma`` or ``coverage``.
+        rows : ndarray of int64
+            Within the arrays.
         """
-        self._check(modality, zoom)
-        key = (modality, zoom, name)
-        mapped = self._mapped[key]
-        if key not in self._in_memory:
+        for modality, zoom, name in keys:
+            self._check(modality, zoom)
+            mapped = self._mapped[modality, zoom, name]
+            if (modality, zoom, name) in self._in_memory:
+                continue
             row_bytes = math.prod(mapped.shape[1:]) * mapped.dtype.itemsize
-            if row_bytes > _SMALL_ROW_BYTES or mapped.nbytes > _MEMORY_LIMIT_BYTES:
-                if not self._is_cached(mapped, rows):
-                    layout.prefetch(mapped, rows)
-                # np.asarray: fancy indexing of the subclass memmap costs a Python call for every result.
-                return np.asarray(mapped)[rows]
-            self._in_memory[key] = np.array(mapped)
-        return self._in_memory[key][rows]
+            if row_bytes <= _SMALL_ROW_BYTES and mapped.nbytes <= _MEMORY_LIMIT_BYTES:
+                self._in_memory[modality, zoom, name] = np.array(mapped)
+            elif not self._is_cached(mapped, rows):
+                layout.prefetch(mapped, rows)
+        # The rows are within the arrays, so "clip" changes none; it spares take() a copy of the result.
+        arrays = [self._in_memory.get(key, np.asarray(self._mapped[key])) for key in keys]
+        return [array.take(rows, axis=0, mode="clip") for array in arrays]
 
     def _is_cached(self, mapped: NDArray[Any], rows: NDArray[np.int64]) -> bool:
         """Tell whether the page cache holds a sample of the rows, by reads that fail rather than wait.

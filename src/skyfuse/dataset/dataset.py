@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from skyfuse.cube import layout
 from skyfuse.cube.cutout import frame_wcs
 from skyfuse.dataset import quality, select
 from skyfuse.dataset import split as splitting
-from skyfuse.dataset.arrays import Arrays, Key, write_arrays, write_block
+from skyfuse.dataset.arrays import Arrays, Modality, write_arrays, write_block
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import BANDS, Samples
 from skyfuse.survey.tables import read_sfr, read_table
@@ -32,7 +33,7 @@ Progress = Callable[[int, int, str], None]
 
 FORMAT = 1
 """Version of the folder's layout; `Dataset.open` refuses any other."""
-MODALITIES = ("image", "spectrum")
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 _TABLE, _ARRAYS, _META, _SPLITS = "table.parquet", "arrays.h5", "dataset.json", "splits.json"
 _BLOCK = 256
@@ -127,6 +128,7 @@ class Dataset:
         labels: pd.DataFrame | str | Path | None = None,
         label: str = "AVG",
         label_unit: str = "",
+        label_definition: str = "",
         modalities: Sequence[str] = MODALITIES,
         zooms: Mapping[str, Sequence[int]] | None = None,
         flag_zero: bool = True,
@@ -151,7 +153,7 @@ class Dataset:
             position within 1″. Without it the dataset has no labels and no split, for prediction.
         label : str
             Its column.
-        label_unit : str
+        label_unit, label_definition : str
             For the record.
         modalities : sequence of str
             ``image``, ``spectrum`` or both; an object must have each of them.
@@ -198,11 +200,13 @@ class Dataset:
                 "complete_spectra": complete_spectra,
                 "single_objects": single_objects,
             },
-            "split": None if seed is None else {"fractions": list(fractions), "folds": folds, "seed": seed},
+            "split": None
+            if seed is None
+            else {"fractions": [float(f) for f in fractions], "folds": folds, "seed": seed},
         }
         if (path / _META).is_file():
             present = cls.open(path)
-            if present.meta["request"] == request:
+            if present.meta.get("request") == request:
                 return present
         if path.exists():
             raise StoreError(
@@ -213,17 +217,13 @@ class Dataset:
         found = _measure(cube, rows, kept, progress)
         table = pd.concat([table, found], axis=1)
         keep = np.ones(len(rows), dtype=bool)
-        for wanted, name, passes in _strict_steps(table):
-            funnel.add(
-                name,
-                int((keep & passes).sum()),
-                applied=complete_spectra if wanted == "spectrum" else single_objects,
-            )
-            if complete_spectra if wanted == "spectrum" else single_objects:
+        for applied, name, passes in _strict_steps(table, complete_spectra, single_objects):
+            funnel.add(name, int((keep & passes).sum()), applied=applied)
+            if applied:
                 keep &= passes
         if not keep.any():
             raise DataError(
-                f"no object is left to use:\n{funnel}",
+                "no object is left to use: " + " → ".join(f"{s.name} {s.count}" for s in funnel.steps),
                 remedy="drop a step of the funnel, or take a larger cube",
             )
         rows, table = rows[keep], table[keep].reset_index(drop=True)
@@ -257,7 +257,9 @@ class Dataset:
             "skyfuse": version("skyfuse"),
             "request": request,
             "objects": len(rows),
-            "label": None if column is None else {"name": column, "unit": label_unit},
+            "label": None
+            if column is None
+            else {"name": column, "unit": label_unit, "definition": label_definition},
             "matched": matched,
             "funnel": funnel.to_json(),
             "modalities": request["modalities"],
@@ -292,7 +294,7 @@ class Dataset:
     def batch(self, modality: str, zoom: int, rows: ArrayLike) -> Samples:
         """Return the arrays of some objects in memory, their bytes announced to the kernel first."""
         chosen = self._rows(rows)
-        return Samples(*(self._arrays.rows(modality, zoom, chosen, name) for name in layout.COMPONENTS))
+        return Samples(*self._arrays.gather([(modality, zoom, name) for name in layout.COMPONENTS], chosen))
 
     def inputs(self, zooms: Mapping[str, int], rows: ArrayLike) -> dict[str, NDArray[np.float32]]:
         """Return the values of some objects for models: a float32 array a modality, NaN where invalid.
@@ -304,7 +306,8 @@ class Dataset:
         rows : array of int
         """
         chosen = self._rows(rows)
-        return {modality: self._arrays.rows(modality, zoom, chosen) for modality, zoom in zooms.items()}
+        values = self._arrays.gather([(modality, zoom, "value") for modality, zoom in zooms.items()], chosen)
+        return dict(zip(zooms, values, strict=True))
 
     def matrix(self, zooms: Mapping[str, int], rows: ArrayLike) -> NDArray[np.float32]:
         """Return the values of some objects as scikit-learn takes them, modalities one after the other.
@@ -315,7 +318,9 @@ class Dataset:
             NaN where invalid.
         """
         arrays = self.inputs(zooms, rows)
-        return np.concatenate([values.reshape(len(values), -1) for values in arrays.values()], axis=1)
+        return np.concatenate(
+            [values.reshape(len(values), math.prod(values.shape[1:])) for values in arrays.values()], axis=1
+        )
 
     def torch(self, zooms: Mapping[str, int], rows: ArrayLike, label: str | None = None) -> TensorDataset:
         """Return a ``torch.utils.data.Dataset`` of some objects.
@@ -326,12 +331,17 @@ class Dataset:
             Zoom by modality.
         rows : array of int
         label : str, optional
-            Column of the table; numbers become float32.
+            Column of numbers of the table; it becomes float32.
+
+        Raises
+        ------
+        DataError
+            If there is no such column, or it does not hold numbers.
         """
         from skyfuse.dataset.tensors import TensorDataset
 
         chosen = self._rows(rows)
-        values = None if label is None else self.label(label)[chosen].astype(np.float32)
+        values = None if label is None else self._numbers(label)[chosen]
         for modality, zoom in zooms.items():
             self._arrays.shape(modality, zoom)
         return TensorDataset(self, zooms, chosen, values)
@@ -450,6 +460,16 @@ class Dataset:
             self.table["n_sources"].to_numpy(dtype=np.int64),
         )
 
+    def _numbers(self, name: str) -> NDArray[np.float32]:
+        values = self.label(name)
+        if values.dtype.kind not in "fiub":
+            raise DataError(
+                f"the column {name!r} holds no numbers",
+                path=self.path,
+                remedy="give a column of numbers, or encode it",
+            )
+        return values.astype(np.float32)
+
     def _split(self, name: str) -> splitting.Split:
         if name not in self._splits:
             held = ", ".join(self._splits) or "none"
@@ -520,15 +540,15 @@ def _label_table(labels: pd.DataFrame | str | Path | None) -> pd.DataFrame | Non
 
 def _zooms(
     cube: Cube, modalities: Sequence[str], zooms: Mapping[str, Sequence[int]] | None
-) -> dict[str, tuple[int, ...]]:
+) -> dict[Modality, tuple[int, ...]]:
     unknown = sorted((set(modalities) | set(zooms or {})) - set(MODALITIES))
     if unknown or not modalities:
         raise UsageError(
             f"{', '.join(unknown) or 'nothing'} is no modality", remedy=f"choose of {', '.join(MODALITIES)}"
         )
     kept = {}
-    for modality in dict.fromkeys(modalities):
-        levels = tuple(sorted(set((zooms or {}).get(modality, range(cube.zooms)))))
+    for modality in (known for known in MODALITIES if known in modalities):
+        levels = tuple(sorted({int(zoom) for zoom in (zooms or {}).get(modality, range(cube.zooms))}))
         if not levels or levels[0] < 0 or levels[-1] >= cube.zooms:
             raise UsageError(
                 f"zooms {list(levels)} of {modality} are not in the cube",
@@ -542,7 +562,7 @@ def _chosen(
     cube: Cube,
     labels: pd.DataFrame | None,
     column: str | None,
-    kept: Mapping[str, Sequence[int]],
+    kept: Mapping[Modality, Sequence[int]],
     flag_zero: bool,
 ) -> tuple[NDArray[np.int64], pd.DataFrame, select.Funnel, dict[str, Any] | None]:
     """Return the positions of the objects that pass the label steps, their table, and the funnel so far."""
@@ -583,7 +603,7 @@ def _chosen(
     return rows.astype(np.int64), table.iloc[rows].reset_index(drop=True), funnel, matched
 
 
-def _present(cube: Cube, modalities: Sequence[str]) -> NDArray[np.bool_]:
+def _present(cube: Cube, modalities: Sequence[Modality]) -> NDArray[np.bool_]:
     """Return which objects have a valid sample in each modality: the coarsest zoom tells, and is small."""
     n = len(cube.objects)
     present = np.ones(n, dtype=bool)
@@ -596,7 +616,7 @@ def _present(cube: Cube, modalities: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def _measure(
-    cube: Cube, rows: NDArray[np.int64], kept: Mapping[str, Sequence[int]], progress: Progress | None
+    cube: Cube, rows: NDArray[np.int64], kept: Mapping[Modality, Sequence[int]], progress: Progress | None
 ) -> pd.DataFrame:
     """Return the quality columns, measured at zoom 0 block by block."""
     columns: dict[str, list[NDArray[Any]]] = {}
@@ -620,17 +640,22 @@ def _measure(
     return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
 
 
-def _strict_steps(table: pd.DataFrame) -> list[tuple[str, str, NDArray[np.bool_]]]:
+def _strict_steps(
+    table: pd.DataFrame, complete_spectra: bool, single_objects: bool
+) -> list[tuple[bool, str, NDArray[np.bool_]]]:
+    """Return the steps of the original study: whether they apply, their names, and which objects pass."""
     steps = []
     if "nan_fraction" in table:
-        steps.append(("spectrum", "no NaN in the spectrum", (table["nan_fraction"] == 0).to_numpy()))
+        passes = (table["nan_fraction"] == 0).to_numpy()
+        steps.append((complete_spectra, "no NaN in the spectrum", passes))
     if "n_components" in table:
-        steps.append(("image", "one object in the cutout", (table["n_components"] == 1).to_numpy()))
+        passes = (table["n_components"] == 1).to_numpy()
+        steps.append((single_objects, "one object in the cutout", passes))
     return steps
 
 
 def _frame_angles(frames: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.float64]:
-    """Return the angle from east to the pixel axis of each object's frames, degrees; NaN if bands disagree."""
+    """Return the angle from east to pixel axis of each object's frames (degrees), NaN if bands disagree."""
     angles = np.full((len(table), len(BANDS)), np.nan)
     cards = frames.set_index("frame_id")["wcs"]
     ra, dec = table["ra"].to_numpy(np.float64), table["dec"].to_numpy(np.float64)
@@ -665,8 +690,8 @@ def _write(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
-        kept: dict[str, list[int]] = meta["modalities"]
-        shapes: dict[Key, tuple[int, ...]] = {
+        kept: dict[Modality, list[int]] = meta["modalities"]
+        shapes: dict[tuple[Modality, int], tuple[int, ...]] = {
             (modality, zoom): cube.gather(modality, zoom, rows[:1]).value.shape[1:]
             for modality, levels in kept.items()
             for zoom in levels

@@ -181,7 +181,7 @@ def _components(n: int, pairs: IntArray) -> IntArray:
 
 
 def _vertex_cover(left: IntArray, right: IntArray, n: int) -> IntArray:
-    """Return the fewest vertices touching all edges left[k]-right[k] of a bipartite graph (König's theorem)."""
+    """Return fewest vertices touching all edges left[k]-right[k] of a bipartite graph (König's theorem)."""
     graph = csr_matrix((np.ones(len(left), dtype=np.int8), (left, right)), shape=(n, n))
     partner_of_left = maximum_bipartite_matching(graph, perm_type="column")
     partner_of_right = np.full(n, -1)

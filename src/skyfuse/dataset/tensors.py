@@ -37,7 +37,7 @@ class TensorDataset(torch.utils.data.Dataset[Sample]):
         dataset: Dataset,
         inputs: Mapping[str, int],
         rows: NDArray[np.int64],
-        label: NDArray[np.float32] | NDArray[np.int64] | None,
+        label: NDArray[np.float32] | None,
     ) -> None:
         self.dataset = dataset
         self.inputs = dict(inputs)

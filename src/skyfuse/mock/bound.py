@@ -1,14 +1,15 @@
 """The best that any model can do on the mock: how well spectrum and images determine the star-formation rate.
 
-The Bayesian Cramér–Rao bound (Van Trees 1968, Detection, Estimation, and Modulation Theory I, §2.4.3; Gill & Levit 1995,
-Bernoulli 1, 59): the mean squared error of any estimator of θ is at least the inverse of the information of the data,
-averaged over the prior, plus the information of the prior. Here the information is taken at each object's own
-true parameters, which gives the variance of the Gaussian (Laplace) approximation of that object's posterior; by
-Jensen's inequality its mean over objects is no smaller than the bound from the averaged information. For a linear model
-with Gaussian prior and noise both are the exact posterior variance.
+The Bayesian Cramér–Rao bound (Van Trees 1968, Detection, Estimation, and Modulation Theory I, §2.4.3; Gill
+& Levit 1995, Bernoulli 1, 59): the mean squared error of any estimator of θ is at least the inverse of the
+information of the data, averaged over the prior, plus the information of the prior. Here the information is
+taken at each object's own true parameters, which gives the variance of the Gaussian (Laplace) approximation
+of that object's posterior; by Jensen's inequality its mean over objects is no smaller than the bound from
+the averaged information. For a linear model with Gaussian prior and noise both are the exact posterior
+variance.
 
-All that is left out would widen the posterior, so that what a real model reaches is worse: the shape of the galaxy, its line
-width's law, the noise model and whether it is quenched count as known, images have the noise of empty sky, neighbours are absent.
+What is taken as known (the galaxy's shape, the noise, whether it is quenched, no neighbours, images with the
+noise of empty sky only) would widen the posterior if it were not: a model that has to learn all that does worse.
 """
 
 from __future__ import annotations
@@ -55,11 +56,10 @@ def posterior_variance(jacobian: Array, weight: Array, prior: Array, which: int)
 def prior_information(source: Source) -> Array:
     """Return the inverse covariance of the prior of a galaxy's parameters, shape (8, 8).
 
-    A sum over the relations that the population is drawn from, each of which ties parameters by a linear residual with a
-    known scatter; the shape of the galaxy, known, enters through the relations of size and clumps with mass and rate.
+    A sum over the relations that the population is drawn from, each of which ties parameters by a linear
+    residual with a known scatter; the shape of the galaxy, known, enters through the relations of size and
+    clumps with mass and rate.
     """
-    shape = source.shape
-    assert shape is not None
 
     def residuals(parameters: Array) -> Array:
         p = {name: float(parameters[i]) for name, i in _AT.items()}
@@ -73,7 +73,8 @@ def prior_information(source: Source) -> Array:
                 (p["log_oh"] - sky.mean_log_oh(mass, sfr)) / sky.OH_SCATTER,
                 p["history"] / sky.HISTORY_SCATTER,
                 sky.mean_log_clump(mass, sfr) / sky.CLUMP_SCATTER,
-                (sky.mean_log_size(mass, source.quenched) - np.log10(sky.angular_scale(p["z"]))) / sky.SIZE_SCATTER,
+                (sky.mean_log_size(mass, source.quenched) - np.log10(sky.angular_scale(p["z"])))
+                / sky.SIZE_SCATTER,
                 p["z"] / 0.05,
                 mass / 0.6,
                 p["log_agn"] / sky.AGN_SCATTER,
@@ -83,14 +84,16 @@ def prior_information(source: Source) -> Array:
     at = spectra.galaxy_parameters(source)
     if not np.isfinite(source.log_agn):
         at[_AT["log_agn"]] = 0.0
-    gradient = np.column_stack([(residuals(at + s) - residuals(at - s)) / (2 * s.sum()) for s in np.diag(_STEP)])
+    gradient = np.column_stack(
+        [(residuals(at + s) - residuals(at - s)) / (2 * s.sum()) for s in np.diag(_STEP)]
+    )
     return np.asarray(gradient.T @ gradient)
 
 
 def rate_variance(
     source: Source,
     light: Array,
-    shares: Array,
+    parts: NDArray[np.complex128],
     seen: spectra.FibreSpectrum,
     bank: spectra.Populations | None = None,
 ) -> float:
@@ -101,8 +104,8 @@ def rate_variance(
     source : Source
     light : ndarray, shape (3, n)
         Its components' light.
-    shares : ndarray, shape (3,)
-        Of the components, in the fibre.
+    parts : ndarray, shape (3, size, size // 2 + 1)
+        The transforms of its components.
     seen : FibreSpectrum
         The spectrum, for its inverse variances.
     bank : Populations, optional
@@ -112,9 +115,14 @@ def rate_variance(
     float
         dex².
     """
-    assert source.shape is not None
+    if source.shape is None:
+        raise TypeError("only galaxies have a star-formation rate")
     at = spectra.galaxy_parameters(source)
     free = [i for i in range(len(at)) if np.isfinite(at[i])]
+    empty = images.empty_sky_variance()
+    # The best band's seeing stands for all: no less information than the images hold.
+    products = images.profile_products(parts)
+    shares = images.fibre_shares(parts)
     cut = slice(seen.first - spectra.FIRST_BIN, seen.first - spectra.FIRST_BIN + len(seen.flux))
     weights = spectra.filter_weights()
     by_spectrum, by_flux = [], []
@@ -126,9 +134,7 @@ def rate_variance(
         by_flux.append(weights @ change.T)
     jacobian = np.column_stack(by_spectrum)
     fluxes = np.stack(by_flux, axis=-1)
-    empty = images.empty_sky_variance()
-    products = images.profile_products(source) / empty[:, None, None]
     prior = prior_information(source)[np.ix_(free, free)]
-    for band in range(len(products)):
-        prior += fluxes[band].T @ products[band] @ fluxes[band]
+    for flux, noise in zip(fluxes, empty, strict=True):
+        prior += flux.T @ products @ flux / noise
     return posterior_variance(jacobian, seen.ivar, prior, free.index(_AT["log_sfr"]))

@@ -1,8 +1,9 @@
 """Frames of the true sky: profiles, point spread functions, calibration and noise.
 
-Sources are rendered in Fourier space: each component of light has one transform for all bands, made of galsim's
-profiles, which is multiplied by the band's point spread function, the pixel and a shift. That gives the exact expectation
-within each pixel, up to the periodic box, which is five half-light radii wide on each side.
+Sources are rendered in Fourier space: each component of light has one transform for all bands, made of
+galsim's profiles, which is multiplied by the band's point spread function, the pixel and a shift. That
+gives the exact expectation within each pixel, up to the periodic box, which is five half-light radii wide
+on each side.
 """
 
 from __future__ import annotations
@@ -16,12 +17,24 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 from scipy.special import j1
 
-from skyfuse.mock.sky import _SPAWN_FIELD, _SPAWN_NOISE, NX, NY, PIXEL, Field, Shape, Sky, Source, generator
+from skyfuse.mock.sky import (
+    NX,
+    NY,
+    PIXEL,
+    SPAWN_CAMERA,
+    SPAWN_FIELD,
+    SPAWN_NOISE,
+    Field,
+    Sky,
+    Source,
+    generator,
+)
 from skyfuse.mock.spectra import BANDS, Populations, filter_weights, source_light
 
 Array = NDArray[np.float64]
 
-# Gain (electrons per count) and dark variance (counts²) by camera column, u g r i z; SDSS `frame` data model, late runs.
+# Gain (electrons per count) and dark variance (counts²) by camera column, u g r i z; SDSS `frame` data
+# model, late runs.
 GAIN = {
     1: (1.62, 3.32, 4.71, 5.165, 4.745),
     2: (1.825, 3.855, 4.6, 6.565, 5.155),
@@ -67,9 +80,9 @@ def _moffat(fwhm: float) -> tuple[Array, Array]:
 @lru_cache(maxsize=8)
 def _wavenumbers(size: int) -> tuple[Array, Array, Array]:
     """Return kx, ky (radians per arcsec) of a half-plane transform, and their length."""
-    kx = 2 * np.pi * np.fft.rfftfreq(size, PIXEL)[None, :]
-    ky = 2 * np.pi * np.fft.fftfreq(size, PIXEL)[:, None]
-    return kx, ky, np.hypot(kx, ky)
+    kx = np.asarray(2 * np.pi * np.fft.rfftfreq(size, PIXEL)[None, :], np.float64)
+    ky = np.asarray(2 * np.pi * np.fft.fftfreq(size, PIXEL)[:, None], np.float64)
+    return kx, ky, np.asarray(np.hypot(kx, ky), np.float64)
 
 
 @lru_cache(maxsize=64)
@@ -89,20 +102,23 @@ def box_size(source: Source) -> int:
     return next((size for size in _SIZES if size * PIXEL / 2 >= reach), _SIZES[-1])
 
 
-def transforms(shape: Shape, size: int) -> NDArray[np.complex128]:
-    """Return the transforms of bulge, disc and young component, each of flux 1 and centred on 0.
+def transforms(source: Source, size: int) -> NDArray[np.complex128]:
+    """Return the transforms of a source's components, each of flux 1 and centred on 0.
 
     Parameters
     ----------
-    shape : Shape
+    source : Source
     size : int
         Side of the box, pixels.
 
     Returns
     -------
-    ndarray, shape (3, size, size // 2 + 1)
+    ndarray, shape (3, size, size // 2 + 1) for galaxies (bulge, disc, young component), (1, …) for point sources
         x runs to the North, y to the East.
     """
+    shape = source.shape
+    if shape is None:
+        return np.ones((1, size, size // 2 + 1), np.complex128)
     kx, ky, _ = _wavenumbers(size)
     angle = np.radians(shape.position_angle)
     major = kx * np.cos(angle) + ky * np.sin(angle)
@@ -125,29 +141,33 @@ def transforms(shape: Shape, size: int) -> NDArray[np.complex128]:
     return out
 
 
-def fibre_shares(source: Source, seeing: float = FIBRE_SEEING) -> Array:
+def fibre_shares(parts: NDArray[np.complex128], seeing: float = FIBRE_SEEING) -> Array:
     """Return which share of each component's light enters a fibre of 3″ diameter, centred on the source.
 
     Parameters
     ----------
-    source : Source
+    parts : ndarray, shape (c, size, size // 2 + 1)
+        Transforms of the components.
     seeing : float
         Full width at half maximum, arcsec.
 
     Returns
     -------
-    ndarray, shape (3,) for galaxies, (1,) for point sources
+    ndarray, shape (c,)
     """
-    size = box_size(source)
+    size = parts.shape[1]
+    return np.asarray(np.einsum("cij,ij->c", parts.real, _fibre(size, seeing)))
+
+
+@lru_cache(maxsize=8)
+def _fibre(size: int, seeing: float) -> Array:
+    """Return the weights by which a transform sums to the blurred light within a fibre (Parseval's theorem)."""
     _, _, k = _wavenumbers(size)
     kr = np.where(k > 0, k, 1.0) * FIBRE_RADIUS
     aperture = np.where(k > 0, 2 * j1(kr) / kr, 1.0) * np.interp(k, *_moffat(seeing))
     # The half plane stands for both: every column but the first and the last counts twice.
     aperture[:, 1:-1] *= 2
-    aperture *= np.pi * FIBRE_RADIUS**2 / (size * PIXEL) ** 2
-    if source.shape is None:
-        return np.array([aperture.sum()])
-    return np.asarray(np.einsum("cij,ij->c", transforms(source.shape, size).real, aperture))
+    return np.asarray(aperture * np.pi * FIBRE_RADIUS**2 / (size * PIXEL) ** 2)
 
 
 def empty_sky_variance(camcol: int = 3) -> Array:
@@ -156,21 +176,16 @@ def empty_sky_variance(camcol: int = 3) -> Array:
     return np.asarray(np.array(CALIBRATION) ** 2 * (sky / gain + dark))
 
 
-def profile_products(source: Source, seeing: tuple[float, ...] = SEEING) -> Array:
-    """Return the sums over pixels of products of components' images in each band, shape (5, 3, 3).
+def profile_products(parts: NDArray[np.complex128], seeing: float = min(SEEING)) -> Array:
+    """Return the sums over pixels of products of the components' images, shape (c, c).
 
     With uniform noise σ, these over σ² are the Fisher information of an image about its components' fluxes.
     """
-    assert source.shape is not None
-    size = box_size(source)
-    parts = transforms(source.shape, size)
+    size = parts.shape[1]
     weight = np.full(size // 2 + 1, 2.0)
     weight[[0, -1]] = 1.0
-    out = np.empty((len(seeing), 3, 3))
-    for band, fwhm in enumerate(seeing):
-        blurred = (parts * (_point_spread(size, fwhm) * np.sqrt(weight))).reshape(3, -1)
-        out[band] = (blurred @ blurred.conj().T).real / size**2
-    return out
+    blurred = (parts * (_point_spread(size, seeing) * np.sqrt(weight))).reshape(len(parts), -1)
+    return np.asarray((blurred @ blurred.conj().T).real / size**2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +224,10 @@ def conditions(sky: Sky, where: Field) -> list[Conditions]:
     """Draw how a field was observed, band by band."""
     out = []
     for number, band in enumerate(BANDS):
-        # Offsets between bands belong to the camera: the same for each field of a strip, but for a little jitter.
-        camera = generator(sky.seed, _SPAWN_FIELD, 10_000_000 + where.strip, number)
-        rng = generator(sky.seed, _SPAWN_FIELD, where.index, number)
+        # Offsets between bands belong to the camera: the same for each field of a strip, but for a little
+        # jitter.
+        camera = generator(sky.seed, SPAWN_CAMERA, where.strip, number)
+        rng = generator(sky.seed, SPAWN_FIELD, where.index, number)
         shift = (camera.uniform(-2.5, 2.5, 2) if band != "r" else np.zeros(2)) + rng.normal(0, 0.05, 2)
         rotation = np.radians((camera.uniform(-0.04, 0.04) if band != "r" else 0.0) + 0.01)
         wcs = WCS(naxis=2)
@@ -241,7 +257,13 @@ def conditions(sky: Sky, where: Field) -> list[Conditions]:
                 GAIN[where.camcol][number],
                 DARK_VARIANCE[where.camcol][number],
                 round(SEEING[number] * rng.normal(1, 0.04), 3),
-                round(4.5e9 + 86400.0 * (where.run - 9000) + 35.824 * where.number + 71.72 * DRIFT_ORDER.index(band), 2),
+                round(
+                    4.5e9
+                    + 86400.0 * (where.run - 9000)
+                    + 35.824 * where.number
+                    + 71.72 * DRIFT_ORDER.index(band),
+                    2,
+                ),
             )
         )
     return out
@@ -257,7 +279,9 @@ def sky_counts(all_sky: NDArray[np.float32]) -> Array:
     return np.asarray(rows[:, j] + (x - j) * (rows[:, j + 1] - rows[:, j]))
 
 
-def render(sky: Sky, where: Field, observed: list[Conditions], bank: Populations | None = None) -> list[Array]:
+def render(
+    sky: Sky, where: Field, observed: list[Conditions], bank: Populations | None = None
+) -> list[Array]:
     """Render a field's sources without noise, in nanomaggies a pixel.
 
     Parameters
@@ -282,17 +306,19 @@ def render(sky: Sky, where: Field, observed: list[Conditions], bank: Populations
         size = box_size(source)
         kx, ky, _ = _wavenumbers(size)
         fluxes = weights @ source_light(source, bank).T
-        parts = None if source.shape is None else transforms(source.shape, size)
+        parts = transforms(source, size)
         for band, (frame, o) in enumerate(zip(frames, observed, strict=True)):
             x, y = pixels[band][number]
             x0, y0 = round(x) - size // 2, round(y) - size // 2
             if x0 >= NX or y0 >= NY or x0 + size <= 0 or y0 + size <= 0:
                 continue
             shift = np.exp(-1j * ky * ((y - y0) * PIXEL)) * np.exp(-1j * kx * ((x - x0) * PIXEL))
-            light = fluxes[band, 0] if parts is None else np.tensordot(fluxes[band], parts, 1)
+            light = np.tensordot(fluxes[band], parts, 1)
             stamp = np.fft.irfft2(light * _point_spread(size, o.seeing) * shift, s=(size, size))
             ys, xs = slice(max(y0, 0), min(y0 + size, NY)), slice(max(x0, 0), min(x0 + size, NX))
-            frame[ys, xs] += np.maximum(stamp[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0], 0.0)
+            frame[ys, xs] += np.maximum(
+                stamp[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0], 0.0
+            )
     return frames
 
 
@@ -331,4 +357,4 @@ def expose(expected: Array, observed: Conditions, rng: np.random.Generator) -> N
 
 def noise_generator(sky: Sky, where: Field, band: int) -> np.random.Generator:
     """Return the generator of a frame's noise."""
-    return generator(sky.seed, _SPAWN_NOISE, where.index, band)
+    return generator(sky.seed, SPAWN_NOISE, where.index, band)

@@ -1,16 +1,17 @@
 """The true sky: how sources are laid out on it and which properties they have.
 
-Everything is drawn from generators derived from one seed by `numpy.random.SeedSequence` spawn keys, one for each
-source, so that no drawing depends on how many sources there are before it or on who draws first.
+Everything is drawn from generators derived from one seed by `numpy.random.SeedSequence` spawn keys, one for
+each source, so that no drawing depends on how many sources there are before it or on who draws first.
 
-The population is schematic but follows published relations: the star-forming main sequence (Renzini & Peng 2015,
-ApJ 801, L29), sizes (Shen et al. 2003, MNRAS 343, 978), a Schechter mass function cut at the flux limit of the SDSS main
-galaxy sample (r < 17.77; Strauss et al. 2002, AJ 124, 1810) and a quenched fraction that grows with mass.
+The population is schematic but follows published relations: the star-forming main sequence (Renzini & Peng
+2015, ApJ 801, L29), sizes (Shen et al. 2003, MNRAS 343, 978), a Schechter mass function cut at the flux
+limit of the SDSS main galaxy sample (r < 17.77; Strauss et al. 2002, AJ 124, 1810) and a quenched fraction
+that grows with mass.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -39,9 +40,27 @@ EDGE_MARGIN = 45.0
 
 SPECTRAL_TYPES = ("O", "B", "A", "F", "G", "K", "M")
 _TYPE_WEIGHT = (0.02, 0.06, 0.14, 0.24, 0.20, 0.18, 0.16)
-_TYPE_TEMPERATURE = ((30000, 38000), (11000, 25000), (7600, 10000), (6100, 7500), (5300, 6000), (4000, 5200), (2900, 3800))
+_TYPE_TEMPERATURE = (
+    (30000, 38000),
+    (11000, 25000),
+    (7600, 10000),
+    (6100, 7500),
+    (5300, 6000),
+    (4000, 5200),
+    (2900, 3800),
+)
 
-_SPAWN_PLACE, _SPAWN_SOURCE, _SPAWN_FAINT, _SPAWN_FIELD, _SPAWN_NOISE, _SPAWN_SPECTRUM = range(6)
+(
+    SPAWN_PLACE,
+    SPAWN_SOURCE,
+    SPAWN_FAINT,
+    SPAWN_CAMERA,
+    SPAWN_FIELD,
+    SPAWN_NOISE,
+    SPAWN_SPECTRUM,
+    SPAWN_LABEL,
+    SPAWN_SKY_FIBRE,
+) = range(9)
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -51,7 +70,7 @@ def generator(seed: int, *key: int) -> np.random.Generator:
     ----------
     seed : int
     *key : int
-        What is drawn (one of the ``_SPAWN`` numbers) and for which source, field or band.
+        What is drawn (one of the ``SPAWN`` numbers) and for which source, field or band.
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
@@ -101,7 +120,14 @@ def layout(fields: int) -> list[Field]:
         ra, dec = strip_to_sky(strip, np.array([row0 + (NY - 1) / 2]), np.array([(NX - 1) / 2]))
         found.append(
             Field(
-                index, FIRST_RUN + run, CAMCOLS[column], FIRST_FIELD + along, strip, row0, float(ra[0]), float(dec[0])
+                index,
+                FIRST_RUN + run,
+                CAMCOLS[column],
+                FIRST_FIELD + along,
+                strip,
+                row0,
+                float(ra[0]),
+                float(dec[0]),
             )
         )
     return found
@@ -133,7 +159,8 @@ class Source:
     mag_r : float
         Asked r magnitude of stars and quasars (NaN for galaxies, whose light follows from mass and SFR).
     log_mass, log_sfr : float
-        log10 of stellar mass (solar) and of the total star-formation rate (solar masses a year); NaN but for galaxies.
+        log10 of stellar mass (solar) and of the total star-formation rate (solar masses a year); NaN but
+        for galaxies.
     log_av : float
         log10 of the gas's V-band attenuation, mag.
     log_age : float
@@ -175,7 +202,6 @@ class Source:
     quenched: bool = False
     blend: bool = False
     edge: bool = False
-    neighbours: tuple[Source, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +234,8 @@ class Shape:
 
 MAIN_SEQUENCE_SCATTER = 0.35
 QUENCHED_SCATTER = 0.45
-AV_SCATTER, AGE_SCATTER, OH_SCATTER, HISTORY_SCATTER = 0.15, 0.12, 0.08, 0.3
-CLUMP_SCATTER, SIZE_SCATTER, AGN_SCATTER = 0.25, 0.12, 0.4
+AV_SCATTER, AGE_SCATTER, OH_SCATTER, HISTORY_SCATTER = 0.15, 0.12, 0.08, 0.2
+CLUMP_SCATTER, SIZE_SCATTER, AGN_SCATTER = 0.25, 0.20, 0.4
 
 
 def mean_log_sfr(log_mass: float, quenched: bool) -> float:
@@ -261,8 +287,8 @@ def luminosity_distance(z: float) -> float:
     return float((1 + z) * 299792.458 / 70.0 * np.trapezoid(inverse, grid))
 
 
-_Z_GRID = np.linspace(0.02, 0.16, 1001)
-_Z_CDF = np.cumsum(_Z_GRID**2 * np.exp(-((_Z_GRID / 0.055) ** 1.6)))
+_Z_GRID = np.linspace(0.02, 0.10, 1001)
+_Z_CDF = np.cumsum(_Z_GRID**2 * np.exp(-((_Z_GRID / 0.055) ** 4)))
 _Z_CDF /= _Z_CDF[-1]
 _MASS_GRID = np.linspace(8.8, 11.9, 621)
 _SCHECHTER = 10 ** ((1 - 1.15) * (_MASS_GRID - 10.8)) * np.exp(-(10 ** (_MASS_GRID - 10.8)))
@@ -270,11 +296,15 @@ _SCHECHTER = 10 ** ((1 - 1.15) * (_MASS_GRID - 10.8)) * np.exp(-(10 ** (_MASS_GR
 
 def approximate_mag_r(log_mass: float, log_sfr: float, log_age: float, history: float, z: float) -> float:
     """Return a galaxy's r magnitude to about 0.2 mag, quick enough to select by."""
-    light = 10**log_mass / (2.0 * 10 ** (0.7 * (log_age - 0.7))) + 10 ** (log_sfr + 9.1) * (0.45 + 0.9 * 10**history)
+    light = 10**log_mass / (2.0 * 10 ** (0.7 * (log_age - 0.7))) + 10 ** (log_sfr + 9.1) * (
+        0.45 + 0.9 * 10**history
+    )
     return float(4.65 - 2.5 * np.log10(light) + 5 * np.log10(luminosity_distance(z) * 1e5) + 1.2 * z + 0.1)
 
 
-def draw_galaxy(rng: np.random.Generator, index: int, ra: float, dec: float, *, faint: bool = False, **marks: bool) -> Source:
+def draw_galaxy(
+    rng: np.random.Generator, index: int, ra: float, dec: float, *, faint: bool = False
+) -> Source:
     """Draw one galaxy of a flux-limited sample.
 
     Parameters
@@ -285,8 +315,6 @@ def draw_galaxy(rng: np.random.Generator, index: int, ra: float, dec: float, *, 
         Degrees.
     faint : bool
         An untargeted one, r 19 to 22.
-    **marks : bool
-        `blend` and `edge`, handed on.
     """
     limit = (19.0, 21.8) if faint else (14.0, FLUX_LIMIT)
     while True:
@@ -295,7 +323,7 @@ def draw_galaxy(rng: np.random.Generator, index: int, ra: float, dec: float, *, 
             z = min(2.2 * z, 0.4)
         # Heavier than what the limit lets through at this distance, so that few draws are in vain.
         faintest = 0.4 * (4.65 + 5 * np.log10(luminosity_distance(z) * 1e5) - limit[1]) - 0.5
-        weight = np.cumsum(np.where(_MASS_GRID > faintest, _SCHECHTER, 0.0))
+        weight = np.cumsum(np.where(faintest < _MASS_GRID, _SCHECHTER, 0.0))
         if weight[-1] == 0:
             continue
         log_mass = float(np.interp(rng.random() * weight[-1], weight, _MASS_GRID))
@@ -338,11 +366,23 @@ def draw_galaxy(rng: np.random.Generator, index: int, ra: float, dec: float, *, 
     else:
         subclass = "STARFORMING" if rate > -10.9 else ""
     return Source(
-        index, "GALAXY", subclass, ra, dec, z,
-        log_mass=log_mass, log_sfr=log_sfr, log_av=log_av, log_age=log_age, log_oh=log_oh, history=history,
-        log_agn=log_agn, sigma_v=velocity_width(log_mass), shape=shape, quenched=quenched,
-        **marks,
-    )  # fmt: skip
+        index,
+        "GALAXY",
+        subclass,
+        ra,
+        dec,
+        z,
+        log_mass=log_mass,
+        log_sfr=log_sfr,
+        log_av=log_av,
+        log_age=log_age,
+        log_oh=log_oh,
+        history=history,
+        log_agn=log_agn,
+        sigma_v=velocity_width(log_mass),
+        shape=shape,
+        quenched=quenched,
+    )
 
 
 def _clumps(rng: np.random.Generator, re: float, *, spiral: bool) -> NDArray[np.float64]:
@@ -360,31 +400,44 @@ def _clumps(rng: np.random.Generator, re: float, *, spiral: bool) -> NDArray[np.
     return np.column_stack([radius * np.cos(angle), radius * np.sin(angle), weight / weight.sum(), size])
 
 
-def draw_quasar(rng: np.random.Generator, index: int, ra: float, dec: float, **marks: bool) -> Source:
+def draw_quasar(rng: np.random.Generator, index: int, ra: float, dec: float) -> Source:
     """Draw one quasar, z 0.1 to 4, r 16.5 to 19.3."""
     z = float(np.clip(0.1 + rng.gamma(2.6, 0.6), 0.1, 4.0))
     return Source(
-        index, "QSO", "BROADLINE", ra, dec, z,
+        index,
+        "QSO",
+        "BROADLINE",
+        ra,
+        dec,
+        z,
         mag_r=float(19.3 - rng.exponential(0.7) % 2.8),
-        slope=float(rng.normal(-1.5, 0.3)), strength=float(rng.lognormal(0.0, 0.3)),
-        sigma_v=float(rng.uniform(1200, 3000)), **marks,
-    )  # fmt: skip
+        slope=float(rng.normal(-1.5, 0.3)),
+        strength=float(rng.lognormal(0.0, 0.3)),
+        sigma_v=float(rng.uniform(1200, 3000)),
+    )
 
 
-def draw_star(rng: np.random.Generator, index: int, ra: float, dec: float, *, faint: bool = False, **marks: bool) -> Source:
+def draw_star(rng: np.random.Generator, index: int, ra: float, dec: float, *, faint: bool = False) -> Source:
     """Draw one star, O to M, r 15 to 18.8 (untargeted: 18.5 to 21.5)."""
     kind = int(rng.choice(len(SPECTRAL_TYPES), p=_TYPE_WEIGHT))
     low, high = _TYPE_TEMPERATURE[kind]
     fraction = float(rng.random())
     return Source(
-        index, "STAR", f"{SPECTRAL_TYPES[kind]}{int(10 * (1 - fraction)) % 10}", ra, dec,
+        index,
+        "STAR",
+        f"{SPECTRAL_TYPES[kind]}{int(10 * (1 - fraction)) % 10}",
+        ra,
+        dec,
         float(rng.normal(0, 1.5e-4)),
         mag_r=float(rng.uniform(18.5, 21.5) if faint else rng.uniform(15.0, 18.8)),
-        temperature=low + fraction * (high - low), sigma_v=60.0, **marks,
-    )  # fmt: skip
+        temperature=low + fraction * (high - low),
+        sigma_v=60.0,
+    )
 
 
-def place(rng: np.random.Generator, fields: list[Field], n: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+def place(
+    rng: np.random.Generator, fields: list[Field], n: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Place `n` targets over the patch, none nearer to another than a minimum separation.
 
     The separation is 15″, less where the patch is too crowded for it.
@@ -392,7 +445,8 @@ def place(rng: np.random.Generator, fields: list[Field], n: int) -> tuple[NDArra
     Returns
     -------
     strip, row, column, edge : ndarray, shape (n,)
-        Where each target lies, pixels along and across its strip, and whether it was put by the patch's edge on purpose.
+        Where each target lies, pixels along and across its strip, and whether it was put by the patch's
+        edge on purpose.
 
     Raises
     ------
@@ -407,7 +461,8 @@ def place(rng: np.random.Generator, fields: list[Field], n: int) -> tuple[NDArra
     if separation * PIXEL < 5.0:
         most = int(0.33 * area * 4 / np.pi / (5.0 / PIXEL) ** 2)
         raise UsageError(
-            f"{n} objects do not fit on {len(fields)} fields", remedy=f"ask for at most {most}, or for more fields"
+            f"{n} objects do not fit on {len(fields)} fields",
+            remedy=f"ask for at most {most}, or for more fields",
         )
     cells: dict[tuple[int, int, int], list[tuple[float, float]]] = {}
     strip = np.empty(n, np.int64)
@@ -472,11 +527,11 @@ def draw_sky(seed: int, fields: int, objects: int) -> Sky:
     Sky
     """
     patch = layout(fields)
-    strip, row, column, edge = place(generator(seed, _SPAWN_PLACE), patch, objects)
+    strip, row, column, edge = place(generator(seed, SPAWN_PLACE), patch, objects)
     places: dict[int, list[tuple[float, Source]]] = {}
     targets = []
     for index in range(objects):
-        rng = generator(seed, _SPAWN_SOURCE, index)
+        rng = generator(seed, SPAWN_SOURCE, index)
         ra, dec = (float(v[0]) for v in strip_to_sky(int(strip[index]), row[[index]], column[[index]]))
         blend = bool(rng.random() < 0.07)
         neighbours: tuple[Source, ...] = ()
@@ -484,22 +539,27 @@ def draw_sky(seed: int, fields: int, objects: int) -> Sky:
             angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(2.5, 7.0) / 3600
             draw = draw_star if rng.random() < 0.5 else draw_galaxy
             neighbours = (
-                draw(rng, index, ra + distance * np.cos(angle) / np.cos(np.radians(dec)), dec + distance * np.sin(angle)),
+                draw(
+                    rng,
+                    index,
+                    ra + distance * np.cos(angle) / np.cos(np.radians(dec)),
+                    dec + distance * np.sin(angle),
+                ),
             )
-        marks = {"blend": blend, "edge": bool(edge[index])}
         which = rng.random()
         if which < 0.78:
-            source = draw_galaxy(rng, index, ra, dec, **marks)
+            source = draw_galaxy(rng, index, ra, dec)
         elif which < 0.89:
-            source = draw_quasar(rng, index, ra, dec, **marks)
+            source = draw_quasar(rng, index, ra, dec)
         else:
-            source = draw_star(rng, index, ra, dec, **marks)
+            source = draw_star(rng, index, ra, dec)
+        source = replace(source, blend=blend, edge=bool(edge[index]))
         targets.append(source)
         places.setdefault(int(strip[index]), []).extend((float(row[index]), s) for s in (source, *neighbours))
     faint = []
     for where in patch:
         for number in range(300):
-            rng = generator(seed, _SPAWN_FAINT, where.index, number)
+            rng = generator(seed, SPAWN_FAINT, where.index, number)
             y, x = where.row0 + rng.uniform(0, FIELD_STEP), rng.uniform(0, NX)
             ra, dec = (float(v[0]) for v in strip_to_sky(where.strip, np.array([y]), np.array([x])))
             draw = draw_star if rng.random() < 0.3 else draw_galaxy

@@ -1,8 +1,9 @@
 """Light of the true sky: spectral energy distributions, magnitudes and fibre spectra with noise.
 
-Galaxies are mixtures of three schematic populations (old, about 1 Gyr, and young), each a blackbody or power law with
-breaks and lines put in by hand, reddened with the law of Calzetti et al. (2000, ApJ 533, 682), plus nebular lines. The
-scales are physical: Hα and ultraviolet light follow the rate as in Kennicutt & Evans (2012, ARA&A 50, 531, table 1).
+Galaxies are mixtures of three schematic populations (old, about 1 Gyr, and young), each a blackbody or
+power law with breaks and lines put in by hand, reddened with the law of Calzetti et al. (2000, ApJ 533,
+682), plus nebular lines. The scales are physical: Hα and ultraviolet light follow the rate as in Kennicutt
+& Evans (2012, ARA&A 50, 531, table 1).
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from numpy.typing import NDArray
 from speclite.filters import load_filter
 
-from skyfuse.mock.sky import Source, luminosity_distance, velocity_width
+from skyfuse.errors import UsageError
+from skyfuse.mock.sky import SPECTRAL_TYPES, Source, luminosity_distance, velocity_width
 
 Array = NDArray[np.float64]
 
 BANDS = "ugriz"
 FIRST_BIN, N_BINS = 34600, 5901
 """Observed grid log10 λ = k · 1e-4, wide enough for all five filters."""
-BIN = np.arange(FIRST_BIN, FIRST_BIN + N_BINS)
-WAVELENGTH: Array = 10.0 ** (BIN * 1e-4)
+BIN = FIRST_BIN + np.arange(N_BINS, dtype=np.float64)
+WAVELENGTH: Array = np.power(10.0, BIN * 1e-4, dtype=np.float64)
 _LN10 = np.log(10.0)
 _REST_FIRST, _REST_N = 33000, 7600
 _REST_LOG = (_REST_FIRST + np.arange(_REST_N)) * 1e-4
-_REST: Array = 10.0**_REST_LOG
+_REST: Array = np.power(10.0, _REST_LOG, dtype=np.float64)
 
 C_KMS = 299792.458
 SOLAR_R = 4.68e29
@@ -38,14 +41,16 @@ SOLAR_R = 4.68e29
 def filter_weights() -> Array:
     """Return the matrix that turns flux on the observed grid into nanomaggies; shape (5, n).
 
-    Synthetic AB photometry, `∫ f_λ λ R dλ / ∫ f_AB λ R dλ`, with the SDSS curves of Doi et al. (2010); flux in
-    1e-17 erg/s/cm²/Å.
+    Synthetic AB photometry, `∫ f_λ λ R dλ / ∫ f_AB λ R dλ`, with the SDSS curves of Doi et al. (2010); flux
+    in 1e-17 erg/s/cm²/Å.
     """
     step = WAVELENGTH * _LN10 * 1e-4
     rows = []
     for band in BANDS:
         curve = load_filter(f"sdss2010-{band}")
-        response = np.interp(WAVELENGTH, np.asarray(curve.wavelength), np.asarray(curve.response), left=0.0, right=0.0)
+        response = np.interp(
+            WAVELENGTH, np.asarray(curve.wavelength), np.asarray(curve.response), left=0.0, right=0.0
+        )
         # 0 mag AB is 3.631e-20 erg/s/cm²/Hz; c in Å/s.
         zero = np.sum(3.631e-20 * 2.99792458e18 / WAVELENGTH * response * step)
         rows.append(1e9 * 1e-17 * WAVELENGTH * response * step / zero)
@@ -63,13 +68,63 @@ def _lines(wavelength: Array, lines: tuple[tuple[float, float, float], ...], str
     out = np.ones_like(wavelength)
     for centre, depth, width in lines:
         near = np.abs(wavelength - centre) < 5 * width
-        out[near] *= 1 - min(strength * depth, 0.95) * np.exp(-0.5 * ((wavelength[near] - centre) / width) ** 2)
+        out[near] *= 1 - min(strength * depth, 0.95) * np.exp(
+            -0.5 * ((wavelength[near] - centre) / width) ** 2
+        )
     return out
 
 
-_BALMER = ((6564.6, 0.25, 6.0), (4862.7, 0.38, 7.0), (4341.7, 0.42, 7.0), (4102.9, 0.45, 7.0), (3971.2, 0.45, 7.0), (3890.2, 0.42, 6.0), (3836.5, 0.4, 5.0), (3798.9, 0.35, 4.0))  # fmt: skip
-_METALS = ((3934.8, 0.55, 9.0), (3969.6, 0.52, 9.0), (4227.9, 0.16, 6.0), (4305.6, 0.24, 11.0), (4384.0, 0.12, 7.0), (4532.0, 0.08, 12.0), (4669.0, 0.06, 14.0), (5015.0, 0.08, 14.0), (5176.6, 0.22, 16.0), (5270.0, 0.13, 12.0), (5335.0, 0.10, 10.0), (5895.6, 0.20, 7.0), (6498.0, 0.05, 10.0), (8500.4, 0.12, 8.0), (8544.4, 0.22, 9.0), (8664.5, 0.18, 9.0))  # fmt: skip
-_TIO = ((4780.0, 0.2, 40.0), (4980.0, 0.25, 50.0), (5450.0, 0.25, 60.0), (5860.0, 0.35, 60.0), (6200.0, 0.42, 70.0), (6700.0, 0.40, 60.0), (7100.0, 0.50, 80.0), (7670.0, 0.45, 70.0), (8450.0, 0.40, 70.0), (8870.0, 0.35, 60.0), (4230.0, 0.2, 10.0))  # fmt: skip
+_BALMER = (
+    (6564.6, 0.25, 6.0),
+    (4862.7, 0.38, 7.0),
+    (4341.7, 0.42, 7.0),
+    (4102.9, 0.45, 7.0),
+    (3971.2, 0.45, 7.0),
+    (3890.2, 0.42, 6.0),
+    (3836.5, 0.4, 5.0),
+    (3798.9, 0.35, 4.0),
+)
+_METALS = (
+    (3934.8, 0.55, 9.0),
+    (3969.6, 0.52, 9.0),
+    (4227.9, 0.16, 6.0),
+    (4305.6, 0.24, 11.0),
+    (4384.0, 0.12, 7.0),
+    (4532.0, 0.08, 12.0),
+    (4669.0, 0.06, 14.0),
+    (5015.0, 0.08, 14.0),
+    (5176.6, 0.22, 16.0),
+    (5270.0, 0.13, 12.0),
+    (5335.0, 0.10, 10.0),
+    (5895.6, 0.20, 7.0),
+    (6498.0, 0.05, 10.0),
+    (8500.4, 0.12, 8.0),
+    (8544.4, 0.22, 9.0),
+    (8664.5, 0.18, 9.0),
+)
+_TIO = (
+    (4761.0, 0.15, 60.0),
+    (4954.0, 0.25, 70.0),
+    (5167.0, 0.3, 80.0),
+    (5448.0, 0.3, 90.0),
+    (5847.0, 0.35, 90.0),
+    (6158.0, 0.42, 110.0),
+    (6651.0, 0.35, 90.0),
+    (7053.0, 0.50, 120.0),
+    (7589.0, 0.45, 110.0),
+    (8432.0, 0.40, 110.0),
+    (8859.0, 0.35, 100.0),
+)
+
+
+def _bands(wavelength: Array, heads: tuple[tuple[float, float, float], ...], strength: float) -> Array:
+    """Return the transmission of molecular bands (head Å, depth, width Å over which it fades redward)."""
+    out = np.ones_like(wavelength)
+    for head, depth, width in heads:
+        past = (wavelength - head) / width
+        edge = 1 / (1 + np.exp(-np.clip((wavelength - head) / 5.0, -50, 50)))
+        out *= 1 - min(strength * depth, 0.95) * edge * np.exp(-np.clip(past, 0.0, 50.0))
+    return out
 
 
 def _step(wavelength: Array, centre: float, width: float, below: float) -> Array:
@@ -87,12 +142,21 @@ class Populations:
         log10 Gyr of the old templates.
     old : ndarray, shape (m, n)
     middle, young : ndarray, shape (n,)
+    name : str
+        Which set it is.
+    quasars : (float, ndarray of shape (4, m)) or None
+        log10 λ of the first bin and eigenspectra, in steps of 1e-4.
+    stars : tuple of (letter, digit, ndarray of shape (N_BINS,))
+        Star templates on the observed grid.
     """
 
     log_ages: Array
     old: Array
     middle: Array
     young: Array
+    name: str = "schematic"
+    quasars: tuple[float, Array] | None = None
+    stars: tuple[tuple[str, int, Array], ...] = ()
 
 
 @lru_cache(maxsize=1)
@@ -103,14 +167,103 @@ def populations() -> Populations:
     for log_age in log_ages:
         share = log_age - 0.7
         spectrum = blackbody(_REST, 5150.0 - 900.0 * share)
-        spectrum = spectrum * _step(_REST, 4000.0, 25.0, 0.60 - 0.25 * share) * _step(_REST, 2750.0, 120.0, 0.45)
-        spectrum = spectrum * _lines(_REST, _METALS, 1.0 + 0.5 * share) * _lines(_REST, _BALMER, 0.22 - 0.2 * share)
-        old.append(spectrum * _lines(_REST, _TIO, 0.16 + 0.1 * share))
-    middle = blackbody(_REST, 8600.0) * _step(_REST, 3720.0, 40.0, 0.5) * _lines(_REST, _BALMER) * _lines(_REST, _METALS, 0.25)
+        spectrum = (
+            spectrum * _step(_REST, 4000.0, 25.0, 0.60 - 0.25 * share) * _step(_REST, 2750.0, 120.0, 0.45)
+        )
+        spectrum = (
+            spectrum * _lines(_REST, _METALS, 1.0 + 0.5 * share) * _lines(_REST, _BALMER, 0.22 - 0.2 * share)
+        )
+        old.append(spectrum * _bands(_REST, _TIO, 0.16 + 0.1 * share))
+    middle = (
+        blackbody(_REST, 8600.0)
+        * _step(_REST, 3720.0, 40.0, 0.5)
+        * _lines(_REST, _BALMER)
+        * _lines(_REST, _METALS, 0.25)
+    )
     young = (_REST / 6200.0) ** -2.1 * _lines(_REST, _BALMER, 0.3) * _step(_REST, 3650.0, 30.0, 0.88)
     at = np.searchsorted(_REST, 6200.0)
     old_array = np.array(old)
-    return Populations(log_ages, old_array / old_array[:, at : at + 1], middle / middle[at], young / young[at])
+    return Populations(
+        log_ages, old_array / old_array[:, at : at + 1], middle / middle[at], young / young[at]
+    )
+
+
+_TEMPLATES = {
+    "Gal": "spEigenGal-55740.fits",
+    "QSO": "spEigenQSO-55732.fits",
+    "Star": "spEigenStar-55734.fits",
+}
+
+
+def load_templates(folder: Path) -> Populations:
+    """Return populations made of SDSS pipeline eigentemplates.
+
+    Each schematic population is replaced by the least-squares combination of the four galaxy eigenspectra
+    (3300 to 9500 Å, emission lines bridged over first, and never below a tenth of the schematic one), so
+    that mass, rate and age still drive the spectrum; nebular lines are added as ever, since four
+    eigenspectra cannot carry them. Outside of that range the schematic populations go on. Quasars become
+    such combinations too; stars take the template of the nearest type.
+
+    Parameters
+    ----------
+    folder : path
+        Holds ``spEigenGal-55740.fits``, ``spEigenQSO-55732.fits`` and ``spEigenStar-55734.fits``.
+
+    Raises
+    ------
+    UsageError
+        A template is missing or is no eigenspectrum.
+    """
+    data: dict[str, tuple[float, Array]] = {}
+    names: list[str] = []
+    for kind, file in _TEMPLATES.items():
+        path = folder / file
+        try:
+            with fits.open(path) as hdus:
+                header = hdus[0].header
+                data[kind] = (float(header["COEFF0"]), np.asarray(hdus[0].data, np.float64))
+                if kind == "Star":
+                    names = [str(header[f"NAME{i}"]) for i in range(len(data[kind][1]))]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                f"no SDSS eigentemplates there ({type(error).__name__})",
+                remedy="give the folder that holds " + ", ".join(_TEMPLATES.values()),
+                path=path,
+            ) from error
+    start, eigen = data["Gal"]
+    log_wave = start + 1e-4 * np.arange(eigen.shape[1])
+    clear = np.ones(len(log_wave), bool)
+    for line in _NEBULAR_WAVE:
+        clear &= np.abs(10**log_wave - line) > 14.0
+    basis = np.stack([np.interp(_REST_LOG, log_wave[clear], row[clear]) for row in eigen])
+    schematic = populations()
+    stars = []
+    start, spectra = data["Star"]
+    log_wave = start + 1e-4 * np.arange(spectra.shape[1])
+    for name, row in zip(names, spectra, strict=True):
+        if name[0] in SPECTRAL_TYPES and name[1:2].isdigit():
+            good = row > 0
+            stars.append((name[0], int(name[1]), np.interp(BIN * 1e-4, log_wave[good], row[good])))
+    return Populations(
+        schematic.log_ages,
+        np.stack([_combine(row, basis) for row in schematic.old]),
+        _combine(schematic.middle, basis),
+        _combine(schematic.young, basis),
+        "+".join(_TEMPLATES.values()),
+        data["QSO"],
+        tuple(stars),
+    )
+
+
+def _combine(target: Array, basis: Array) -> Array:
+    """Return the combination of eigenspectra nearest to a schematic population; that itself outside."""
+    inside = (_REST > 3300.0) & (_REST < 9500.0)
+    # Relative deviations count, else the red end alone would decide.
+    scaled = basis[:, inside] / target[inside]
+    coefficients = np.linalg.lstsq(scaled.T, np.ones(inside.sum()), rcond=None)[0]
+    out = target.copy()
+    out[inside] = np.maximum(coefficients @ basis[:, inside], 0.1 * target[inside])
+    return np.asarray(out / np.interp(6200.0, _REST, out))
 
 
 def calzetti(wavelength: Array) -> Array:
@@ -125,8 +278,23 @@ _K_REST = calzetti(_REST)
 
 # Line, vacuum Å, and which recipe drives it.
 NEBULAR: tuple[tuple[str, float], ...] = (
-    ("OII_3727", 3727.09), ("OII_3730", 3729.88), ("NeIII", 3869.86), ("H_delta", 4102.89), ("H_gamma", 4341.68), ("H_beta", 4862.68), ("OIII_4960", 4960.30), ("OIII_5008", 5008.24), ("HeI", 5877.25), ("OI", 6302.05), ("NII_6550", 6549.86), ("H_alpha", 6564.61), ("NII_6585", 6585.27), ("SII_6718", 6718.29), ("SII_6733", 6732.67), ("SIII", 9071.1),
-)  # fmt: skip
+    ("OII_3727", 3727.09),
+    ("OII_3730", 3729.88),
+    ("NeIII", 3869.86),
+    ("H_delta", 4102.89),
+    ("H_gamma", 4341.68),
+    ("H_beta", 4862.68),
+    ("OIII_4960", 4960.30),
+    ("OIII_5008", 5008.24),
+    ("HeI", 5877.25),
+    ("OI", 6302.05),
+    ("NII_6550", 6549.86),
+    ("H_alpha", 6564.61),
+    ("NII_6585", 6585.27),
+    ("SII_6718", 6718.29),
+    ("SII_6733", 6732.67),
+    ("SIII", 9071.1),
+)
 _NEBULAR_WAVE = np.array([w for _, w in NEBULAR])
 _NEBULAR_K = calzetti(_NEBULAR_WAVE)
 
@@ -134,8 +302,9 @@ _NEBULAR_K = calzetti(_NEBULAR_WAVE)
 def line_ratios(log_oh: float) -> Array:
     """Return the intrinsic strengths of the nebular lines relative to Hα, for H II regions of a metallicity.
 
-    Case B Balmer ratios (Osterbrock & Ferland 2006); [N II] and [O III] follow N2 and O3N2 of Pettini & Pagel (2004,
-    MNRAS 348, L59); [O II] follows the R-parameter trend of Kewley & Dopita (2002), schematically.
+    Case B Balmer ratios (Osterbrock & Ferland 2006); [N II] and [O III] follow N2 and O3N2 of Pettini &
+    Pagel (2004, MNRAS 348, L59); [O II] follows the R-parameter trend of Kewley & Dopita (2002),
+    schematically.
     """
     x = min(max(log_oh, 8.0), 9.2)
     n2 = 10 ** ((x - 8.90) / 0.57)
@@ -143,10 +312,31 @@ def line_ratios(log_oh: float) -> Array:
     o3 = min(10 ** ((8.73 - x) / 0.32) * n2 * 1.0, 5.0) / 2.86
     o2 = 1.1 * 10 ** (-0.45 * (x - 8.6))
     s2 = 0.30 * 10 ** (-0.2 * (x - 8.7))
-    return np.array([0.42 * o2, 0.58 * o2, 0.1 * o3, 0.0907, 0.164, 0.3497, o3 / 2.98, o3, 0.04, 0.03, n2 / 3.05, 1.0, n2, 0.57 * s2, 0.43 * s2, 0.1])  # fmt: skip
+    return np.array(
+        [
+            0.42 * o2,
+            0.58 * o2,
+            0.1 * o3,
+            0.0907,
+            0.164,
+            0.3497,
+            o3 / 2.98,
+            o3,
+            0.04,
+            0.03,
+            n2 / 3.05,
+            1.0,
+            n2,
+            0.57 * s2,
+            0.43 * s2,
+            0.1,
+        ]
+    )
 
 
-_AGN_RATIOS = np.array([0.35, 0.45, 0.2, 0.0907, 0.164, 0.3497, 1.0, 2.98, 0.05, 0.2, 0.36, 1.0, 1.1, 0.35, 0.32, 0.1])
+_AGN_RATIOS = np.array(
+    [0.35, 0.45, 0.2, 0.0907, 0.164, 0.3497, 1.0, 2.98, 0.05, 0.2, 0.36, 1.0, 1.1, 0.35, 0.32, 0.1]
+)
 
 
 def _gaussians(grid_first: int, n: int, wavelength: Array, flux: Array, sigma_v: Array) -> Array:
@@ -160,7 +350,9 @@ def _gaussians(grid_first: int, n: int, wavelength: Array, flux: Array, sigma_v:
             continue
         bins = np.arange(low, high)
         wave = 10 ** ((bins + grid_first) * 1e-4)
-        out[low:high] += f * np.exp(-0.5 * ((bins - c) / w) ** 2) / (np.sqrt(2 * np.pi) * w * wave * _LN10 * 1e-4)
+        out[low:high] += (
+            f * np.exp(-0.5 * ((bins - c) / w) ** 2) / (np.sqrt(2 * np.pi) * w * wave * _LN10 * 1e-4)
+        )
     return out
 
 
@@ -183,13 +375,19 @@ def galaxy_light(parameters: Array, bulge: float, bank: Populations | None = Non
     Returns
     -------
     ndarray, shape (3, n)
-        Bulge, disc, and young component (stars below 10 Myr and their lines, and the nucleus' lines in the first), in
-        1e-17 erg/s/cm²/Å on the observed grid.
+        Bulge, disc, and young component (stars below 10 Myr and their lines, and the nucleus' lines in the
+        first), in 1e-17 erg/s/cm²/Å on the observed grid.
     """
     log_mass, log_sfr, z, log_av, log_age, log_oh, history, log_agn = (float(v) for v in parameters)
     bank = bank or populations()
     sfr = 10**log_sfr
-    at = float(np.clip((log_age - bank.log_ages[0]) / (bank.log_ages[1] - bank.log_ages[0]), 0, len(bank.log_ages) - 1.001))
+    at = float(
+        np.clip(
+            (log_age - bank.log_ages[0]) / (bank.log_ages[1] - bank.log_ages[0]),
+            0,
+            len(bank.log_ages) - 1.001,
+        )
+    )
     i = int(at)
     old = bank.old[i] + (at - i) * (bank.old[i + 1] - bank.old[i])
     # M/L in r of a single-age population: about 2 at 5 Gyr, rising as age^0.7 (Bruzual & Charlot 2003).
@@ -202,7 +400,7 @@ def galaxy_light(parameters: Array, bulge: float, bank: Populations | None = Non
     dust_stars = 10 ** (-0.4 * 0.44 * av / 4.05 * _K_REST)
     # Old stars sit behind half of the dust only.
     dust_old = np.sqrt(dust_stars)
-    rest = np.stack([bulge * old * dust_old, ((1 - bulge) * old + middle * 1.0) * dust_old, young * dust_stars])
+    rest = np.stack([bulge * old * dust_old, ((1 - bulge) * old + middle) * dust_old, young * dust_stars])
     area = 4 * np.pi * (luminosity_distance(z) * 3.0856776e24) ** 2 * 1e-17
     shifted = BIN * 1e-4 - np.log10(1 + z)
     light = np.stack([np.interp(shifted, _REST_LOG, row) for row in rest]) / ((1 + z) * area)
@@ -222,13 +420,27 @@ def galaxy_parameters(source: Source) -> Array:
     return np.array([getattr(source, name) for name in GALAXY_PARAMETERS])
 
 
-_QSO_LINES = ((1215.7, 75.0, 1.0), (1240.1, 20.0, 1.2), (1399.8, 9.0, 1.2), (1549.1, 30.0, 1.2), (1908.7, 22.0, 1.3), (2798.8, 32.0, 1.0), (4341.7, 15.0, 1.0), (4862.7, 46.0, 1.0), (6564.6, 195.0, 1.0), (4960.3, 5.0, 0.15), (5008.2, 14.0, 0.15), (3728.5, 3.0, 0.15))  # fmt: skip
+_QSO_LINES = (
+    (1215.7, 75.0, 1.0),
+    (1240.1, 20.0, 1.2),
+    (1399.8, 9.0, 1.2),
+    (1549.1, 30.0, 1.2),
+    (1908.7, 22.0, 1.3),
+    (2798.8, 32.0, 1.0),
+    (4341.7, 15.0, 1.0),
+    (4862.7, 46.0, 1.0),
+    (6564.6, 195.0, 1.0),
+    (4960.3, 5.0, 0.15),
+    (5008.2, 14.0, 0.15),
+    (3728.5, 3.0, 0.15),
+)
 
 
 def quasar_light(source: Source) -> Array:
-    """Return a quasar's shape on the observed grid: power law, broad lines (equivalent widths of the composite of
-    Vanden Berk et al. 2001, AJ 122, 549), iron bumps, and the Lyman α forest.
-    """  # noqa: D205 -- one sentence
+    """Return a quasar's shape on the observed grid: power law, broad lines, iron bumps, Lyman α forest.
+
+    Equivalent widths as in the composite of Vanden Berk et al. (2001, AJ 122, 549).
+    """
     rest = WAVELENGTH / (1 + source.z)
     continuum = (rest / 3000.0) ** source.slope
     lines = np.zeros_like(rest)
@@ -239,7 +451,8 @@ def quasar_light(source: Source) -> Array:
     for centre, height, width in ((2500.0, 0.25, 130.0), (4570.0, 0.15, 70.0), (5250.0, 0.14, 90.0)):
         lines += height * (centre / 3000.0) ** source.slope * np.exp(-0.5 * ((rest - centre) / width) ** 2)
     light = continuum + source.strength * lines
-    # Mean forest transmission, effective depth 0.0036 (1+z)^3.3 as in Meiksin (2006), and nothing below the limit.
+    # Mean forest transmission, effective depth 0.0036 (1+z)^3.3 as in Meiksin (2006), and nothing below the
+    # limit.
     forest = np.exp(-0.0036 * (WAVELENGTH / 1215.67) ** 3.3)
     light = np.where(rest < 1215.67, light * forest, light)
     return np.where(rest < 912.0, 0.05 * light, light)
@@ -252,7 +465,12 @@ def star_light(source: Source) -> Array:
     balmer = float(np.exp(-0.5 * (np.log(t / 9200.0) / 0.32) ** 2)) * 1.3
     metals = float(np.clip((8200.0 - t) / 2800.0, 0.0, 1.5))
     bands = float(np.clip((4200.0 - t) / 900.0, 0.0, 1.5))
-    light = blackbody(rest, t) * _lines(rest, _BALMER, balmer) * _lines(rest, _METALS, metals) * _lines(rest, _TIO, bands)
+    light = (
+        blackbody(rest, t)
+        * _lines(rest, _BALMER, balmer)
+        * _lines(rest, _METALS, metals)
+        * _bands(rest, _TIO, bands)
+    )
     light = light * _step(rest, 3700.0, 40.0, 1 - 0.55 * min(balmer, 1.0))
     helium = float(np.clip((t - 10000.0) / 15000.0, 0.0, 1.0))
     return light * _lines(rest, ((4472.7, 0.2, 4.0), (4027.3, 0.15, 4.0), (4687.0, 0.15, 4.0)), helium)
@@ -263,22 +481,64 @@ def source_light(source: Source, bank: Populations | None = None) -> Array:
 
     In 1e-17 erg/s/cm²/Å on the observed grid; the integral over the whole source.
     """
-    if source.kind == "GALAXY":
-        assert source.shape is not None
+    if source.shape is not None:
         return galaxy_light(galaxy_parameters(source), source.shape.bulge, bank)
     shape = quasar_light(source) if source.kind == "QSO" else star_light(source)
+    if bank is not None and source.kind == "QSO" and bank.quasars is not None:
+        shape = _as_eigenquasar(shape, source.z, *bank.quasars)
+    elif bank is not None and source.kind == "STAR":
+        letter, digit = source.subclass[0], int(source.subclass[1])
+        like = [(abs(number - digit), i) for i, (kind, number, _) in enumerate(bank.stars) if kind == letter]
+        shape = bank.stars[min(like)[1]][2] if like else shape
     flux_r = float(filter_weights()[2] @ shape)
     return (shape * (10 ** (0.4 * (22.5 - source.mag_r)) / flux_r))[None]
 
 
-# Electrons a bin that 1e-17 erg/s/cm²/Å gives in an hour, blue and red arm joined near 6000 Å (where both fall off).
-_RESPONSE_WAVE = (3400.0, 3800.0, 3900.0, 4200.0, 5000.0, 5750.0, 5930.0, 6120.0, 6700.0, 7500.0, 8000.0, 8600.0, 9100.0, 9400.0)
+def _as_eigenquasar(target: Array, z: float, start: float, eigen: Array) -> Array:
+    """Return the combination of quasar eigenspectra nearest to a schematic quasar; itself outside."""
+    log_wave = start + 1e-4 * np.arange(eigen.shape[1])
+    rest = BIN * 1e-4 - np.log10(1 + z)
+    # Blueward of Lyman α the forest is the sightline's own, not the eigenspectra's.
+    inside = (rest > np.log10(1216.0)) & (rest < log_wave[-1])
+    basis = np.stack([np.interp(rest[inside], log_wave, row) for row in eigen])
+    coefficients = np.linalg.lstsq((basis / target[inside]).T, np.ones(inside.sum()), rcond=None)[0]
+    out = target.copy()
+    out[inside] = np.maximum(coefficients @ basis, 0.1 * target[inside])
+    return out
+
+
+# Electrons a bin that 1e-17 erg/s/cm²/Å gives in an hour, blue and red arm joined near 6000 Å (where both
+# fall off).
+_RESPONSE_WAVE = (
+    3400.0,
+    3800.0,
+    3900.0,
+    4200.0,
+    5000.0,
+    5750.0,
+    5930.0,
+    6120.0,
+    6700.0,
+    7500.0,
+    8000.0,
+    8600.0,
+    9100.0,
+    9400.0,
+)
 _RESPONSE = (3.0, 8.0, 11.0, 24.0, 44.0, 46.0, 27.0, 60.0, 93.0, 88.0, 78.0, 55.0, 35.0, 22.0)
 READ_VARIANCE = 60.0
 """Read noise and dark current of a bin, electrons²: three rows, four exposures."""
 TELLURIC = ((6867.0, 6944.0, 0.75), (7594.0, 7700.0, 0.45), (7165.0, 7320.0, 0.93), (8130.0, 8350.0, 0.93))
 """Absorption bands of the air: from, to (Å), transmission."""
-_SKY_LINES = ((5578.9, 140.0), (5891.6, 22.0), (5897.6, 14.0), (6302.0, 35.0), (6365.5, 12.0), (4359.6, 5.0), (5462.3, 6.0))
+_SKY_LINES = (
+    (5578.9, 140.0),
+    (5891.6, 22.0),
+    (5897.6, 14.0),
+    (6302.0, 35.0),
+    (6365.5, 12.0),
+    (4359.6, 5.0),
+    (5462.3, 6.0),
+)
 
 
 @lru_cache(maxsize=1)
@@ -286,21 +546,33 @@ def response() -> Array:
     """Return electrons per flux unit on the observed grid, with the air's absorption."""
     out = np.interp(WAVELENGTH, _RESPONSE_WAVE, _RESPONSE)
     for low, high, transmission in TELLURIC:
-        out[(WAVELENGTH > low) & (WAVELENGTH < high)] *= transmission
+        out[(low < WAVELENGTH) & (high > WAVELENGTH)] *= transmission
     return out
 
 
 @lru_cache(maxsize=1)
 def night_sky() -> Array:
-    """Return the sky's light in a fibre on the observed grid: continuum, mercury, sodium, [O I] and the OH forest."""
+    """Return the sky's light in a fibre: continuum, mercury, sodium, [O I] and the OH forest; shape (n,)."""
     out = 4.5 + 2.5 * np.exp(-0.5 * ((WAVELENGTH - 4000.0) / 900.0) ** 2)
     wave = [w for w, _ in _SKY_LINES]
     flux = [f for _, f in _SKY_LINES]
     # OH vibration bands: P, Q and R branches spread over some 150 Å each, schematically, stronger to the red.
-    for origin, strength in ((6860, 3), (7245, 8), (7720, 16), (7890, 20), (8290, 24), (8430, 22), (8765, 45), (8950, 45), (9300, 50)):
+    for origin, strength in (
+        (6860, 3),
+        (7245, 8),
+        (7720, 16),
+        (7890, 20),
+        (8290, 24),
+        (8430, 22),
+        (8765, 45),
+        (8950, 45),
+        (9300, 50),
+    ):
         for number in range(11):
             wave.append(origin + 14.3 * number + 0.35 * number**2)
-            flux.append(4.0 * strength * np.exp(-0.5 * ((number - 4.5) / 3.0) ** 2) * (1.0 if number % 2 else 0.6))
+            flux.append(
+                4.0 * strength * np.exp(-0.5 * ((number - 4.5) / 3.0) ** 2) * (1.0 if number % 2 else 0.6)
+            )
     return out + _gaussians(FIRST_BIN, N_BINS, np.array(wave), np.array(flux), np.full(len(wave), 65.0))
 
 
@@ -325,7 +597,7 @@ BIT_FULL_REJECT, BIT_BRIGHT_SKY, BIT_NO_DATA, BIT_COMBINE_REJECT = 1 << 18, 1 <<
 def variance(light: Array) -> Array:
     """Return the noise variance of a fibre spectrum on the observed grid, from its expectation.
 
-    Photons of object and sky, read and dark noise, and what is left of bright sky lines after subtraction (3 %).
+    Photons of object and sky, read and dark noise, and what is left of bright sky lines (3 %).
     """
     gain, sky = response(), night_sky()
     residual = 0.03 * np.maximum(sky - 15.0, 0.0)
@@ -367,7 +639,7 @@ def observe(light: Array, rng: np.random.Generator) -> FibreSpectrum:
         and_mask[run] |= bit
         or_mask[run] |= bit
     wdisp = np.interp(np.arange(n), [0, n * 0.55, n * 0.56, n], [1.25, 0.86, 0.98, 0.84])
-    return FibreSpectrum(first, flux, ivar, expected, and_mask, or_mask, sky * (1 + 0.0 * sky), wdisp)
+    return FibreSpectrum(first, flux, ivar, expected, and_mask, or_mask, sky, wdisp)
 
 
 def _masked_runs(rng: np.random.Generator, n: int, first: int) -> list[tuple[int, int, int]]:
@@ -379,10 +651,10 @@ def _masked_runs(rng: np.random.Generator, n: int, first: int) -> list[tuple[int
     for _ in range(1 + rng.poisson(2.5)):
         runs.append((int(rng.integers(0, n - 12)), int(rng.integers(1, 6)), BIT_COMBINE_REJECT))
     if rng.random() < 0.35:
-        line = int(round(np.log10(5578.9) * 1e4)) - first
+        line = round(float(np.log10(5578.9)) * 1e4) - first
         runs.append((line - 4, int(rng.integers(4, 10)), BIT_FULL_REJECT))
     if rng.random() < 0.15:
-        gap = int(round(np.log10(rng.uniform(5850.0, 6050.0)) * 1e4)) - first
+        gap = round(float(np.log10(rng.uniform(5850.0, 6050.0))) * 1e4) - first
         runs.append((gap, int(rng.integers(5, 60)), BIT_NO_DATA))
     if which > 0.92:
         length = int(min(30 * (1 + rng.pareto(0.9)), 0.6 * n))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,118 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import UsageError
 from skyfuse.mock import bound, images, spectra
-from skyfuse.mock.sky import _SPAWN_SPECTRUM, NX, NY, Field, Sky, Source, draw_sky, generator
+from skyfuse.mock.sky import (
+    NX,
+    NY,
+    SPAWN_LABEL,
+    SPAWN_SKY_FIBRE,
+    SPAWN_SPECTRUM,
+    Field,
+    Sky,
+    Source,
+    draw_sky,
+    generator,
+)
+from skyfuse.mock.spectra import BANDS
 
 Progress = Callable[[int, int, str], None]
 VERSION = 1
-FIBRES = 640
-SKY_FIBRES = 8
-"""Of each plate, the last fibres look at empty sky."""
+FIBRES, SKY_FIBRES = 640, 8
+"""Fibres of a plate; the last ones look at empty sky."""
 FIRST_PLATE, FIRST_MJD = 3001, 53001
-SFR_SPAWN = 9
+
+COLUMNS = {
+    "plate": "plate number of the spectrum",
+    "mjd": "night of the spectrum, as in its name",
+    "fiberid": "fibre number",
+    "ra": "right ascension, deg (ICRS)",
+    "dec": "declination, deg (ICRS)",
+    "kind": "GALAXY, QSO or STAR",
+    "subclass": "AGN, STARBURST, STARFORMING or empty (galaxies); BROADLINE (quasars); spectral type (stars)",
+    "z": "true redshift",
+    "log_mass": "log10 of stellar mass, solar masses",
+    "log_sfr": "log10 of the true star-formation rate of the whole galaxy, solar masses a year",
+    "avg": "the label: log_sfr with a scatter of label_sigma; the SFR table holds it, or what `listed` says",
+    "flag": "FLAG of the SFR table, 0 for good; -1 for what has no row there",
+    "listed": "what the SFR table holds: value, sentinel (-99), undefined (NaN), or absent (no row)",
+    "label_sigma": "known standard deviation of avg about log_sfr, dex",
+    "attainable_sigma": "sqrt(label_sigma² + Var(log_sfr | spectrum, images)), dex. The variance is the"
+    " marginal of the inverse of (Fisher information of the noisy spectrum and of the images in five bands +"
+    " inverse prior covariance), by finite differences of the mock's forward model at the true parameters: the"
+    " Bayesian Cramér-Rao bound (Van Trees 1968, I, §2.4.3) in its local form. It bounds a model that knew the mock."
+    " Attainable R² of a set of objects = 1 - mean(attainable_sigma²) / var(avg)",
+    "mag_u": "AB magnitude of the whole object",
+    "mag_g": "likewise",
+    "mag_r": "likewise",
+    "mag_i": "likewise",
+    "mag_z": "likewise",
+    "fibre_mag_r": "AB magnitude of the light in the 3″ fibre",
+    "radius": "half-light radius of the disc, arcsec, before inclination; NaN for point sources",
+    "inclination": "deg, 0 is face-on",
+    "position_angle": "deg, North through East",
+    "bulge": "share of the old light in the bulge",
+    "clump_share": "share of the young light in arms and clumps",
+    "log_av": "log10 of the gas's attenuation in V, mag",
+    "log_age": "log10 of the old stars' age, Gyr",
+    "log_oh": "12 + log10(O/H) of the gas",
+    "history": "log10 of the mean rate of the last Gyr over the present one",
+    "quenched": "drawn from the quenched sequence",
+    "blend": "another source was put 2.5 to 7 arcsec away",
+    "edge": "put beside the patch's edge",
+}
+"""Columns of the truth table, and what they mean."""
 
 
-def _atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+_INFO = np.dtype(
+    [
+        ("PLATEID", ">i2"),
+        ("MJD", ">i4"),
+        ("FIBERID", ">i2"),
+        ("RA", ">f8"),
+        ("DEC", ">f8"),
+        ("TARGETTYPE", "S19"),
+        ("SPECTROTYPE", "S19"),
+        ("SUBCLASS", "S21"),
+        ("Z", ">f4"),
+        ("Z_ERR", ">f4"),
+        ("Z_WARNING", ">i2"),
+    ]
+)
+_TOTSFR = np.dtype(
+    [
+        ("AVG", ">f4"),
+        ("ENTROPY", ">f4"),
+        ("FLAG", ">i2"),
+        ("MEDIAN", ">f4"),
+        ("MODE", ">f4"),
+        ("P16", ">f4"),
+        ("P2P5", ">f4"),
+        ("P84", ">f4"),
+        ("P97P5", ">f4"),
+    ]
+)
+
+
+def _write_once(path: Path, make: Callable[[], bytes]) -> None:
+    """Write a file whole or not at all; leave one that is there, since its bytes would be the same."""
+    if path.exists():
+        return
+    data = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(data)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _npy(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def _fits(*hdus: Any) -> bytes:
+    buffer = io.BytesIO()
+    fits.HDUList(list(hdus)).writeto(buffer)
     return buffer.getvalue()
 
 
@@ -103,38 +192,98 @@ def _frame_bytes(where: Field, observed: images.Conditions, image: NDArray[np.fl
     sky["ALLSKY"], sky["XINTERP"], sky["YINTERP"] = observed.all_sky, images.X_INTERP, images.Y_INTERP
     track = np.zeros(
         1,
-        [("RUN", ">i4"), ("RERUN", "S3"), ("CAMCOL", ">i4"), ("FILTER", "S1"), ("NODE", ">f8"), ("INCL", ">f8"),
-         ("NAXIS", ">i4", (2,)), ("FIELD", ">i4"), ("MJD", ">f8"), ("AIRMASS", ">f8")],
-    )  # fmt: skip
-    track["RUN"], track["RERUN"], track["CAMCOL"], track["FILTER"] = where.run, b"301", where.camcol, observed.band.encode()
+        [
+            ("RUN", ">i4"),
+            ("RERUN", "S3"),
+            ("CAMCOL", ">i4"),
+            ("FILTER", "S1"),
+            ("NODE", ">f8"),
+            ("INCL", ">f8"),
+            ("NAXIS", ">i4", (2,)),
+            ("FIELD", ">i4"),
+            ("MJD", ">f8"),
+            ("AIRMASS", ">f8"),
+        ],
+    )
+    track["RUN"], track["RERUN"], track["CAMCOL"], track["FILTER"] = (
+        where.run,
+        b"301",
+        where.camcol,
+        observed.band.encode(),
+    )
     track["NODE"], track["NAXIS"], track["FIELD"] = 95.0, (NX, NY), where.number
     track["MJD"], track["AIRMASS"] = observed.tai / 86400, 1.1
-    hdus = fits.HDUList(
-        [fits.PrimaryHDU(image, header), fits.ImageHDU(observed.calib), fits.BinTableHDU(sky), fits.BinTableHDU(track)]
+    return _fits(
+        fits.PrimaryHDU(image, header),
+        fits.ImageHDU(observed.calib),
+        fits.BinTableHDU(sky),
+        fits.BinTableHDU(track),
     )
-    buffer = io.BytesIO()
-    hdus.writeto(buffer)
-    return buffer.getvalue()
 
 
-_COADD = np.dtype([("flux", ">f4"), ("loglam", ">f4"), ("ivar", ">f4"), ("and_mask", ">i4"), ("or_mask", ">i4"), ("wdisp", ">f4"), ("sky", ">f4"), ("model", ">f4")])  # fmt: skip
-_SPECOBJ = np.dtype([
-    ("SURVEY", "S6"), ("INSTRUMENT", "S4"), ("PROGRAMNAME", "S23"), ("PLATEQUALITY", "S8"), ("PLATESN2", ">f4"),
-    ("SPECPRIMARY", "u1"), ("SPECLEGACY", "u1"), ("SPECOBJID", "S22"), ("RUN2D", "S3"), ("RUN1D", "S1"),
-    ("CX", ">f8"), ("CY", ">f8"), ("CZ", ">f8"), ("SOURCETYPE", "S19"), ("TARGETTYPE", "S8"), ("OBJTYPE", "S16"),
-    ("PLATE", ">i4"), ("TILE", ">i4"), ("MJD", ">i4"), ("FIBERID", ">i4"), ("PLUG_RA", ">f8"), ("PLUG_DEC", ">f8"),
-    ("CLASS", "S6"), ("SUBCLASS", "S21"), ("Z", ">f4"), ("Z_ERR", ">f4"), ("RCHI2", ">f4"), ("DOF", ">i4"),
-    ("VDISP", ">f4"), ("VDISP_ERR", ">f4"), ("WAVEMIN", ">f4"), ("WAVEMAX", ">f4"), ("ZWARNING", ">i4"),
-    ("SN_MEDIAN_ALL", ">f4"), ("SN_MEDIAN", ">f4", (5,)), ("SPECTROFLUX", ">f4", (5,)), ("SPECTROFLUX_IVAR", ">f4", (5,)),
-    ("ANYANDMASK", ">i4"), ("ANYORMASK", ">i4"),
-])  # fmt: skip
+_COADD = np.dtype(
+    [
+        ("flux", ">f4"),
+        ("loglam", ">f4"),
+        ("ivar", ">f4"),
+        ("and_mask", ">i4"),
+        ("or_mask", ">i4"),
+        ("wdisp", ">f4"),
+        ("sky", ">f4"),
+        ("model", ">f4"),
+    ]
+)
+_SPECOBJ = np.dtype(
+    [
+        ("SURVEY", "S6"),
+        ("INSTRUMENT", "S4"),
+        ("PROGRAMNAME", "S23"),
+        ("PLATEQUALITY", "S8"),
+        ("PLATESN2", ">f4"),
+        ("SPECPRIMARY", "u1"),
+        ("SPECLEGACY", "u1"),
+        ("SPECOBJID", "S22"),
+        ("RUN2D", "S3"),
+        ("RUN1D", "S1"),
+        ("CX", ">f8"),
+        ("CY", ">f8"),
+        ("CZ", ">f8"),
+        ("SOURCETYPE", "S19"),
+        ("TARGETTYPE", "S8"),
+        ("OBJTYPE", "S16"),
+        ("PLATE", ">i4"),
+        ("TILE", ">i4"),
+        ("MJD", ">i4"),
+        ("FIBERID", ">i4"),
+        ("PLUG_RA", ">f8"),
+        ("PLUG_DEC", ">f8"),
+        ("CLASS", "S6"),
+        ("SUBCLASS", "S21"),
+        ("Z", ">f4"),
+        ("Z_ERR", ">f4"),
+        ("RCHI2", ">f4"),
+        ("DOF", ">i4"),
+        ("VDISP", ">f4"),
+        ("VDISP_ERR", ">f4"),
+        ("WAVEMIN", ">f4"),
+        ("WAVEMAX", ">f4"),
+        ("ZWARNING", ">i4"),
+        ("SN_MEDIAN_ALL", ">f4"),
+        ("SN_MEDIAN", ">f4", (5,)),
+        ("SPECTROFLUX", ">f4", (5,)),
+        ("SPECTROFLUX_IVAR", ">f4", (5,)),
+        ("ANYANDMASK", ">i4"),
+        ("ANYORMASK", ">i4"),
+    ]
+)
 
 
 @lru_cache(maxsize=128)
 def _table_header(name: str, rows: int) -> bytes:
     """Return a table's header block; making it anew for each file would take most of the writing time."""
     dtype = {"COADD": _COADD, "SPECOBJ": _SPECOBJ}[name]
-    return fits.BinTableHDU(np.zeros(rows, dtype), name=name).header.tostring().encode("ascii")
+    header: str = fits.BinTableHDU(np.zeros(rows, dtype), name=name).header.tostring()
+    return header.encode("ascii")
 
 
 def _spectrum_bytes(
@@ -187,34 +336,70 @@ def _spectrum_bytes(
     )
 
 
-def _specobj(source: Source | None, where: tuple[int, int, int], ra: float, dec: float, seen: spectra.FibreSpectrum, rng: np.random.Generator) -> NDArray[np.void]:
+def _specobj(
+    source: Source | None,
+    where: tuple[int, int, int],
+    ra: float,
+    dec: float,
+    seen: spectra.FibreSpectrum,
+    rng: np.random.Generator,
+) -> NDArray[np.void]:
     """Return the pipeline's row; `source` is None for a sky fibre."""
     plate, mjd, fibre = where
     record = np.zeros(1, _SPECOBJ)
     row: dict[str, Any] = {
-        "SURVEY": b"sdss", "INSTRUMENT": b"SDSS", "PROGRAMNAME": b"legacy", "PLATEQUALITY": b"good", "PLATESN2": 20.0,
-        "SPECPRIMARY": 1, "SPECLEGACY": 1, "RUN2D": b"26", "PLATE": plate, "TILE": plate, "MJD": mjd, "FIBERID": fibre,
+        "SURVEY": b"sdss",
+        "INSTRUMENT": b"SDSS",
+        "PROGRAMNAME": b"legacy",
+        "PLATEQUALITY": b"good",
+        "PLATESN2": 20.0,
+        "SPECPRIMARY": 1,
+        "SPECLEGACY": 1,
+        "RUN2D": b"26",
+        "PLATE": plate,
+        "TILE": plate,
+        "MJD": mjd,
+        "FIBERID": fibre,
         "SPECOBJID": str((plate << 50) + (fibre << 38) + ((mjd - 50000) << 24)).encode(),
-        "PLUG_RA": ra, "PLUG_DEC": dec, "RCHI2": 1.0, "DOF": len(seen.flux) - 10,
-        "CX": np.cos(np.radians(ra)) * np.cos(np.radians(dec)), "CY": np.sin(np.radians(ra)) * np.cos(np.radians(dec)),
+        "PLUG_RA": ra,
+        "PLUG_DEC": dec,
+        "RCHI2": 1.0,
+        "DOF": len(seen.flux) - 10,
+        "CX": np.cos(np.radians(ra)) * np.cos(np.radians(dec)),
+        "CY": np.sin(np.radians(ra)) * np.cos(np.radians(dec)),
         "CZ": np.sin(np.radians(dec)),
-        "WAVEMIN": 10 ** (seen.first * 1e-4), "WAVEMAX": 10 ** ((seen.first + len(seen.flux) - 1) * 1e-4),
-        "ANYANDMASK": np.bitwise_or.reduce(seen.and_mask), "ANYORMASK": np.bitwise_or.reduce(seen.or_mask),
-    }  # fmt: skip
+        "WAVEMIN": 10 ** (seen.first * 1e-4),
+        "WAVEMAX": 10 ** ((seen.first + len(seen.flux) - 1) * 1e-4),
+        "ANYANDMASK": np.bitwise_or.reduce(seen.and_mask),
+        "ANYORMASK": np.bitwise_or.reduce(seen.or_mask),
+    }
     good = seen.ivar > 0
     noise = np.sqrt(seen.ivar[good])
     row["SN_MEDIAN_ALL"] = float(np.median(seen.flux[good] * noise)) if good.any() else 0.0
     if source is None:
-        row |= {"SOURCETYPE": b"SKY", "TARGETTYPE": b"SKY", "OBJTYPE": b"SKY", "CLASS": b"GALAXY", "ZWARNING": 4 | 1}
+        row |= {
+            "SOURCETYPE": b"SKY",
+            "TARGETTYPE": b"SKY",
+            "OBJTYPE": b"SKY",
+            "CLASS": b"GALAXY",
+            "ZWARNING": 4 | 1,
+        }
     else:
-        error = float(np.clip(3e-4 / max(row["SN_MEDIAN_ALL"], 0.3), 5e-6, 3e-3)) * (10 if source.kind == "QSO" else 1)
+        error = float(np.clip(3e-4 / max(row["SN_MEDIAN_ALL"], 0.3), 5e-6, 3e-3)) * (
+            10 if source.kind == "QSO" else 1
+        )
         row |= {
             "SOURCETYPE": {"GALAXY": b"GALAXY", "QSO": b"QSO", "STAR": b"SPECTROPHOTO_STD"}[source.kind],
-            "TARGETTYPE": b"SCIENCE", "OBJTYPE": source.kind.encode(), "CLASS": source.kind.encode(),
-            "SUBCLASS": source.subclass.encode(), "Z": source.z + error * rng.standard_normal(), "Z_ERR": error,
+            "TARGETTYPE": b"SCIENCE",
+            "OBJTYPE": source.kind.encode(),
+            "CLASS": source.kind.encode(),
+            "SUBCLASS": source.subclass.encode(),
+            "Z": source.z + error * rng.standard_normal(),
+            "Z_ERR": error,
             "ZWARNING": 4 if row["SN_MEDIAN_ALL"] < 1.5 or rng.random() < 0.01 else 0,
-            "VDISP": source.sigma_v if source.kind == "GALAXY" else 0.0, "VDISP_ERR": 10.0,
-        }  # fmt: skip
+            "VDISP": source.sigma_v if source.kind == "GALAXY" else 0.0,
+            "VDISP_ERR": 10.0,
+        }
     for key, value in row.items():
         record[key] = value
     return record
@@ -257,7 +442,10 @@ def write_mock(
     expected: bool = False,
     progress: Progress | None = None,
 ) -> MockSummary:
-    """Write a mock sky.
+    """Write a mock sky: frames, spectra and a star-formation table in the survey's formats, and the truth.
+
+    Files are written whole or not at all. A run that was stopped goes on where it stopped when it is called
+    with the same arguments; the bytes of each file depend on the arguments alone.
 
     Parameters
     ----------
@@ -266,101 +454,240 @@ def write_mock(
     fields, objects : int
         Fields of five frames each, and objects with spectra.
     seed : int
-        The same seed gives the same bytes.
+        Not negative.
     templates : path, optional
-        Folder of SDSS pipeline eigentemplates.
+        Folder of SDSS pipeline eigentemplates (``spEigenGal-55740.fits`` and others): stars are drawn as
+        its stars, galaxies' populations and quasars as their nearest combination of its eigenspectra.
     expected : bool
-        Write the noise-free expectation of every frame and spectrum too.
+        Write the noise-free, sky-subtracted expectation of every frame and spectrum too, as
+        ``expected/STEM.npy``.
     progress : callable, optional
         Called with (done, total, what).
 
     Returns
     -------
     MockSummary
+
+    Raises
+    ------
+    UsageError
+        An argument is out of range, too many objects were asked for, templates are missing, or the folder
+        holds something else, or another mock.
     """
-    sky = draw_sky(seed, fields, objects)
-    total = fields + objects
-    bank = None
-    for number, where in enumerate(sky.fields):
+    out = Path(out)
+    for name, value, least in (("fields", fields, 1), ("objects", objects, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise UsageError(f"{name} is {value!r}", remedy=f"give a whole number of at least {least}")
+    bank = None if templates is None else spectra.load_templates(Path(templates))
+    sky = draw_sky(int(seed), int(fields), int(objects))
+    _claim(
+        out,
+        {
+            "seed": int(seed),
+            "fields": int(fields),
+            "objects": int(objects),
+            "expected": expected,
+            "templates": None if bank is None else bank.name,
+        },
+    )
+    sky_fibres = max(2, objects // 160)
+    total = fields + objects + sky_fibres
+    done = 0
+
+    def report(what: str) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total, what)
+
+    for where in sky.fields:
         _write_field(out, sky, where, bank, expected)
-        if progress:
-            progress(number + 1, total, "frames")
+        report("frames")
     rows = []
-    for index, source in enumerate(sky.targets):
-        rows.append(_write_spectrum(out, sky, source, bank, expected))
-        if progress and (index % 20 == 19 or index + 1 == objects):
-            progress(fields + index + 1, total, "spectra")
-    truth = pd.DataFrame(rows)
-    _write_tables(out, seed, truth)
+    for source in sky.targets:
+        rows.append(_write_target(out, sky, source, bank, expected))
+        report("spectra")
+    for number in range(sky_fibres):
+        _write_sky_fibre(out, sky, number, expected)
+        report("spectra")
+    truth = pd.DataFrame(rows)[list(COLUMNS)]
+    listed = _write_tables(out, truth)
     buffer = io.BytesIO()
     truth.to_parquet(buffer, index=False)
-    _atomic(out / "truth.parquet", buffer.getvalue())
+    _write_once(out / "truth.parquet", buffer.getvalue)
     kinds = truth["kind"].value_counts()
-    counts = {"frames": 5 * fields, "spectra": objects, **{k: int(kinds.get(k, 0)) for k in ("GALAXY", "QSO", "STAR")}}
+    counts = {
+        "frames": len(BANDS) * fields,
+        "spectra": objects + sky_fibres,
+        "galaxies": int(kinds.get("GALAXY", 0)),
+        "quasars": int(kinds.get("QSO", 0)),
+        "stars": int(kinds.get("STAR", 0)),
+        "sky fibres": sky_fibres,
+        "rows of the SFR table": listed,
+    }
     return MockSummary(out, counts, out / "truth.parquet", out / "sfr")
 
 
+def _claim(out: Path, parameters: dict[str, Any]) -> None:
+    """Mark the folder as that of this mock, or refuse it."""
+    marker = out / "truth.json"
+    if out.exists() and not out.is_dir():
+        raise UsageError("this is a file", remedy="give a folder", path=out)
+    if marker.exists():
+        try:
+            held = json.loads(marker.read_text(encoding="utf-8"))
+            found = held["parameters"] if held["version"] == VERSION else None
+        except (ValueError, KeyError, TypeError):
+            found = None
+        if found != parameters:
+            raise UsageError(
+                f"this folder holds a mock made otherwise ({found})",
+                remedy="give another folder, or delete this one",
+                path=out,
+            )
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise UsageError(
+            "the folder is not empty and holds no mock", remedy="give an empty or a new folder", path=out
+        )
+    text = {"version": VERSION, "parameters": parameters, "columns": COLUMNS}
+    _write_once(marker, lambda: json.dumps(text, indent=1, ensure_ascii=False).encode("utf-8"))
+
+
 def _write_field(out: Path, sky: Sky, where: Field, bank: spectra.Populations | None, expected: bool) -> None:
-    paths = [out / frame_path(where, band) for band in images.BANDS]
+    paths = [out / frame_path(where, band) for band in BANDS]
     extra = [out / "expected" / f"{path.stem}.npy" for path in paths] if expected else []
     if all(path.exists() for path in [*paths, *extra]):
         return
     observed = images.conditions(sky, where)
-    for number, (conditions, truth) in enumerate(zip(observed, images.render(sky, where, observed, bank), strict=True)):
-        image = images.expose(truth, conditions, images.noise_generator(sky, where, number))
+    for number, (conditions, truth) in enumerate(
+        zip(observed, images.render(sky, where, observed, bank), strict=True)
+    ):
         if expected:
-            _atomic(extra[number], _npy(truth.astype(np.float32)))
-        _atomic(paths[number], _frame_bytes(where, conditions, image))
+            _write_once(extra[number], partial(_npy, truth.astype(np.float32)))
+        image = images.expose(truth, conditions, images.noise_generator(sky, where, number))
+        _write_once(paths[number], partial(_frame_bytes, where, conditions, image))
 
 
-def _write_spectrum(out: Path, sky: Sky, source: Source, bank: spectra.Populations | None, expected: bool) -> dict[str, Any]:
-    light = spectra.source_light(source, bank)
-    shares = images.fibre_shares(source)
-    rng = generator(sky.seed, _SPAWN_SPECTRUM, source.index)
-    seen = spectra.observe(shares @ light, rng)
-    where = fibre_of(source.index)
+def _write_spectrum(
+    out: Path,
+    where: tuple[int, int, int],
+    ra: float,
+    dec: float,
+    seen: spectra.FibreSpectrum,
+    record: NDArray[np.void],
+    expected: bool,
+) -> None:
     path = out / spectrum_path(*where)
-    record = _specobj(source, where, source.ra, source.dec, seen, rng)
-    _atomic(path, _spectrum_bytes(seen, where, source.ra, source.dec, record))
+    _write_once(path, lambda: _spectrum_bytes(seen, where, ra, dec, record))
     if expected:
-        _atomic(out / "expected" / f"{path.stem}.npy", _npy(seen.expected.astype(np.float32)))
-    mags = 22.5 - 2.5 * np.log10(spectra.filter_weights() @ light.sum(axis=0))
-    label = float(np.clip(0.24 * np.exp(0.25 * rng.standard_normal()), 0.1, 0.5))
-    flag_draw, scatter = rng.random(), rng.standard_normal()
-    flag = 0 if flag_draw < 0.85 else int(rng.integers(1, 6))
-    galaxy = source.kind == "GALAXY"
-    if flag:
-        label *= 2
-    spread = np.sqrt(bound.rate_variance(source, light, shares, seen, bank)) if galaxy else np.nan
-    return {
-        "plate": where[0], "mjd": where[1], "fiberid": where[2], "ra": source.ra, "dec": source.dec, "kind": source.kind,
-        "subclass": source.subclass, "z": source.z, "log_mass": source.log_mass, "log_sfr": source.log_sfr,
-        "avg": source.log_sfr + label * scatter if galaxy else np.nan, "flag": flag if galaxy else -1,
-        "label_sigma": label if galaxy else np.nan, "attainable_sigma": float(np.hypot(label, spread)) if galaxy else np.nan,
-        "_fate": float(rng.random()),
-        **{f"mag_{b}": float(m) for b, m in zip(images.BANDS, mags, strict=True)},
-        "blend": source.blend, "edge": source.edge,
-    }  # fmt: skip
+        _write_once(out / "expected" / f"{path.stem}.npy", lambda: _npy(seen.expected.astype(np.float32)))
 
 
-def _write_tables(out: Path, seed: int, truth: pd.DataFrame) -> None:
-    fate = truth.pop("_fate")
-    rows = truth[(truth["kind"] == "GALAXY") & (fate < 0.96)]
-    sub = fate[rows.index].to_numpy()
+def _write_sky_fibre(out: Path, sky: Sky, number: int, expected: bool) -> None:
+    """Write a spectrum of empty sky: noise about zero, and no object."""
+    rng = generator(sky.seed, SPAWN_SKY_FIBRE, number)
+    plate, fibre = divmod(number, SKY_FIBRES)
+    where = (FIRST_PLATE + plate, FIRST_MJD + plate, FIBRES - fibre)
+    field_ = sky.fields[int(rng.integers(len(sky.fields)))]
+    ra, dec = field_.ra + rng.uniform(-0.07, 0.07), field_.dec + rng.uniform(-0.1, 0.1)
+    seen = spectra.observe(np.zeros(spectra.N_BINS), rng)
+    _write_spectrum(out, where, ra, dec, seen, _specobj(None, where, ra, dec, seen, rng), expected)
+
+
+def _write_target(
+    out: Path, sky: Sky, source: Source, bank: spectra.Populations | None, expected: bool
+) -> dict[str, Any]:
+    """Write a target's spectrum and return its row of the truth table."""
+    light = spectra.source_light(source, bank)
+    parts = images.transforms(source, images.box_size(source))
+    rng = generator(sky.seed, SPAWN_SPECTRUM, source.index)
+    fibre_light = images.fibre_shares(parts) @ light
+    seen = spectra.observe(fibre_light, rng)
+    where = fibre_of(source.index)
+    _write_spectrum(
+        out,
+        where,
+        source.ra,
+        source.dec,
+        seen,
+        _specobj(source, where, source.ra, source.dec, seen, rng),
+        expected,
+    )
+    weights = spectra.filter_weights()
+    mags = 22.5 - 2.5 * np.log10(weights @ light.sum(axis=0))
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, np.nan)
+    row |= {"plate": where[0], "mjd": where[1], "fiberid": where[2], "flag": -1, "listed": "absent"}
+    for name in (
+        "ra",
+        "dec",
+        "kind",
+        "subclass",
+        "z",
+        "log_mass",
+        "log_sfr",
+        "log_av",
+        "log_age",
+        "log_oh",
+        "history",
+        "quenched",
+        "blend",
+        "edge",
+    ):
+        row[name] = getattr(source, name)
+    row |= {f"mag_{band}": float(mag) for band, mag in zip(BANDS, mags, strict=True)}
+    row["fibre_mag_r"] = float(22.5 - 2.5 * np.log10(weights[2] @ fibre_light))
+    if source.shape is None:
+        return row
+    shape = source.shape
+    row |= {"radius": shape.re_disc, "inclination": shape.inclination, "position_angle": shape.position_angle}
+    row |= {"bulge": shape.bulge, "clump_share": shape.clump_share}
+    rng = generator(sky.seed, SPAWN_LABEL, source.index)
+    sigma = float(np.clip(0.24 * np.exp(0.25 * rng.standard_normal()), 0.1, 0.6))
+    row["flag"] = 0 if rng.random() < 0.85 else int(rng.integers(1, 6))
+    # A flagged fit is a worse one.
+    sigma *= 2.0 if row["flag"] else 1.0
+    row["avg"] = source.log_sfr + sigma * rng.standard_normal()
+    row["label_sigma"] = sigma
+    row["attainable_sigma"] = float(
+        np.hypot(sigma, np.sqrt(bound.rate_variance(source, light, parts, seen, bank)))
+    )
+    row["listed"] = str(rng.choice(["value", "sentinel", "undefined", "absent"], p=[0.88, 0.05, 0.03, 0.04]))
+    return row
+
+
+def _write_tables(out: Path, truth: pd.DataFrame) -> int:
+    """Write the two row-aligned tables of the MPA-JHU catalogue; return their number of rows."""
+    rows = truth[truth["listed"] != "absent"]
     n = len(rows)
-    info = np.zeros(n, [("PLATEID", ">i2"), ("MJD", ">i4"), ("FIBERID", ">i2"), ("RA", ">f8"), ("DEC", ">f8"), ("Z", ">f4"), ("Z_ERR", ">f4"), ("Z_WARNING", ">i2"), ("TARGETTYPE", "S19"), ("SPECTROTYPE", "S19")])
-    for key, column in (("PLATEID", "plate"), ("MJD", "mjd"), ("FIBERID", "fiberid"), ("RA", "ra"), ("DEC", "dec"), ("Z", "z")):
+    info = np.zeros(n, _INFO)
+    for key, column in (
+        ("PLATEID", "plate"),
+        ("MJD", "mjd"),
+        ("FIBERID", "fiberid"),
+        ("RA", "ra"),
+        ("DEC", "dec"),
+        ("Z", "z"),
+    ):
         info[key] = rows[column]
     info["Z_ERR"], info["TARGETTYPE"], info["SPECTROTYPE"] = 1e-4, b"GALAXY", b"GALAXY"
-    sfr = np.zeros(n, [("AVG", ">f4"), ("ENTROPY", ">f4"), ("FLAG", ">i2"), ("MEDIAN", ">f4"), ("MODE", ">f4"), ("P16", ">f4"), ("P2P5", ">f4"), ("P84", ">f4"), ("P97P5", ">f4")])
-    avg, sigma = rows["avg"].to_numpy().copy(), rows["label_sigma"].to_numpy()
-    for key, offset in (("AVG", 0), ("MEDIAN", 0), ("MODE", 0), ("P16", -1), ("P84", 1), ("P2P5", -1.96), ("P97P5", 1.96)):
-        value = avg + offset * sigma
-        value[sub < 0.05] = -99.0
-        value[(sub >= 0.05) & (sub < 0.08)] = np.nan
+    info["SUBCLASS"] = rows["subclass"].str.encode("ascii")
+    sfr = np.zeros(n, _TOTSFR)
+    # Offsets of the percentiles of a normal distribution, in standard deviations.
+    for key, offset in (
+        ("AVG", 0.0),
+        ("MEDIAN", 0.0),
+        ("MODE", 0.0),
+        ("P16", -1.0),
+        ("P84", 1.0),
+        ("P2P5", -1.96),
+        ("P97P5", 1.96),
+    ):
+        value = (rows["avg"] + offset * rows["label_sigma"]).to_numpy(copy=True)
+        value[(rows["listed"] == "sentinel").to_numpy()] = -99.0
+        value[(rows["listed"] == "undefined").to_numpy()] = np.nan
         sfr[key] = value
     sfr["FLAG"] = rows["flag"]
     for name, table in (("gal_info_dr7_v5_2.fit", info), ("gal_totsfr_dr7_v5_2.fits", sfr)):
-        buffer = io.BytesIO()
-        fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(table)]).writeto(buffer)
-        _atomic(out / "sfr" / name, buffer.getvalue())
+        _write_once(out / "sfr" / name, partial(_fits, fits.PrimaryHDU(), fits.BinTableHDU(table)))
+    return n

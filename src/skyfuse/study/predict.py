@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from skyfuse.errors import DataError
 from skyfuse.models import load_model
 
 Progress = Callable[[int, int, str], None]
-BLOCK = 1024  # objects in memory at a time
+_BLOCK = 1024  # objects in memory at a time
 
 
 def predict_path(model: Path, data: Path, *, progress: Progress | None = None) -> pd.DataFrame:
@@ -55,10 +56,9 @@ def predict_path(model: Path, data: Path, *, progress: Progress | None = None) -
         )
         _check(dataset, inputs, data)
         values = []
-        for start in range(0, len(dataset.table), BLOCK):
-            rows = np.arange(start, min(start + BLOCK, len(dataset.table)))
-            arrays = {m: dataset.batch(m, z, rows).value for m, z in zooms.items()}
-            values.append(fitted.predict(arrays).value)
+        for start in range(0, len(dataset.table), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(dataset.table)))
+            values.append(fitted.predict(dataset.inputs(zooms, rows)).value)
             if progress is not None:
                 progress(int(rows[-1]) + 1, len(dataset.table), "predict")
         table = dataset.table[["object_id", "ra", "dec", "plate", "mjd", "fiberid"]].reset_index(drop=True)
@@ -66,13 +66,22 @@ def predict_path(model: Path, data: Path, *, progress: Progress | None = None) -
     return table
 
 
-def _check(dataset: Dataset, inputs: dict[str, object], data: Path) -> None:
+def _check(dataset: Dataset, inputs: dict[str, Any], data: Path) -> None:
     """Refuse data that the model would read as something else than it was trained on."""
-    for key in ("bands", "size", "grid"):
-        has, wants = dataset.meta.get(key), inputs.get(key)
-        if wants is not None and has is not None and has != wants:
+    image, spectrum = dataset.meta["image"], dataset.meta["spectrum"]
+    has = {"bands": image["bands"], "size": image["size"], "grid": spectrum["grid"]}
+    for key, value in has.items():
+        wanted = inputs.get(key)
+        if wanted is not None and wanted != value:
             raise DataError(
-                f"was made with {key} {has}, the model with {wants}",
+                f"was made with {key} {value}, the model with {wanted}",
                 path=data,
-                remedy=f"build it with {key} {wants}",
+                remedy=f"build it with {wanted}",
+            )
+    for modality, zoom in inputs["zooms"].items():
+        if zoom not in dataset.zooms.get(modality, ()):
+            raise DataError(
+                f"does not hold {modality} zoom {zoom}, which the model reads",
+                path=data,
+                remedy="give the cube instead",
             )

@@ -56,6 +56,7 @@ def prepare(
         write_mock(source, fields=mock.fields, objects=mock.objects, seed=mock.seed, progress=progress)
     if labels is None and not (source / "dataset.json").exists():
         labels = _find_labels(source)
+    split = recipe.split
     dataset = open_source(
         source,
         work,
@@ -65,7 +66,10 @@ def prepare(
         flag_zero=recipe.funnel.flag_zero,
         complete_spectra=recipe.funnel.complete_spectra,
         single_objects=recipe.funnel.single_objects,
-        split=recipe.split.model_dump(),
+        label_unit=recipe.task.unit,
+        fractions=(split.train, split.valid, split.test),
+        folds=split.folds,
+        seed=split.seed,
         progress=progress,
     )
     truth = source / "truth.parquet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
-from skyfuse.config import FUSIONS, Recipe
+from skyfuse.config import FUSIONS, Recipe, load_recipe
 from skyfuse.cube.layout import read_json, replaced
 from skyfuse.errors import StoreError
 from skyfuse.study.metrics import LABELS, METRICS
@@ -120,6 +120,11 @@ class _Folder:
         return f"{task.title} ({task.unit})"
 
     @property
+    def unit(self) -> str:
+        """Unit of the label without its explanation."""
+        return self.recipe.task.unit.split(",")[0]
+
+    @property
     def attainable(self) -> float | None:
         values = self.reference["attainable_r2"].dropna()
         return float(values.iloc[0]) if len(values) else None
@@ -191,7 +196,7 @@ def _read(path: Path) -> _Folder:
                 remedy="run the study again: it finishes what is missing",
                 path=path,
             ) from error
-    recipe = Recipe.model_validate(yaml.safe_load((path / "recipe.yaml").read_text(encoding="utf-8")))
+    recipe = load_recipe(path / "recipe.yaml")
     cells = {
         name: read_json(path / "cells" / name / "cell.json") for name in tables["results"]["cell"].tolist()
     }
@@ -199,7 +204,7 @@ def _read(path: Path) -> _Folder:
     return _Folder(path, recipe, header, data, cells=cells, **tables)
 
 
-# ---------------------------------------------------------------------------------------------- content of the page
+# -------------------------------------------------------------------------------- content of the page
 
 
 def _content(study: _Folder) -> dict[str, Any]:
@@ -225,7 +230,7 @@ def _content(study: _Folder) -> dict[str, Any]:
 
 
 def _headline(study: _Folder) -> dict[str, Any]:
-    """Return the cell with the best validation R², with its test scores; the choice does not look at the test part."""
+    """Return the cell with the best R² on the validation part, with its test scores."""
     best = study.reference.loc[study.reference["valid_r2"].idxmax()]
     return {**best.to_dict(), "name": f"{model_name(best['model'])}, {FUSION_NAMES[best['fusion']]}"}
 
@@ -364,6 +369,11 @@ def _new(width: float, height: float, rows: int = 1, columns: int = 1, **options
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
+def _rows(table: pd.DataFrame) -> Iterator[Any]:
+    """Yield the rows of a table with its columns as attributes."""
+    return iter(table.itertuples())
+
+
 def _number(value: Any, digits: int = 3) -> str:
     if value is None or pd.isna(value):
         return "–"
@@ -381,7 +391,7 @@ def _seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 100 else f"{value / 60:.1f} min"
 
 
-# ---------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------- figures
 
 
 def _draw_label(study: _Folder) -> tuple[Figure, str, str]:
@@ -401,7 +411,7 @@ def _draw_label(study: _Folder) -> tuple[Figure, str, str]:
             label=f"{part} ({len(values)})",
         )
     axis.set_xlabel(study.label)
-    axis.set_ylabel("share per unit")
+    axis.set_ylabel(f"density (1/{study.unit})")
     axis.legend()
     return (
         figure,
@@ -437,7 +447,7 @@ def _draw_gap_shares(study: _Folder) -> tuple[Figure, str, str] | None:
 
 def _share_names(edges: Sequence[float]) -> list[str]:
     names = ["none"]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         if low > 99.9:
             names.append("all")
         else:
@@ -470,7 +480,7 @@ def _draw_runs(study: _Folder) -> tuple[Figure, str, str] | None:
     axis.legend(ncols=2)
     return (
         figure,
-        "Number of runs of consecutive invalid bins against their length, at each zoom, both axes logarithmic",
+        "Number of runs of consecutive invalid bins against their length, at each zoom, axes logarithmic",
         "Lengths of runs of consecutive invalid bins, in classes of length.",
     )
 
@@ -498,49 +508,63 @@ def _draw_embeddings(study: _Folder) -> tuple[Figure, str, str] | None:
     table = study.embeddings
     if table.empty:
         return None
-    columns = list(dict.fromkeys(zip(table["modality"], table["zoom"], strict=True)))
     methods = list(dict.fromkeys(table["method"]))
-    figure, axes = _new(2.45 * len(columns) + 1, 2.3 * len(methods) + 0.3, len(methods), len(columns))
+    modalities = list(dict.fromkeys(table["modality"]))
+    zooms = sorted(set(table["zoom"]))
+    if len(zooms) > 2:
+        layout = [[(method, modality, z) for z in zooms] for modality in modalities for method in methods]
+    else:
+        # Few zooms: one row a modality keeps the panels large.
+        own = {m: sorted(set(table.loc[table["modality"] == m, "zoom"])) for m in modalities}
+        layout = [[(method, m, z) for z in own[m] for method in methods] for m in modalities]
+    columns = max(len(row) for row in layout)
+    side = min(11 / columns, 3.1)
+    figure, axes = _new(side * columns + 0.7, (side * 0.85 + 0.25) * len(layout), len(layout), columns)
     label = study.objects.set_index("row")["label"]
     low, high = np.percentile(label.loc[table["row"].unique()], [2, 98])
     rho = study.correlations.set_index(["method", "modality", "zoom"])
     dots = None
-    for i, method in enumerate(methods):
-        for j, (modality, zoom) in enumerate(columns):
-            axis = axes[i, j]
-            view = table[
-                (table["method"] == method) & (table["modality"] == modality) & (table["zoom"] == zoom)
-            ]
-            dots = axis.scatter(
-                view["x"],
-                view["y"],
-                c=label.loc[view["row"]],
-                s=np.clip(4000 / len(view), 0.6, 9),
-                lw=0,
-                cmap="viridis",
-                vmin=low,
-                vmax=high,
-                rasterized=True,
-            )
-            # A few far points would press all others into a corner.
-            for values, limits in ((view["x"], axis.set_xlim), (view["y"], axis.set_ylim)):
-                a, b = np.percentile(values, [0.5, 99.5])
-                limits(a - 0.08 * (b - a), b + 0.08 * (b - a))
-            r = rho.loc[(method, modality, zoom)]
-            axis.set_title(
-                f"{METHOD_NAMES[method]}, {modality} zoom {zoom}\nρx {_signed(r['rho_x'], 2)}, ρy {_signed(r['rho_y'], 2)}",
-                fontsize=8.5,
-            )
-            axis.set_xticks([])
-            axis.set_yticks([])
-            for side in ("top", "right"):
-                axis.spines[side].set_visible(True)
+    for i, j in np.ndindex(axes.shape):
+        axis = axes[i, j]
+        place = layout[i][j] if j < len(layout[i]) else None
+        if place not in rho.index:
+            axis.set_visible(False)
+            continue
+        method, modality, zoom = place
+        here = (table["method"] == method) & (table["modality"] == modality) & (table["zoom"] == zoom)
+        view = table[here]
+        dots = axis.scatter(
+            view["x"],
+            view["y"],
+            c=label.loc[view["row"]],
+            s=np.clip(4000 / len(view), 0.6, 9),
+            lw=0,
+            cmap="viridis",
+            vmin=low,
+            vmax=high,
+            rasterized=True,
+        )
+        # A few far points would press all others into a corner.
+        for values, limits in ((view["x"], axis.set_xlim), (view["y"], axis.set_ylim)):
+            a, b = np.percentile(values, [0.5, 99.5])
+            limits(a - 0.08 * (b - a), b + 0.08 * (b - a))
+        r = rho.loc[place]
+        axis.set_title(
+            f"{METHOD_NAMES[method]}, {modality} zoom {zoom}\n"
+            f"ρx {_signed(r['rho_x'], 2)}, ρy {_signed(r['rho_y'], 2)}",
+            fontsize=8.5,
+        )
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for edge in ("top", "right"):
+            axis.spines[edge].set_visible(True)
     figure.colorbar(dots, ax=axes, shrink=0.7, aspect=30, label=study.label)
     return (
         figure,
         "Scatter plots of the objects in two dimensions by method, modality and zoom, coloured by the label",
-        "Images and spectra in two dimensions, coloured by the label, with the Pearson correlation of each axis with "
-        "it. Each method learnt from the training part and then placed the others; the outermost 1 % is off the axes.",
+        "Images and spectra in two dimensions, coloured by the label, with the Pearson correlation of each "
+        "axis with it. Each method learnt from the training part and then placed the others; the outermost "
+        "1 % is off the axes.",
     )
 
 
@@ -579,6 +603,8 @@ def _draw_tuning(study: _Folder, model: str) -> tuple[Figure, str, str] | None:
             axis.plot(best["x"], best[metric], "o", ms=11, mfc="none", mec=_INK, mew=1.3)
             if along == "learning_rate":
                 axis.set_xscale("log")
+            axis.set_xticks(sorted(set(trials["x"])), [f"{x:g}" for x in sorted(set(trials["x"]))])
+            axis.minorticks_off()
             if i == 0:
                 axis.set_title(LABELS[metric])
             if j == 0:
@@ -586,13 +612,13 @@ def _draw_tuning(study: _Folder, model: str) -> tuple[Figure, str, str] | None:
             if i == len(fusions) - 1:
                 axis.set_xlabel(_parameter(along))
     if others:
-        axes[0, 0].legend(fontsize=7.5)
+        figure.legend(*_unique_labels(axes[0, 0]), loc="outside upper center", ncols=len(lines))
     return (
         figure,
         f"{model_name(model)}: cross-validated scores against {_parameter(along)}, one row for each input",
-        f"{model_name(model)}: scores against the tuned parameters, means over {int(trials['folds'].iloc[0])} folds of "
-        "the training part (band: standard deviation of R² over the folds; circle: chosen, by R²). MAE, RMSE and NMAD "
-        "in the label's unit.",
+        f"{model_name(model)}: scores against the tuned parameters, means over "
+        f"{int(trials['folds'].iloc[0])} folds of the training part (band: standard deviation of R² over "
+        "the folds; circle: chosen, by R²). MAE, RMSE and NMAD in the label's unit.",
     )
 
 
@@ -618,19 +644,18 @@ def _draw_losses(study: _Folder) -> tuple[Figure, str, str] | None:
             x = np.arange(1, len(history["valid"]) + 1)
             axis.plot(x, history["train"], color="#56B4E9", label="training")
             axis.plot(x, history["valid"], color="#E69F00", label="validation")
-            axis.axvline(
-                history["best"] + 1, color="#B00020", ls="--", lw=1.2, label=f"best: {history['best'] + 1}"
-            )
-            axis.set_title(f"{model_name(model)}, {FUSION_NAMES[fusion]}")
-            axis.legend(fontsize=7.5)
+            axis.axvline(history["best"] + 1, color="#B00020", ls="--", lw=1.2, label="best")
+            axis.set_title(f"{model_name(model)}, {FUSION_NAMES[fusion]}: best {history['best'] + 1}")
             axis.set_xlabel("epoch" if model.startswith("vgg") else "iteration")
             if j == 0:
-                axis.set_ylabel(f"RMSE ({study.recipe.task.unit.split(',')[0]})")
+                axis.set_ylabel(f"RMSE ({study.unit})")
+    figure.legend(*_unique_labels(axes[0, 0]), loc="outside upper center", ncols=3)
     return (
         figure,
         "Training and validation error by epoch or iteration for each model and input, best one marked",
-        "Error by epoch (network) or boosting iteration. The dashed line marks the lowest validation error, the state "
-        "that is kept. A network's training curve is the mean over the epoch with dropout at work, so it may lie above.",
+        "Error by epoch (network) or boosting iteration. The dashed line marks the lowest validation "
+        "error, the state that is kept. A network's training curve is the mean over the epoch with dropout "
+        "at work, so it may lie above.",
     )
 
 
@@ -658,9 +683,7 @@ def _draw_scores(study: _Folder) -> tuple[Figure, str, str]:
                 )
         if metric == "r2" and study.attainable is not None:
             axis.axhline(study.attainable, color=_INK, ls="--", lw=1.2, label="attainable")
-        axis.set_title(
-            LABELS[metric] if metric == "r2" else f"{LABELS[metric]} ({study.recipe.task.unit.split(',')[0]})"
-        )
+        axis.set_title(LABELS[metric] if metric == "r2" else f"{LABELS[metric]} ({study.unit})")
         axis.set_xticks(
             range(len(fusions)),
             [FUSION_NAMES[f].replace(" fusion,", ",") for f in fusions],
@@ -692,27 +715,29 @@ def _draw_differences(study: _Folder) -> tuple[Figure, str, str] | None:
     figure, axes = _new(11, height, 1, 2)
     fusion_of = dict(zip(study.results["cell"], study.results["fusion"], strict=True))
     names = [
-        f"{model_name(r.model)}: {FUSION_NAMES[r.fusion]}{' *' if r.chosen else ''} \N{MINUS SIGN} {fusion_of[r.b]}"
-        for r in gains.itertuples()
+        f"{model_name(r.model)}: {FUSION_NAMES[r.fusion]}{' *' if r.chosen else ''} \N{MINUS SIGN} "
+        f"{fusion_of[r.b]}"
+        for r in _rows(gains)
     ]
     _forest(axes[0, 0], gains, names, [study.colour(model) for model in gains["model"]])
     axes[0, 0].set_title("fusion against the best single input")
     names = []
-    for r in pairs.itertuples():
+    for r in _rows(pairs):
         a, b = str(r.model).split(" - ")
         names.append(f"{FUSION_NAMES[r.fusion]}: {model_name(a)} \N{MINUS SIGN} {model_name(b)}")
     _forest(axes[0, 1], pairs, names, [_INK] * len(pairs))
     axes[0, 1].set_title("between models, same input")
     return (
         figure,
-        "Differences of test R² with 95 % intervals: each fusion against the best single input, and models in pairs",
-        "Differences of R² on the same test objects, with paired bootstrap 95 % intervals; right of zero, the first is "
-        "better. The single input, and the fusion marked *, are the model's best on the validation part.",
+        "Differences of test R² with 95 % intervals: fusions against the best single input, models in pairs",
+        "Differences of R² on the same test objects, with paired bootstrap 95 % intervals; right of zero, "
+        "the first is better. The single input, and the fusion marked *, are the model's best on the "
+        "validation part.",
     )
 
 
 def _forest(axis: Axes, table: pd.DataFrame, names: Sequence[str], colours: Sequence[str]) -> None:
-    for i, row in enumerate(table.itertuples()):
+    for i, row in enumerate(_rows(table)):
         axis.plot([row.low, row.high], [i, i], color=colours[i], lw=1.6)
         axis.plot(
             row.difference,
@@ -789,8 +814,8 @@ def _draw_predictions(study: _Folder) -> tuple[Figure, str, str]:
     return (
         figure,
         "Predicted against true label on the test part for each model and input, with residuals below each",
-        f"Predicted against true {study.recipe.task.title} on the test part ({study.recipe.task.unit}); below, predicted "
-        "minus true. The line is equality.",
+        f"Predicted against true {study.recipe.task.title} on the test part ({study.recipe.task.unit}); "
+        "below, predicted minus true. The line is equality.",
     )
 
 
@@ -800,7 +825,7 @@ def _draw_zooms(study: _Folder) -> tuple[Figure, str, str] | None:
         & study.results["fusion"].isin(["image", "spectrum"])
     ]
     modalities = [
-        m for m in ("image", "spectrum") if found.loc[found["fusion"] == m, f"{m}_zoom"].nunique() > 1
+        m for m in ("image", "spectrum") if len(set(found.loc[found["fusion"] == m, f"{m}_zoom"])) > 1
     ]
     if not modalities:
         return None
@@ -838,8 +863,8 @@ def _draw_zooms(study: _Folder) -> tuple[Figure, str, str] | None:
     return (
         figure,
         "Scores on the test part against the zoom of the image and of the spectrum, one line for each model",
-        "Resolution study: scores on the test part of each model on images alone and on spectra alone, at each zoom; "
-        "each zoom halves the sampling along each axis. 95 % bootstrap intervals.",
+        "Resolution study: scores on the test part of each model on images alone and on spectra alone, at "
+        "each zoom; each zoom halves the sampling along each axis. 95 % bootstrap intervals.",
     )
 
 
@@ -860,7 +885,7 @@ def _draw_runtime(study: _Folder) -> tuple[Figure, str, str]:
         axis.set_title(title)
         axis.set_xticks(range(len(fusions)), [FUSION_NAMES[f] for f in fusions], rotation=20, ha="right")
         axis.grid(visible=False, axis="x")
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*_unique_labels(axes[0, 0]), loc="outside upper center", ncols=len(models))
     return (
         figure,
         "Bars: wall time of training and of inference by input and model, logarithmic",
@@ -872,7 +897,7 @@ def _draw_cost(study: _Folder) -> tuple[Figure, str, str]:
     figure, axes = _new(11, 3.4, 1, 2, sharey=True)
     rows = study.results[study.results["role"] != "flaw"]
     shown: dict[str, Any] = {}
-    for row in rows.itertuples():
+    for row in _rows(rows):
         main = row.role == "reference"
         for axis, cost in (
             (axes[0, 0], row.train_seconds),
@@ -899,5 +924,6 @@ def _draw_cost(study: _Folder) -> tuple[Figure, str, str]:
     return (
         figure,
         "R² on the test part against training time and against inference time, one point for each cell",
-        "Accuracy against cost. Filled: reference zooms; open: other zooms of the resolution study; dashed: attainable.",
+        "Accuracy against cost. Filled: reference zooms; open: other zooms of the resolution study; dashed: "
+        "attainable.",
     )

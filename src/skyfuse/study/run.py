@@ -4,10 +4,11 @@ Everything a report needs lies in the study's folder::
 
     recipe.yaml  study.json  objects.parquet  data.json  tuning.sqlite  trials.parquet
     cells/<cell>/{cell.json, predictions.parquet, model/}
-    results.parquet  comparisons.parquet  effects.parquet  embeddings.parquet  correlations.parquet  report.html
+    results.parquet  comparisons.parquet  effects.parquet
+    embeddings.parquet  correlations.parquet  embeddings.json  report.html
 
-A cell is written under a temporary name and renamed when it is whole. A cell whose fingerprint (its part of the
-recipe, data, split, versions) is unchanged is not run again.
+A cell is written under a temporary name and renamed when it is whole. A cell whose fingerprint (its part of
+the recipe, data, split, versions) is unchanged is not run again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -206,26 +208,26 @@ class StudyResult:
         from rich.table import Table
 
         rows = self.results[self.results["role"] == "reference"]
-        table = Table(title="Test part, with 95 % intervals of R²")
-        table.add_column("model")
-        table.add_column("input")
-        for heading in ("R²", "interval", "MAE", "RMSE", "NMAD", "training s", "inference s"):
-            table.add_column(heading, justify="right")
+        table = Table(title="Test part")
+        table.add_column("model", no_wrap=True)
+        table.add_column("input", no_wrap=True)
+        for heading in ("R²", "95 %", "MAE", "RMSE", "NMAD", "train s", "infer s"):
+            table.add_column(heading, justify="right", no_wrap=True)
         last = None
-        for row in rows.itertuples():
-            if last not in (None, row.model):
+        for row in rows.to_dict("records"):
+            if last not in (None, row["model"]):
                 table.add_section()
-            last = row.model
+            last = row["model"]
             table.add_row(
-                row.model,
-                row.fusion,
-                f"{row.test_r2:.3f}",
-                f"{row.test_r2_low:.3f} … {row.test_r2_high:.3f}",
-                f"{row.test_mae:.3f}",
-                f"{row.test_rmse:.3f}",
-                f"{row.test_nmad:.3f}",
-                f"{row.train_seconds:.2f}",
-                f"{row.inference_seconds:.3f}",
+                row["model"],
+                row["fusion"],
+                f"{row['test_r2']:.3f}",
+                f"{row['test_r2_low']:.2f}…{row['test_r2_high']:.2f}",
+                f"{row['test_mae']:.3f}",
+                f"{row['test_rmse']:.3f}",
+                f"{row['test_nmad']:.3f}",
+                f"{row['train_seconds']:.2f}",
+                f"{row['inference_seconds']:.3f}",
             )
         attainable = rows["attainable_r2"].dropna()
         if len(attainable):
@@ -339,7 +341,7 @@ class _Run:
         self._source = digest(dataset)
 
     def _searches(self) -> dict[tuple[str, Fusion], Any]:
-        """Return the model plans to be tuned, by model and input; late fusion reuses what its members found."""
+        """Return what is tuned, by model and input; late fusion reuses what its members found."""
         return {
             (name, fusion): plan
             for name, plan in self.recipe.models.items()
@@ -350,6 +352,9 @@ class _Run:
     def _step(self, what: str) -> None:
         self._done += 1
         self._tell(what)
+
+    def _trial_done(self, search: str, point: str) -> None:
+        self._step(f"{search}: {point}")
 
     def _tell(self, what: str) -> None:
         if self._progress is not None:
@@ -376,8 +381,8 @@ class _Run:
         return StudyResult(results, report)
 
     def _write(self, name: str, table: pd.DataFrame) -> None:
-        with replaced(self.folder / name) as partial:
-            table.to_parquet(partial, index=False)
+        with replaced(self.folder / name) as temporary:
+            table.to_parquet(temporary, index=False)
 
     def _write_header(self, *, quick: bool) -> None:
         write_json(
@@ -394,8 +399,8 @@ class _Run:
                 "system": platform.system(),
             },
         )
-        with replaced(self.folder / "recipe.yaml") as partial:
-            partial.write_text(self.recipe.to_yaml(), encoding="utf-8")
+        with replaced(self.folder / "recipe.yaml") as temporary:
+            temporary.write_text(self.recipe.to_yaml(), encoding="utf-8")
         part = np.full(len(self.goal.label), "", dtype=object)
         for name, rows in self.goal.rows.items():
             part[rows] = name
@@ -458,7 +463,7 @@ class _Run:
                 store=self.folder / "tuning.sqlite",
                 name=f"{cell.name}-{self._fingerprint(content)[:16]}",
                 seed=seed_of(self.recipe.seed, what),
-                progress=lambda point, what=what: self._step(f"{what}: {point}"),
+                progress=partial(self._trial_done, what),
             )
             self._done = before + len(found[model, fusion].trials)
             tables.append(found[model, fusion].trials.assign(model=model, fusion=fusion))
@@ -492,7 +497,7 @@ class _Run:
         final = self._place(cell)
         if (final / "cell.json").is_file() and read_json(final / "cell.json")["fingerprint"] == fingerprint:
             return
-        partial = self._partial(cell, fingerprint)
+        growing = self._growing(cell, fingerprint)
         seed = seed_of(self.recipe.seed, cell.name)
         inputs, labels = self._spoilt(cell, self._inputs(cell.zooms), seed)
 
@@ -508,7 +513,7 @@ class _Run:
             inputs["valid"],
             labels["valid"],
             seed=seed,
-            folder=partial / "training",
+            folder=growing / "training",
             progress=lambda done, total, what: self._tell(f"{cell.name}: {what}"),
         )
         # What a late fusion costs is its members' training; its own is a weighted mean.
@@ -525,7 +530,7 @@ class _Run:
             split=self._source["split"],
             metrics={f"{part}_{name}": value for part in PARTS for name, value in metrics[part].items()},
         )
-        model.save(partial / "model")
+        model.save(growing / "model")
         rows = self._spoilt_rows(cell)
         predictions = pd.concat(
             [
@@ -536,7 +541,7 @@ class _Run:
             ],
             ignore_index=True,
         )
-        predictions.to_parquet(partial / "predictions.parquet", index=False)
+        predictions.to_parquet(growing / "predictions.parquet", index=False)
         note = {
             "fingerprint": fingerprint,
             "cell": asdict(cell),
@@ -549,11 +554,11 @@ class _Run:
         }
         if members:
             note["weights"] = [float(weight) for weight in model.weights]
-        shutil.rmtree(partial / "training", ignore_errors=True)
-        (partial / "fingerprint").unlink()
-        write_json(partial / "cell.json", note)
+        shutil.rmtree(growing / "training", ignore_errors=True)
+        (growing / "fingerprint").unlink()
+        write_json(growing / "cell.json", note)
         shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        growing.rename(final)
 
     def _member(self, cell: Cell, modality: Modality) -> Cell:
         return next(
@@ -563,18 +568,18 @@ class _Run:
     def _place(self, cell: Cell) -> Path:
         return self.folder / "cells" / cell.name
 
-    def _partial(self, cell: Cell, fingerprint: str) -> Path:
-        """Return the folder where a cell grows; a half-trained network of the same fingerprint goes on from there."""
-        partial = self.folder / "cells" / f".{cell.name}.partial"
-        mark = partial / "fingerprint"
+    def _growing(self, cell: Cell, fingerprint: str) -> Path:
+        """Return where a cell grows; a half-trained network of the same fingerprint goes on from there."""
+        growing = self.folder / "cells" / f".{cell.name}.partial"
+        mark = growing / "fingerprint"
         if not mark.is_file() or mark.read_text(encoding="utf-8") != fingerprint:
-            shutil.rmtree(partial, ignore_errors=True)
-            (partial / "training").mkdir(parents=True)
+            shutil.rmtree(growing, ignore_errors=True)
+            (growing / "training").mkdir(parents=True)
             mark.write_text(fingerprint, encoding="utf-8")
-        return partial
+        return growing
 
     def _spoilt_rows(self, cell: Cell) -> dict[str, NDArray[np.int64]]:
-        """Return the rows of each part; without incomplete spectra in training and validation if the cell asks so."""
+        """Return the rows of each part, in training and validation without what the cell leaves out."""
         if cell.variant != "complete-only":
             return self.goal.rows
         whole = complete(self.dataset.table)
@@ -640,7 +645,7 @@ class _Run:
         return boot, results
 
     def _effects(self, boot: Bootstrap) -> pd.DataFrame:
-        """Return what each measurable flaw changes in R², on all test objects and on complete spectra alone."""
+        """Return what each measurable flaw changes in R², over all test objects and over complete spectra."""
         test = self.goal.rows["test"]
         whole = complete(self.dataset.table)[test]
         rows = []
@@ -664,7 +669,7 @@ class _Run:
             }
             for key, name in (("r2_complete", cell.name), ("r2_sound_complete", sound)):
                 table = read_predictions(self.folder / "cells" / name, "test")[whole]
-                enough = len(table) > 1 and table["label"].nunique() > 1
+                enough = len(table) > 1 and len(set(table["label"])) > 1
                 row[key] = score(table["label"], table["prediction"]).r2 if enough else np.nan
             rows.append(row)
         return pd.DataFrame(rows)

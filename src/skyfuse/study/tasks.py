@@ -129,8 +129,8 @@ def complete(table: pd.DataFrame) -> NDArray[np.bool_]:
 def digest(dataset: Dataset) -> dict[str, str]:
     """Return hashes that name a dataset's content: its record with its table, and its default split.
 
-    The arrays are named by the record, which tells the cube and the steps that they were made from; reading ten
-    million objects to hash them would cost more than many a study.
+    The arrays are named by the record, which tells the cube and the steps that they were made from; reading
+    ten million objects to hash them would cost more than many a study.
 
     Returns
     -------
@@ -163,8 +163,8 @@ def describe(dataset: Dataset, goal: Target) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``funnel``, ``parts`` (objects in each), ``nan`` (gaps of the spectra at each zoom), ``multi`` (cutouts with
-        several objects; None without images).
+        ``funnel``, ``parts`` (objects in each), ``nan`` (gaps of the spectra at each zoom), ``multi``
+        (cutouts with several objects; None without images).
     """
     found: dict[str, Any] = {
         "funnel": dataset.funnel.to_json(),

@@ -1,8 +1,8 @@
 """Grid search with cross-validation inside the training part, kept in a store that can be resumed.
 
-Each grid point is fitted once for every fold: that fold scores, the next one stops the training early, the others
-train. The fold that stops the training is never the one that scores, so that a long training with a lucky moment
-gains nothing; validation and test parts are not touched at all.
+Each grid point is fitted once for every fold: that fold scores, the next one stops the training early, the
+others train. The fold that stops the training is never the one that scores, so that a long training with a
+lucky moment gains nothing; validation and test parts are not touched at all.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def tune(
         if len(finished) < len(points):
             study.optimize(objective, n_trials=len(points) - len(finished))
         found = {json.dumps(t.params): t for t in _complete(study)}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for point in points:
         trial = found[json.dumps(point)]
         scores = trial.user_attrs["scores"]
@@ -186,7 +186,7 @@ def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 def _trials(
     store: Path, name: str, grid: Mapping[str, Sequence[Scalar]], seed: int
 ) -> Iterator[optuna.Study]:
-    """Open a search in the store, with Optuna's own log lines off for this time; close every connection after."""
+    """Open a search in the store, with Optuna's own log lines off meanwhile; close every connection after."""
     # Optuna takes a second to import, and most uses of a study folder never tune.
     import optuna
     from optuna.trial import TrialState
@@ -207,11 +207,12 @@ def _trials(
                 study_name=name,
                 direction="maximize",
                 load_if_exists=True,
-                sampler=optuna.samplers.GridSampler(space, seed=seed),
             )
             # What a killed run left half-done would stay "running" for ever.
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 study.tell(trial.number, state=TrialState.FAIL)
+            # Only now: the grid sampler forbids telling outside of a running search.
+            study.sampler = optuna.samplers.GridSampler(space, seed=seed)
             yield study
         finally:
             storage.remove_session()

@@ -69,6 +69,7 @@ _CATALOGUE = ("CLASS", "SUBCLASS", "Z", "Z_ERR", "ZWARNING", "SN_MEDIAN_ALL", "O
 _BIN_TOLERANCE = 5e-3
 # The sky varies smoothly: one pixel in 16 each way is plenty for the median σ of empty pixels.
 _EMPTY_STEP = 16
+_CCD_ROWS = 2048
 _SECONDS_A_DAY = 86400.0
 _AGAIN = "get the file again from the archive"
 
@@ -98,8 +99,10 @@ def is_spectrum(header: fits.Header) -> bool:
 def frame_info(header: fits.Header, path: Path) -> FrameInfo:
     """Check a frame's primary header and keep what identifies the frame.
 
-    The time is that of the exposure's middle, TAI + EXPTIME / 2, of the first row: SDSS scans by drifting, so
-    that the other rows follow within 40 s.
+    The time is the middle of the exposure of the frame's middle row. SDSS scans by drifting: TAI is when row
+    0 was read ("at reading of col 0, row 0", says the header), its light was gathered over EXPTIME before
+    that, and row y follows y / 2048 of EXPTIME later, the time in which a star crosses the 2048 rows of a
+    CCD.
 
     Raises
     ------
@@ -129,7 +132,8 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
     nx, ny = fits.integer(header, "NAXIS1", path), fits.integer(header, "NAXIS2", path)
     if nx < 1 or ny < 1:
         raise FileError("its image has no pixels", reason="wrong-hdus", remedy=_AGAIN, path=path)
-    middle = fits.number(header, "TAI", path) + fits.number(header, "EXPTIME", path) / 2
+    after_reading_of_row_0 = ((ny - 1) / 2 / _CCD_ROWS - 0.5) * fits.number(header, "EXPTIME", path)
+    middle = fits.number(header, "TAI", path) + after_reading_of_row_0
     cards, ra, dec = _celestial(header, (ny, nx), path)
     return FrameInfo(
         frame_id=f"sdss-{run}-{camcol}-{field}-{band}",
@@ -170,7 +174,7 @@ def _celestial(header: fits.Header, shape: tuple[int, int], path: Path) -> tuple
         wcs = WCS(cards)
         if not wcs.has_celestial:
             raise _bad_wcs(path, f"its axes are {words['CTYPE1']!r} and {words['CTYPE2']!r}, not celestial")
-        ra, dec = wcs.celestial.wcs_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
+        ra, dec = wcs.wcs_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
     except (ValueError, WcsError, FITSFixedWarning) as error:
         raise _bad_wcs(path, f"its WCS does not compute ({str(error).splitlines()[0]})") from error
     if not (np.isfinite(ra) and np.isfinite(dec)):

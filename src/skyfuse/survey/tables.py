@@ -12,6 +12,7 @@ import pandas as pd
 from astropy.io import fits, votable
 
 from skyfuse.errors import DataError, FileError
+from skyfuse.survey import fits as raw
 
 SFR_NAME = "gal_totsfr_dr7_v5_2.fits"
 """Name of the MPA-JHU table of star-formation rates (DR7)."""
@@ -54,7 +55,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     Raises
     ------
     FileError
-        ``unreadable``, ``empty``, ``unknown-kind`` or ``truncated``.
+        ``unreadable``, ``empty``, ``unknown-kind``, ``not-fits``, ``wrong-hdus`` or ``truncated``.
     DataError
         The table has no rows.
     """
@@ -140,10 +141,15 @@ def _is_numbers(line: str, separator: str) -> bool:
 
 
 def _read_fits(path: Path) -> pd.DataFrame:
-    with fits.open(path, memmap=False) as hdus:
+    content, _ = raw.read_bytes(path)
+    # astropy warns of a damaged file and goes on with what is left of it; this raises.
+    raw.parse(content, path)
+    with fits.open(io.BytesIO(content)) as hdus:
         found = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)), None)
         if found is None:
-            raise ValueError("it holds no table HDU")
+            raise FileError(
+                "it holds no table", reason="wrong-hdus", remedy="give a FITS file with a table", path=path
+            )
         return _frame_of({name: found.data[name] for name in found.columns.names})
 
 

@@ -1,0 +1,110 @@
+"""A small sky on disk, in SDSS formats: two fields in five bands, and spectra of objects on and off them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from astropy.wcs import WCS
+
+from skyfuse.survey.records import BANDS
+from tests.survey.files import frame_header, write_frame, write_spectrum
+
+SHAPE = (100, 130)
+CENTRES = ((150.0, 2.0), (150.001, 2.0), (210.0, -5.0))
+"""Of the fields: the second overlaps the first, the third lies in another tile."""
+
+FIRST, LAST = 35835, 39578
+
+
+def field_cards(field: int, band: str) -> dict[str, object]:
+    ra, dec = CENTRES[field]
+    offset = BANDS.index(band)
+    return {
+        "FRAME": field + 1,
+        "FILTER": band,
+        "CRPIX1": SHAPE[1] / 2 + 0.5 + offset,
+        "CRPIX2": SHAPE[0] / 2 + 0.5 - offset / 2,
+        "CRVAL1": ra,
+        "CRVAL2": dec,
+        "TAI": 4586229007.28 + 864000.0 * field,
+    }
+
+
+def frame_path(folder: Path, field: int, band: str) -> Path:
+    return folder / f"frame-{band}-004510-4-{field + 1:04d}.fits"
+
+
+def make_frame(folder: Path, field: int, band: str) -> Path:
+    random = np.random.default_rng(100 * field + BANDS.index(band))
+    image = random.normal(0.0, 0.03, SHAPE)
+    image[10:12, 20:24] = np.nan
+    # A fainter sky in the second field, so that it is the better frame where both hold an object.
+    sky = np.full((14, 18), 100.0 - 40.0 * (field == 1), np.float32)
+    return write_frame(frame_path(folder, field, band), image, sky=sky, **field_cards(field, band))
+
+
+def frame_wcs(field: int, band: str) -> WCS:
+    header = frame_header(**field_cards(field, band))
+    del header["RADECSYS"]
+    return WCS(header)
+
+
+def spectrum_path(folder: Path, plate: int, fiber: int) -> Path:
+    return folder / f"spec-{plate:04d}-55000-{fiber:04d}.fits"
+
+
+def make_spectrum(
+    folder: Path, fiber: int, ra: float, dec: float, *, plate: int = 1, quality: float = 7.5, zwarning: int = 0
+) -> Path:
+    random = np.random.default_rng(10_000 * plate + fiber)
+    bins = np.arange(FIRST - 20, LAST + 31)
+    flux = random.normal(5.0, 1.0, len(bins)).astype(np.float32)
+    ivar = np.where(random.random(len(bins)) < 0.02, 0.0, 1.0).astype(np.float32)
+    return write_spectrum(
+        spectrum_path(folder, plate, fiber),
+        flux,
+        ivar,
+        (bins * 1e-4).astype(np.float32),
+        verdict={"SN_MEDIAN_ALL": quality, "ZWARNING": zwarning},
+        PLATEID=plate,
+        MJD=55000,
+        FIBERID=fiber,
+        PLUG_RA=ra,
+        PLUG_DEC=dec,
+    )
+
+
+def on_pixel(field: int, x: float, y: float, band: str = "r") -> tuple[float, float]:
+    """Return RA and Dec of a 0-based pixel of a field."""
+    ra, dec = frame_wcs(field, band).wcs_pix2world(x, y, 0)
+    return float(ra), float(dec)
+
+
+def make_sky(folder: Path) -> Path:
+    """Write 15 frames and 9 spectra of 7 objects: 8 (2 epochs), edge, overlap, other tile, three far away."""
+    (folder / "photo").mkdir(parents=True)
+    (folder / "spectro").mkdir()
+    for field in range(len(CENTRES)):
+        for band in BANDS:
+            make_frame(folder / "photo", field, band)
+    spectra = folder / "spectro"
+    ra, dec = on_pixel(0, 50.3, 49.6)
+    make_spectrum(spectra, 1, ra, dec, quality=5.0)
+    make_spectrum(spectra, 1, ra + 0.3 / 3600, dec, plate=2, quality=9.0)
+    make_spectrum(spectra, 2, ra, dec + 0.3 / 3600, plate=2, quality=20.0, zwarning=4)
+    make_spectrum(spectra, 3, *on_pixel(0, 3.0, 4.0))
+    make_spectrum(spectra, 4, *on_pixel(1, 65.0, 50.0))
+    make_spectrum(spectra, 5, *on_pixel(2, 64.5, 49.5))
+    for fiber, ra in ((6, 10.0), (7, 10.5), (8, 359.9999)):
+        make_spectrum(spectra, fiber, ra, 40.0)
+    return folder
+
+
+def tile_hashes(cube: Path) -> dict[str, str]:
+    """Return the SHA-256 of every tile by its relative path."""
+    return {
+        str(path.relative_to(cube)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(cube.glob("Norder=*/Dir=*/Npix=*.h5"))
+    }

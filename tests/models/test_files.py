@@ -1,0 +1,407 @@
+import hashlib
+import io
+import json
+import os
+import pickle
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import skops.io
+import torch
+from safetensors.torch import save_file
+from sklearn.linear_model import LinearRegression
+from sklearn.tree import DecisionTreeRegressor
+
+from skyfuse.errors import StoreError, UsageError
+from skyfuse.models import MODELS, load_model
+from skyfuse.models.files import WEIGHTS
+
+KINDS = ["tree", "lightgbm", "vggnet12", "late"]
+CARD = {
+    "label": {"name": "AVG", "unit": "log10(Msun/yr)"},
+    "inputs": {"zooms": {"image": 3, "spectrum": 4}, "bands": "ugriz", "size": 64, "grid": "sdss"},
+    "split": "0" * 64,
+    "metrics": {"r2": 0.5, "nmad": float("nan")},
+}
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def saved(fitted, tmp_path):
+    """Return a function that saves the fitted model of a kind into a new folder."""
+
+    def save(kind):
+        folder = tmp_path / kind
+        model = fitted[kind]
+        model.card = {**CARD}
+        assert model.save(folder) == folder
+        return folder
+
+    return save
+
+
+def edit(folder, **changes):
+    """Change entries of the card, None meaning to leave one out, as a forger would: with hashes that fit."""
+    path = folder / "model.json"
+    card = json.loads(path.read_text())
+    card["files"] = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in card["files"]
+        if (folder / name).exists()
+    }
+    card = {key: value for key, value in {**card, **changes}.items() if value is not None}
+    path.write_text(json.dumps(card))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loaded_model_predicts_bit_for_bit_and_keeps_its_card(kind, saved, fitted, parts):
+    model = load_model(saved(kind))
+    test = parts[2][0]
+    assert type(model) is MODELS[kind]
+    assert np.array_equal(model.predict(test).value, fitted[kind].predict(test).value)
+    assert model.modalities == ("image", "spectrum")
+    assert model.params == fitted[kind].params
+    card = model.card
+    assert card["name"] == kind
+    assert card["task"] == "regression"
+    assert card["label"] == CARD["label"]
+    assert card["inputs"] == CARD["inputs"]
+    assert card["split"] == CARD["split"]
+    assert card["metrics"] == {"r2": 0.5, "nmad": None}
+    assert card["shapes"] == {"image": [5, 8, 8], "spectrum": [40]}
+    assert card["libraries"]["skyfuse"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loaded_model_can_be_saved_again(kind, saved, tmp_path, parts):
+    model = load_model(saved(kind))
+    again = load_model(model.save(tmp_path / "again"))
+    assert np.array_equal(again.predict(parts[2][0]).value, model.predict(parts[2][0]).value)
+    assert again.card["label"] == CARD["label"]
+
+
+def test_weights_are_in_the_formats_of_the_design(saved):
+    assert {path.name for path in saved("tree").iterdir()} == {"model.json", "tree.skops"}
+    assert {path.name for path in saved("lightgbm").iterdir()} == {"model.json", "model.txt"}
+    assert {path.name for path in saved("vggnet12").iterdir()} == {"model.json", "weights.safetensors"}
+    assert {path.name for path in saved("late").iterdir()} == {"model.json", "member-0", "member-1"}
+
+
+def test_load_of_a_class_refuses_another_kind(saved):
+    folder = saved("tree")
+    assert type(MODELS["tree"].load(folder)) is MODELS["tree"]
+    with pytest.raises(StoreError, match="holds a tree model, not lightgbm"):
+        MODELS["lightgbm"].load(folder)
+
+
+def test_unfitted_model_and_wrong_card_are_not_saved(fitted, tmp_path):
+    with pytest.raises(UsageError, match="fit first"):
+        MODELS["tree"]().save(tmp_path / "unfitted")
+    assert not (tmp_path / "unfitted").exists()
+    fitted["tree"].card = {"label": {"name": "AVG"}}
+    with pytest.raises(UsageError, match=r"label\.unit"):
+        fitted["tree"].save(tmp_path / "tree")
+    fitted["tree"].card = {}
+
+
+def test_interrupted_save_leaves_no_model(saved, fitted, monkeypatch):
+    folder = saved("tree")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(MODELS["tree"], "_write", fail)
+    with pytest.raises(OSError, match="disk full"):
+        fitted["tree"].save(folder)
+    with pytest.raises(StoreError, match="no model folder"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("kind", ["tree", "lightgbm", "vggnet12"])
+@pytest.mark.parametrize("honest_hash", [False, True])
+def test_a_pickle_in_the_place_of_the_weights_is_not_executed(kind, honest_hash, saved, tmp_path):
+    folder = saved(kind)
+    for protocol in (0, 4):
+        (folder / WEIGHTS[kind]).write_bytes(pickle.dumps(Bomb(tmp_path / "bang"), protocol=protocol))
+        if honest_hash:
+            edit(folder)
+        with pytest.raises(StoreError):
+            load_model(folder)
+    assert not (tmp_path / "bang").exists()
+
+
+@pytest.mark.parametrize("place", ["model.json", "member-1/model.json", "member-0/tree.skops"])
+def test_a_pickle_anywhere_in_a_fusion_is_not_executed(place, saved, tmp_path):
+    folder = saved("late")
+    (folder / place).write_bytes(pickle.dumps(Bomb(tmp_path / "bang")))
+    if place.endswith("skops"):
+        edit(folder / "member-0")
+    with pytest.raises(StoreError):
+        load_model(folder)
+    assert not (tmp_path / "bang").exists()
+
+
+def test_a_torch_pickle_is_not_executed(saved, tmp_path):
+    folder = saved("vggnet12")
+    torch.save(Bomb(tmp_path / "bang"), folder / "weights.safetensors")
+    edit(folder)
+    with pytest.raises(StoreError, match="is not safetensors"):
+        load_model(folder)
+    assert not (tmp_path / "bang").exists()
+
+
+def forge(folder, change):
+    """Rewrite the schema and the arrays of a stored tree."""
+    path = folder / "tree.skops"
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    schema = json.loads(entries["schema.json"])
+    change(schema, entries)
+    entries["schema.json"] = json.dumps(schema).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    edit(folder)
+
+
+def test_skops_with_a_pickled_array_is_not_executed(saved, tmp_path):
+    folder = saved("tree")
+
+    def poison(schema, entries):
+        for name in entries:
+            if name.endswith(".npy"):
+                file = io.BytesIO()
+                np.save(file, np.array([Bomb(tmp_path / "bang")], dtype=object), allow_pickle=True)
+                entries[name] = file.getvalue()
+
+    forge(folder, poison)
+    with pytest.raises(StoreError):
+        load_model(folder)
+    assert not (tmp_path / "bang").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "loader"),
+    [
+        ("os", "system", "FunctionNode"),
+        ("builtins", "eval", "FunctionNode"),
+        ("operator", "methodcaller", "OperatorFuncNode"),
+        ("sklearn.pipeline", "Pipeline", "ObjectNode"),
+    ],
+)
+def test_skops_with_another_type_is_refused_by_name(module, kind, loader, saved):
+    folder = saved("tree")
+    forge(
+        folder,
+        lambda schema, _: schema["content"]["content"].update(
+            extra={"__class__": kind, "__module__": module, "__loader__": loader, "content": {}}
+        ),
+    )
+    with pytest.raises(StoreError, match=f"types that a decision tree has not.*{module}.{kind}"):
+        load_model(folder)
+
+
+def test_skops_of_another_estimator_is_refused(saved):
+    folder = saved("tree")
+    x = np.arange(6.0).reshape(3, 2)
+    skops.io.dump(LinearRegression().fit(x, x[:, 0]), folder / "tree.skops")
+    edit(folder)
+    with pytest.raises(StoreError, match="LinearRegression"):
+        load_model(folder)
+    skops.io.dump(DecisionTreeRegressor(), folder / "tree.skops")
+    edit(folder)
+    with pytest.raises(StoreError, match="tree"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("left_child", 10**6), ("right_child", -7), ("left_child", 0), ("feature", 10**6), ("feature", -5)],
+)
+def test_tree_whose_nodes_lead_astray_is_refused(field, value, saved):
+    folder = saved("tree")
+
+    def mislead(schema, entries):
+        for name, data in entries.items():
+            if name.endswith(".npy"):
+                nodes = np.load(io.BytesIO(data))
+                if nodes.dtype.names and field in nodes.dtype.names:
+                    nodes[field][0] = value
+                    file = io.BytesIO()
+                    np.save(file, nodes)
+                    entries[name] = file.getvalue()
+
+    forge(folder, mislead)
+    with pytest.raises(StoreError, match="sound decision tree"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("left_child", "99999", "sound trees"),
+        ("right_child", "-99999", "sound trees"),
+        ("left_child", "0", "sound trees"),
+        ("split_feature", "99999", "sound trees"),
+        ("split_feature", "-1", "sound trees"),
+        ("decision_type", "1", "sound trees"),
+        ("num_cat", "1", "sound trees"),
+        ("num_leaves", "0", "sound trees"),
+        ("num_leaves", "many", "damaged"),
+        ("leaf_value", "", "sound trees"),
+    ],
+)
+def test_lightgbm_text_whose_nodes_lead_astray_is_refused(key, value, fault, saved):
+    folder = saved("lightgbm")
+    lines = (folder / "model.txt").read_text().split("\n")
+    i = next(i for i, line in enumerate(lines) if line.startswith(f"{key}="))
+    rest = lines[i].split("=")[1].split()[1:] if value else []
+    lines[i] = f"{key}={' '.join([value, *rest])}"
+    (folder / "model.txt").write_text("\n".join(lines))
+    edit(folder)
+    with pytest.raises(StoreError, match=fault):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["../member-0", "/etc", "member-0/../member-1", "..", "", "member-0\n", "member-123", 7, None]
+)
+def test_member_outside_the_folder_is_refused(name, saved):
+    folder = saved("late")
+    edit(folder, state={"members": ["member-0", name], "weights": [0.5, 0.5]})
+    with pytest.raises(StoreError, match="names the member"):
+        load_model(folder)
+
+
+def test_linked_and_nested_members_are_refused(saved):
+    folder = saved("late")
+    shutil.rmtree(folder / "member-1")
+    (folder / "member-1").symlink_to(folder)
+    with pytest.raises(StoreError, match="link"):
+        load_model(folder)
+    (folder / "member-1").unlink()
+    shutil.copytree(saved("late"), folder.parent / "inner")
+    folder = saved("late")
+    shutil.rmtree(folder / "member-1")
+    shutil.copytree(folder.parent / "inner", folder / "member-1")
+    with pytest.raises(StoreError):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("weights", [[0.5], [1.5, -0.5], [0.5, 0.6], ["a", "b"], [float("nan"), 1.0]])
+def test_impossible_fusion_weights_are_refused(weights, saved):
+    folder = saved("late")
+    edit(folder, state={"members": ["member-0", "member-1"], "weights": weights})
+    with pytest.raises(StoreError):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"inputs": {"zooms": {"radio": 1}}}, "radio"),
+        ({"params": {"max_depth": 3, "command": "x"}}, "command"),
+        ({"params": {"max_depth": "deep"}}, "does not fit its card"),
+        ({"params": {"max_depth": -1}}, "does not fit its card"),
+        ({"name": "../tree"}, "unknown model"),
+        ({"name": "os"}, "unknown model"),
+        ({"name": 3}, "name"),
+        ({"name": "lightgbm"}, "not those of a lightgbm model"),
+        ({"version": 2}, "layout version 2"),
+        ({"format": "other"}, "is not a model's card"),
+        ({"task": "prophecy"}, "task"),
+        ({"files": {"../tree.skops": "0"}}, "not those of a tree model"),
+        ({"files": {"tree.skops": "0" * 64}}, "is not the file that model.json describes"),
+        ({"shapes": {"image": [5, 8, 8]}}, "features"),
+        ({"shapes": {}}, "impossible input shapes"),
+        ({"shapes": {"image": [5, 8, -8], "spectrum": [40]}}, "impossible input shapes"),
+        ({"shapes": {"radio": [3]}}, "impossible input shapes"),
+        ({"shapes": None}, "shapes"),
+        ({"metrics": {"r2": "good"}}, "metrics"),
+    ],
+)
+def test_damaged_or_strange_cards_are_refused(changes, fault, saved):
+    folder = saved("tree")
+    edit(folder, **changes)
+    with pytest.raises(StoreError, match=fault) as caught:
+        load_model(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 100_000, '{"format": "skyfuse-model"}'])
+def test_cards_that_are_none_are_refused(text, saved):
+    folder = saved("tree")
+    (folder / "model.json").write_text(text)
+    with pytest.raises(StoreError):
+        load_model(folder)
+
+
+def test_missing_and_wrong_places_are_refused(saved, tmp_path):
+    with pytest.raises(StoreError, match="no model folder"):
+        load_model(tmp_path / "nowhere")
+    folder = saved("tree")
+    with pytest.raises(StoreError, match="no model folder"):
+        load_model(folder / "tree.skops")
+    (folder / "tree.skops").unlink()
+    with pytest.raises(StoreError, match=r"tree\.skops: is missing"):
+        load_model(folder)
+    (folder / "model.json").unlink()
+    (folder / "model.json").mkdir()
+    with pytest.raises(StoreError, match="cannot be read"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("kind", ["tree", "lightgbm", "vggnet12"])
+def test_truncated_weights_are_refused(kind, saved):
+    folder = saved(kind)
+    path = folder / WEIGHTS[kind]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(StoreError, match="is not the file that"):
+        load_model(folder)
+    edit(folder)
+    with pytest.raises(StoreError):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"scaler": {}, "mean": 0.0, "std": 1.0},
+        {"scaler": 3, "mean": 0.0, "std": 1.0},
+        {"scaler": None, "mean": 1e999, "std": 1.0},
+    ],
+)
+def test_network_without_its_scaler_is_refused(state, saved):
+    folder = saved("vggnet12")
+    edit(folder, state=state)
+    with pytest.raises(StoreError):
+        load_model(folder)
+
+
+def test_weights_of_another_network_are_refused(saved):
+    folder = saved("vggnet12")
+    save_file({"dense.0.weight": torch.zeros(3, 3)}, folder / "weights.safetensors")
+    edit(folder)
+    with pytest.raises(StoreError, match="not those of the network"):
+        load_model(folder)
+
+
+def test_card_claiming_a_huge_network_costs_nothing(saved):
+    folder = saved("vggnet12")
+    edit(folder, shapes={"image": [2**30, 8, 8], "spectrum": [2**30]})
+    with pytest.raises(StoreError):
+        load_model(folder)

@@ -1,0 +1,75 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skyfuse.errors import UsageError
+from skyfuse.models import MODELS, LateFusion
+from skyfuse.models.fusion import simplex_weights
+
+from .sky import only
+
+
+def members_of(parts):
+    (train, y), (valid, y_valid), _ = parts
+    members = []
+    for modality in ("image", "spectrum"):
+        member = MODELS["tree"](max_depth=3)
+        member.fit(only(train, modality), y, only(valid, modality), y_valid, seed=0)
+        members.append(member)
+    return members
+
+
+def test_mean_is_the_mean_and_each_member_reads_its_own_modality(parts):
+    first, second = members_of(parts)
+    test = parts[2][0]
+    fusion = LateFusion([first, second])
+    fusion.fit(*parts[0], *parts[1], seed=0)
+    expected = (first.predict(only(test, "image")).value + second.predict(only(test, "spectrum")).value) / 2
+    assert np.allclose(fusion.predict(test).value, expected, rtol=1e-15)
+    assert fusion.modalities == ("image", "spectrum")
+
+
+def test_weights_come_from_validation_and_never_lose_to_the_mean_or_a_member_there(parts):
+    members = members_of(parts)
+    valid, y_valid = parts[1]
+    fusion = LateFusion(members, "weighted")
+    history = fusion.fit(*parts[0], valid, y_valid, seed=0)
+    first, second = (member.predict(valid).value for member in members)
+    # Two members: the minimum of a parabola in the first one's weight.
+    weight = np.clip((first - second) @ (y_valid - second) / ((first - second) @ (first - second)), 0, 1)
+    assert np.allclose(fusion.weights, [weight, 1 - weight], atol=1e-10)
+    for other in (first, second, (first + second) / 2):
+        assert history["valid"][0] <= np.sqrt(np.mean((other - y_valid) ** 2)) + 1e-12
+
+
+@given(seed=st.integers(0, 2**32 - 1), members=st.integers(2, 4))
+def test_weights_are_admissible_and_no_point_of_a_grid_is_better(seed, members):
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=30)
+    values = y[:, None] * rng.uniform(-1, 2, members) + rng.normal(size=(30, members))
+    weights = simplex_weights(values, y)
+    assert weights.min() >= 0
+    assert weights.sum() == pytest.approx(1, abs=1e-9)
+    found = np.mean((values @ weights - y) ** 2)
+    for steps in itertools.product(range(9), repeat=members):
+        if sum(steps) == 8:
+            assert found <= np.mean((values @ np.array(steps) / 8 - y) ** 2) + 1e-9
+
+
+def test_equal_members_and_a_perfect_one():
+    y = np.arange(10.0)
+    assert simplex_weights(np.stack([y + 1, y, y - 3], axis=1), y) == pytest.approx([0, 1, 0])
+    assert simplex_weights(np.stack([y + 1, y - 1], axis=1), y) == pytest.approx([0.5, 0.5])
+    assert simplex_weights(np.stack([y + 1, y + 1], axis=1), y).sum() == pytest.approx(1)
+
+
+def test_wrong_members_are_a_wrong_call(fitted):
+    with pytest.raises(UsageError, match="1 members"):
+        LateFusion([fitted["tree"]])
+    with pytest.raises(UsageError, match="lightgbm"):
+        LateFusion([fitted["tree"], MODELS["lightgbm"]()])
+    with pytest.raises(UsageError, match="median"):
+        LateFusion([fitted["tree"], fitted["lightgbm"]], "median")

@@ -1,0 +1,115 @@
+"""A small dataset in memory with the face of `skyfuse.dataset.Dataset`, and a recipe that fits it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from skyfuse.config import Recipe
+from skyfuse.dataset.quality import MultiObjectCheck, NanStudy, multi_object_check, nan_study
+from skyfuse.dataset.select import Funnel, Step
+
+
+class SmallSky:
+    """Objects whose label shows half in the image and half in the spectrum."""
+
+    def __init__(self, path, n=150, seed=0):
+        rng = np.random.default_rng(seed)
+        self.path = path
+        part, rest = rng.normal(size=n), rng.normal(size=n)
+        label = part + rest + 0.2 * rng.normal(size=n)
+        pattern = rng.normal(size=(5, 8, 8)).astype(np.float32)
+        image = part[:, None, None, None] * pattern + 0.5 * rng.normal(size=(n, 5, 8, 8))
+        line = np.exp(-0.5 * ((np.arange(40) - 20) / 2) ** 2)
+        spectrum = rest[:, None] * line + 0.3 * rng.normal(size=(n, 40))
+        image, spectrum = image.astype(np.float32), spectrum.astype(np.float32)
+        spectrum[rng.random(n) < 0.5, 3:6] = np.nan
+        image[0, 2] = np.nan
+        self._arrays = {
+            ("image", 3): image,
+            ("image", 4): image.reshape(n, 5, 4, 2, 4, 2).mean(axis=(3, 5)),
+            ("spectrum", 3): spectrum,
+            ("spectrum", 4): spectrum.reshape(n, 20, 2).mean(axis=2),
+        }
+        self.zooms = {"image": (3, 4), "spectrum": (3, 4)}
+        self.table = pd.DataFrame(
+            {
+                "object_id": [f"J{i:04d}" for i in range(n)],
+                "plate": 266,
+                "mjd": 51602,
+                "fiberid": np.arange(n),
+                "AVG": label,
+                "group": np.arange(n) // 2,
+                "nan_fraction": np.isnan(spectrum).mean(axis=1),
+                "n_components": 1 + (np.arange(n) % 7 == 0),
+                "n_sources": 1 + (np.arange(n) % 5 == 0),
+            }
+        )
+        self.meta = {
+            "image": {"size": 64, "bands": "ugriz"},
+            "spectrum": {"grid": "sdss", "sizes": [320, 160, 80, 40, 20]},
+        }
+        order = rng.permutation(n)
+        train = np.sort(order[: int(0.6 * n)])
+        self._split = {
+            "train": train,
+            "valid": np.sort(order[int(0.6 * n) : int(0.8 * n)]),
+            "test": np.sort(order[int(0.8 * n) :]),
+            "folds": [train[k::5] for k in range(5)],
+        }
+        self.truth = self.table[["plate", "mjd", "fiberid"]].assign(attainable_sigma=0.2)
+        self.funnel = Funnel([Step("catalogue rows", 2 * n), Step("complete", n // 2, applied=False), Step("used", n)])
+
+    def __len__(self):
+        return len(self.table)
+
+    def split(self, name="default"):
+        return self._split
+
+    def split_digest(self, name="default"):
+        return "ab" * 32
+
+    def inputs(self, zooms, rows):
+        return {modality: self._arrays[modality, zoom][rows] for modality, zoom in zooms.items()}
+
+    def wavelength(self, zoom):
+        return np.linspace(4000.0, 9000.0, self._arrays["spectrum", zoom].shape[1])
+
+    def nan_study(self) -> dict[int, NanStudy]:
+        return {zoom: nan_study(self._arrays["spectrum", zoom], zoom) for zoom in self.zooms["spectrum"]}
+
+    def multi_object_check(self) -> MultiObjectCheck:
+        return multi_object_check(
+            self.table["object_id"].to_numpy(dtype=str),
+            self.table["n_components"].to_numpy(),
+            self.table["n_sources"].to_numpy(),
+        )
+
+
+def small_recipe(**changes) -> Recipe:
+    """Return a recipe of two quick models for `SmallSky`; keyword arguments replace whole sections."""
+    content = {
+        "name": "small",
+        "title": "A small study",
+        "task": {"label": "AVG", "title": "log SFR", "unit": "dex", "definition": "made up"},
+        "zooms": {"image": [3, 4], "spectrum": [3, 4]},
+        "reference": {"image": 3, "spectrum": 3},
+        "models": {
+            "tree": {"grid": {"max_depth": [1, 3]}},
+            "lightgbm": {
+                "fixed": {"max_rounds": 12, "threads": 1},
+                "grid": {"learning_rate": [0.1, 0.3], "max_depth": [2, 3]},
+            },
+        },
+        "embeddings": {"methods": ["pca"], "zooms": {"image": [3], "spectrum": [3, 4]}},
+        "bootstrap": 200,
+        "seed": 11,
+        "flaws": [
+            {"what": "tiny <pixels>", "avoided": "floats", "variant": "tiny-pixels", "model": "tree", "fusion": "image"},
+            {"what": "bands", "avoided": "order", "variant": "shuffled-bands", "model": "tree", "fusion": "image"},
+            {"what": "gaps", "avoided": "kept", "variant": "complete-only", "model": "tree", "fusion": "spectrum"},
+            {"what": "sigma", "avoided": "tested"},
+        ],
+        "published": [{"model": "tree", "fusion": "early", "r2": 0.155}],
+    }
+    return Recipe.model_validate({**content, **changes})

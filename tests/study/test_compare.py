@@ -1,0 +1,166 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skyfuse.errors import DataError
+from skyfuse.study import compare
+from skyfuse.study.compare import best_single, bootstrap, comparisons, percentiles
+from skyfuse.study.metrics import METRICS, attainable_r2, score
+
+
+def redrawn(y, groups, samples, seed):
+    """Yield the objects of each resample one by one, as the counts of the same draw tell."""
+    _, group = np.unique(groups, return_inverse=True)
+    n = group.max() + 1
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)[:, group]
+    for row in counts:
+        yield np.repeat(np.arange(len(y)), row)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(4, 25), st.integers(1, 5), st.integers(0, 2**31 - 1))
+def test_draws_equal_scores_of_the_resampled_objects(n, members, seed):
+    rng = np.random.default_rng(seed)
+    y, p, sigma = rng.normal(size=n), rng.normal(size=n), rng.uniform(0.1, 0.5, n)
+    groups = np.arange(n) // members
+    if groups.max() == 0:
+        return
+    boot = bootstrap(y, {"m": p}, groups=groups, sigma=sigma, samples=20, seed=seed)
+    for k, rows in enumerate(redrawn(y, groups, 20, seed)):
+        if np.ptp(y[rows]) == 0:
+            assert np.isnan(boot.draws["m"]["r2"][k])
+            continue
+        expected = score(y[rows], p[rows])._asdict()
+        for metric in METRICS:
+            assert boot.draws["m"][metric][k] == pytest.approx(expected[metric], rel=1e-8, abs=1e-8)
+        assert boot.attainable_draws[k] == pytest.approx(attainable_r2(y[rows], sigma[rows]), rel=1e-8)
+
+
+def test_blocks_do_not_change_the_draws(monkeypatch):
+    rng = np.random.default_rng(3)
+    y, p = rng.normal(size=40), rng.normal(size=40)
+    whole = bootstrap(y, {"m": p}, samples=50, seed=1)
+    monkeypatch.setattr(compare, "_BLOCK", 40 * 7)
+    parts = bootstrap(y, {"m": p}, samples=50, seed=1)
+    for metric in METRICS:
+        np.testing.assert_allclose(whole.draws["m"][metric], parts.draws["m"][metric], rtol=1e-12)
+
+
+def test_same_seed_same_draws_and_another_seed_others():
+    rng = np.random.default_rng(3)
+    y, p = rng.normal(size=40), rng.normal(size=40)
+    one, two, three = (bootstrap(y, {"m": p}, samples=300, seed=s).interval("m", "r2") for s in (1, 1, 2))
+    assert one == two
+    assert one != three
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    # RMSE of Gaussian errors of deviation 1 is 1 over the population.
+    rng = np.random.default_rng(4)
+    hits = 0
+    for k in range(200):
+        y = rng.normal(size=150)
+        boot = bootstrap(y, {"m": y + rng.normal(size=150)}, samples=300, seed=k)
+        low, high = boot.interval("m", "rmse")
+        hits += low <= 1 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_pairing_shrinks_the_interval_of_a_difference():
+    rng = np.random.default_rng(5)
+    y = rng.normal(size=200)
+    shared = rng.normal(size=200)
+    a, b = y + shared, y + shared + 0.05 * rng.normal(size=200)
+    boot = bootstrap(y, {"a": a, "b": b}, samples=1000, seed=0)
+    difference, low, high = boot.difference("a", "b", "rmse")
+    assert difference == pytest.approx(score(y, a).rmse - score(y, b).rmse)
+    assert low <= difference <= high
+    single = boot.interval("a", "rmse")
+    assert high - low < 0.2 * (single[1] - single[0])
+    assert boot.difference("b", "a", "rmse") == pytest.approx((-difference, -high, -low))
+
+
+def test_groups_widen_the_interval_when_their_members_err_together():
+    rng = np.random.default_rng(6)
+    groups = np.repeat(np.arange(40), 10)
+    y = rng.normal(size=400)
+    p = y + rng.normal(size=40)[groups]
+    alone = bootstrap(y, {"m": p}, samples=1000, seed=0).interval("m", "rmse")
+    grouped = bootstrap(y, {"m": p}, groups=groups, samples=1000, seed=0).interval("m", "rmse")
+    assert grouped[1] - grouped[0] > 1.8 * (alone[1] - alone[0])
+
+
+def test_distance_from_the_attainable():
+    rng = np.random.default_rng(7)
+    y, sigma = rng.normal(size=100), np.full(100, 0.3)
+    boot = bootstrap(y, {"m": y + 0.3 * rng.normal(size=100)}, sigma=sigma, samples=300, seed=0)
+    value, low, high = boot.distance("m")
+    assert value == pytest.approx(attainable_r2(y, sigma) - boot.point["m"]["r2"])
+    assert low < value < high
+    with pytest.raises(DataError, match="attainable R² is not known"):
+        bootstrap(y, {"m": y + 1}, samples=200).distance("m")
+
+
+def test_percentiles_by_hand():
+    assert percentiles(np.arange(0, 1001, dtype=float)) == pytest.approx((25, 975))
+    assert percentiles(np.array([np.nan, 2.0, 2.0])) == (2, 2)
+
+
+def test_bad_groups():
+    y, p = np.arange(4.0), np.ones(4)
+    with pytest.raises(DataError, match="3 groups for 4 objects"):
+        bootstrap(y, {"m": p}, groups=[0, 1, 2])
+    with pytest.raises(DataError, match="one group alone"):
+        bootstrap(y, {"m": p}, groups=[5, 5, 5, 5])
+    with pytest.raises(DataError, match="not finite"):
+        bootstrap(y, {"m": np.full(4, np.nan)})
+
+
+def test_best_single_looks_at_validation_alone():
+    assert best_single({"image": 0.2, "spectrum": 0.3, "early": 0.9}, ("image", "spectrum")) == "spectrum"
+    assert best_single({"image": 0.2}, ("image", "spectrum")) == "image"
+    with pytest.raises(DataError, match="no single modality"):
+        best_single({"early": 0.2}, ("image", "spectrum"))
+
+
+def test_comparisons_pair_models_and_set_fusions_against_the_validation_choice():
+    rng = np.random.default_rng(8)
+    y = rng.normal(size=120)
+    quality = {"image": 0.9, "spectrum": 0.8, "early": 0.3, "late-mean": 0.6}
+    # On the validation part the image looks better for b, though the test part says otherwise.
+    valid = {
+        "a": {"image": 0.1, "spectrum": 0.2, "early": 0.5, "late-mean": 0.4},
+        "b": {"image": 0.4, "spectrum": 0.2, "early": 0.5, "late-mean": 0.6},
+    }
+    rows = [
+        {"cell": f"{model}-{fusion}", "model": model, "fusion": fusion, "valid_r2": valid[model][fusion]}
+        for model in "ab"
+        for fusion in quality
+    ]
+    predictions = {r["cell"]: y + quality[r["fusion"]] * rng.normal(size=120) for r in rows}
+    boot = bootstrap(y, predictions, samples=300, seed=0)
+    table = comparisons(pd.DataFrame(rows), boot)
+    fusion = table[(table["kind"] == "fusion") & (table["metric"] == "r2")].set_index(["model", "fusion"])
+    assert fusion.loc[("a", "early"), "b"] == "a-spectrum"
+    assert fusion.loc[("b", "early"), "b"] == "b-image"
+    assert fusion["chosen"].to_dict() == {
+        ("a", "early"): True,
+        ("a", "late-mean"): False,
+        ("b", "early"): False,
+        ("b", "late-mean"): True,
+    }
+    assert fusion.loc[("a", "early"), "low"] > 0
+    models = table[table["kind"] == "models"]
+    assert len(models) == len(quality) * len(METRICS)
+    row = models[(models["fusion"] == "image") & (models["metric"] == "mae")].iloc[0]
+    expected = boot.difference("a-image", "b-image", "mae")
+    assert (row["difference"], row["low"], row["high"]) == pytest.approx(expected)
+
+
+def test_comparisons_without_fusions_hold_pairs_alone():
+    y = np.arange(10.0)
+    rows = pd.DataFrame([{"cell": "a", "model": "a", "fusion": "image", "valid_r2": 0.1}])
+    boot = bootstrap(y, {"a": y + 0.1 * (-1) ** np.arange(10)}, samples=200)
+    assert comparisons(rows, boot).empty

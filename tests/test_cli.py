@@ -1,0 +1,183 @@
+"""Every verb as a user calls it: what it prints, what it writes, and what it says of a wrong call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.io import fits
+
+from skyfuse.cli import main
+from skyfuse.cube.query import Cube
+
+
+class Done:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def skyfuse(monkeypatch, capsys, tmp_path):
+    """Call the command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["skyfuse", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        caught = capsys.readouterr()
+        return Done(stop.value.code or 0, caught.out, caught.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def cube(small_sky, tmp_path_factory) -> Path:
+    from skyfuse.cube.build import build
+
+    out = tmp_path_factory.mktemp("cli") / "sky.cube"
+    build([small_sky], out, workers=1)
+    return out
+
+
+VERBS = ["demo", "mock", "build", "info", "cutout", "export", "check", "study", "tune", "embed", "predict", "report"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_has_an_example(skyfuse, verb):
+    done = skyfuse(verb, "--help")
+    assert done.code == 0
+    assert f"Example: skyfuse {verb}" in " ".join(done.out.split())
+
+
+def test_mock_and_build_report_in_json(skyfuse, tmp_path):
+    made = skyfuse("mock", "sky", "--fields", 1, "--objects", 20, "--seed", 3, "--json")
+    assert made.code == 0
+    json.loads(made.out)
+    built = skyfuse("build", "sky", "one.cube", "--workers", 1, "--json")
+    assert built.code == 0
+    report = json.loads(built.out)
+    frames = len(list((tmp_path / "sky").rglob("frame-*.fits")))
+    assert frames == 5
+    assert report["asked"] == report["ingested"] + sum(report["rejected"].values())
+    assert skyfuse("check", "one.cube").code == 0
+
+
+def test_info_tells_what_a_cube_holds(skyfuse, cube):
+    data = json.loads(skyfuse("info", cube, "--json").out)
+    assert data["kind"] == "cube"
+    assert data["counts.objects"] == len(Cube.open(cube).objects)
+
+
+def test_cutout_writes_value_sigma_and_wcs(skyfuse, cube):
+    row = Cube.open(cube).objects.iloc[0]
+    done = skyfuse("cutout", cube, f"{row.ra} {row.dec}", "--zoom", 1, "--bands", "gr", "-o", "cut.fits")
+    assert done.code == 0, done.err
+    with fits.open("cut.fits") as hdus:
+        images = [hdu for hdu in hdus if hdu.data is not None]
+        assert images[0].data.shape[-2:] == (32, 32)
+        assert images[0].header["CTYPE1"] == "RA---TAN"
+
+
+@pytest.mark.parametrize(("fmt", "name"), [("fits", "out.fits"), ("votable", "out.vot"), ("numpy", "out.npz")])
+def test_export_of_one_object(skyfuse, cube, fmt, name):
+    row = Cube.open(cube).objects.iloc[0]
+    done = skyfuse("export", cube, name, "--object", row.object_id, "--zoom", 2, "--format", fmt)
+    assert done.code == 0, done.err
+    assert Path(name).stat().st_size > 0
+
+
+def test_a_damaged_cube_fails_the_check(skyfuse, cube, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy.cube"
+    shutil.copytree(cube, copy)
+    tile = next(copy.rglob("*.h5"))
+    tile.write_bytes(tile.read_bytes()[: tile.stat().st_size // 2])
+    done = skyfuse("check", copy)
+    assert done.code == 1
+    assert tile.name in done.out
+
+
+WRONG_CALLS = {
+    "no such verb": ["fly"],
+    "no such option": ["build", "--fast"],
+    "missing argument": ["mock"],
+    "not a number": ["mock", "sky", "--fields", "many"],
+    "no fields": ["mock", "sky", "--fields", "0"],
+    "build without a cube": ["build", "CUBE"],
+    "build of nothing": ["build", "nowhere", "new.cube"],
+    "build of an empty folder": ["build", "EMPTY", "new.cube"],
+    "unknown grid": ["build", "SKY", "new.cube", "--grid", "parsec"],
+    "info of nothing": ["info", "nowhere"],
+    "info of a plain folder": ["info", "EMPTY"],
+    "cutout off the cube": ["cutout", "CUBE", "10.0 80.0"],
+    "zoom out of range": ["cutout", "CUBE", "HERE", "--zoom", "9"],
+    "unknown band": ["cutout", "CUBE", "HERE", "--bands", "y"],
+    "not a position": ["cutout", "CUBE", "over there"],
+    "cutout of no cube": ["cutout", "EMPTY", "10 10"],
+    "time that is no interval": ["cutout", "CUBE", "HERE", "--time", "yesterday"],
+    "unknown object": ["export", "CUBE", "out.fits", "--object", "J000000"],
+    "unknown format": ["export", "CUBE", "out.xyz", "--format", "xyz"],
+    "two regions": ["export", "CUBE", "out.fits", "--cone", "1 1 1", "--box", "1 2 1 2"],
+    "region in words": ["export", "CUBE", "out.fits", "--cone", "a b c"],
+    "empty region": ["export", "CUBE", "out.fits", "--cone", "10 80 0.01"],
+    "check of nothing": ["check", "nowhere"],
+    "unknown recipe": ["study", "astrology"],
+    "study of nothing": ["study", "sfr", "--data", "nowhere"],
+    "study without labels": ["study", "sfr", "--data", "CUBE"],
+    "labels with other columns": ["study", "sfr", "--data", "CUBE", "--labels", "TABLE"],
+    "labels missing for all": ["study", "sfr", "--data", "CUBE", "--labels", "ELSEWHERE"],
+    "tune of nothing": ["tune", "sfr", "nowhere"],
+    "embed of nothing": ["embed", "nowhere"],
+    "predict without a model": ["predict", "nowhere", "CUBE"],
+    "report of nothing": ["report", "nowhere"],
+}
+
+
+@pytest.mark.parametrize("case", WRONG_CALLS)
+def test_a_wrong_call_gets_one_line_and_a_remedy(skyfuse, small_sky, cube, tmp_path, case):
+    (tmp_path / "empty").mkdir()
+    pd.DataFrame({"name": ["a"], "colour": [1.0]}).to_csv(tmp_path / "table.csv", index=False)
+    elsewhere = pd.DataFrame({"plate": [1], "mjd": [50000], "fiberid": [1], "AVG": [0.5], "FLAG": [0]})
+    elsewhere.to_csv(tmp_path / "elsewhere.csv", index=False)
+    row = Cube.open(cube).objects.iloc[0]
+    words = {
+        "SKY": small_sky,
+        "CUBE": cube,
+        "EMPTY": tmp_path / "empty",
+        "HERE": f"{row.ra} {row.dec}",
+        "TABLE": tmp_path / "table.csv",
+        "ELSEWHERE": tmp_path / "elsewhere.csv",
+    }
+    done = skyfuse(*(words.get(word, word) for word in WRONG_CALLS[case]))
+    assert done.code in (1, 2)
+    lines = [line for line in done.err.splitlines() if line.startswith("skyfuse: ")]
+    assert len(lines) == 1, done.err
+    assert "Traceback" not in done.err
+    # A fault and what to do about it.
+    assert ";" in lines[0] or "See 'skyfuse" in lines[0], lines[0]
+
+
+def test_coordinates_are_read_as_users_write_them(skyfuse, cube):
+    from astropy.coordinates import SkyCoord
+
+    row = Cube.open(cube).objects.iloc[0]
+    place = SkyCoord(row.ra, row.dec, unit="deg")
+    written = [
+        f"{row.ra:.6f}, {row.dec:.6f}",
+        place.to_string("hmsdms", precision=3),
+        place.to_string("hmsdms", sep=":", precision=3),
+    ]
+    cuts = []
+    for number, text in enumerate(written):
+        done = skyfuse("cutout", cube, text, "-o", f"{number}.fits", "--bands", "r")
+        assert done.code == 0, done.err
+        with fits.open(f"{number}.fits") as hdus:
+            cuts.append(next(np.asarray(hdu.data) for hdu in hdus if hdu.data is not None))
+    np.testing.assert_array_equal(cuts[0], cuts[1])
+    np.testing.assert_array_equal(cuts[0], cuts[2])

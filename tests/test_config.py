@@ -1,0 +1,186 @@
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skyfuse.config import Recipe, inputs_of, load_recipe, recipe_names
+from skyfuse.errors import UsageError
+
+
+def sfr() -> dict:
+    return load_recipe("sfr").model_dump(mode="json")
+
+
+def written(tmp_path, data):
+    path = tmp_path / "mine.yaml"
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data), encoding="utf-8")
+    return path
+
+
+def test_sfr_follows_the_original_study():
+    recipe = load_recipe("sfr")
+    assert recipe.models["tree"].grid == {"max_depth": [1, 2, 3, 4, 5, 6]}
+    assert min(recipe.models["vggnet12"].grid["learning_rate"]) == 3e-6
+    assert max(recipe.models["vggnet12"].grid["learning_rate"]) == 1e-3
+    assert recipe.models["vggnet12"].fixed == {"dropout": 0.5, "patience": 30}
+    assert set(recipe.models["lightgbm"].grid) == {"learning_rate", "max_depth"}
+    assert (recipe.split.train, recipe.split.valid, recipe.split.test, recipe.split.folds) == (0.6, 0.2, 0.2, 5)
+    assert recipe.zooms["image"] == [0, 1, 2, 3]
+    assert set(recipe.zooms["spectrum"]) >= {0, 1, 2, 3}
+    best = next(p for p in recipe.published if (p.model, p.fusion) == ("lightgbm", "early"))
+    assert (best.r2, best.mae, best.rmse) == (0.308, 0.19, 0.32)
+
+
+def test_quick_is_smaller_and_still_whole():
+    recipe = load_recipe("sfr")
+    quick = recipe.shortened()
+    assert set(quick.models) == {"tree", "lightgbm", "vggnet12"}
+    assert quick.fusions == recipe.fusions
+    assert len(quick.zooms["image"]) >= 2
+    assert len(quick.zooms["spectrum"]) >= 2
+    for name, plan in quick.models.items():
+        for parameter, values in plan.grid.items():
+            assert len(values) <= len(recipe.models[name].grid[parameter])
+    assert quick.task == recipe.task
+    assert quick.quick == {}
+
+
+def test_quick_merges_sections_and_replaces_lists_and_grids():
+    data = sfr()
+    data["quick"] = {
+        "models": {"tree": {"grid": {"max_depth": [2]}}, "lightgbm": {"grid": {"max_depth": [3]}}},
+        "embeddings": {"methods": ["pca"]},
+    }
+    quick = Recipe.model_validate(data).shortened()
+    # A replaced grid drops the learning rate instead of crossing it with the new depth.
+    assert quick.models["lightgbm"].grid == {"max_depth": [3]}
+    assert quick.models["lightgbm"].fixed == data["models"]["lightgbm"]["fixed"]
+    assert quick.models["vggnet12"].model_dump() == data["models"]["vggnet12"]
+    assert quick.embeddings.methods == ["pca"]
+    assert quick.embeddings.zooms == data["embeddings"]["zooms"]
+
+
+def test_a_wrong_override_is_an_error_that_says_so(tmp_path):
+    data = sfr()
+    data["quick"] = {"bootstrap": 3}
+    with pytest.raises(UsageError, match=r"sfr, quick: field bootstrap is 3; .*200"):
+        load_recipe(written(tmp_path, data)).shortened()
+
+
+def test_yaml_round_trip(tmp_path):
+    recipe = load_recipe("sfr")
+    assert load_recipe(written(tmp_path, recipe.to_yaml())) == recipe
+
+
+def test_every_field_is_documented():
+    seen = []
+
+    def walk(section):
+        for name, field in section.model_fields.items():
+            seen.append(name)
+            assert field.description, f"{section.__name__}.{name}"
+            for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+                if isinstance(inner, type) and hasattr(inner, "model_fields"):
+                    walk(inner)
+
+    walk(Recipe)
+    assert {"task", "label", "grid", "folds", "variant"} <= set(seen)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (["taks"], {}, r"unknown field taks; the fields there are name, title, task"),
+        (["task", "lable"], "AVG", r"unknown field task.lable; the fields there are label, title"),
+        (["models", "tree", "gird"], {}, r"unknown field models.tree.gird; the fields there are fixed, grid"),
+        (["task", "kind"], "classification", r"field task.kind is \"classification\"; allowed are 'regression'"),
+        (["fusions"], ["image", "middle"], r"field fusions.1 is \"middle\"; allowed are 'image'"),
+        (["fusions"], ["image", "late-mean"], r"late-mean needs image and spectrum in fusions too"),
+        (["modalities"], ["image"], r"modalities does not name spectrum"),
+        (["zooms", "image"], [0, 5], r"zooms.image holds zooms from 0 to 4"),
+        (["zooms", "image"], [1, 1], r"each once"),
+        (["reference"], {"image": 1}, r"reference.spectrum is needed"),
+        (["split", "train"], 0.7, r"field split: train \+ valid \+ test must be 1"),
+        (["split", "folds"], 2, r"field split.folds is 2; .*3"),
+        (["models"], {}, r"field models is \{\}; "),
+        (["models", "tree", "grid", "max_depth"], [], r"grid.max_depth is empty; name at least one value"),
+        (["models", "tree", "grid", "max_depth"], [2, 2], r"grid.max_depth repeats a value"),
+        (["models", "tree", "fixed", "max_depth"], 3, r"max_depth stands in both fixed and grid"),
+        (["flaws", 0, "model"], "forest", r"flaws.0.model.*forest is not among models"),
+        (["flaws", 0, "fusion"], None, r"variant, model and fusion belong together"),
+        (["bootstrap"], "many", r"field bootstrap is \"many\""),
+        (["name"], "My Study", r"field name is \"My Study\""),
+    ],
+)
+def test_faults_name_the_field_and_what_it_may_hold(tmp_path, place, value, message):
+    data = sfr()
+    section = data
+    for step in place[:-1]:
+        section = section[step]
+    section[place[-1]] = value
+    with pytest.raises(UsageError, match=message) as caught:
+        load_recipe(written(tmp_path, data))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_field_and_the_number_of_further_faults(tmp_path):
+    data = sfr()
+    del data["task"]["label"]
+    data["seed"] = -1
+    with pytest.raises(UsageError, match=r"field task.label is missing \(and 1 more\); add it"):
+        load_recipe(written(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [1", r"no valid YAML in line"),
+        ("- 1", r"no recipe, but list"),
+        ("", r"no recipe, but NoneType"),
+        ("!!python/object/apply:os.getcwd []", r"no valid YAML in line 1"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path, content, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        load_recipe(written(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_names_and_paths(tmp_path):
+    assert "sfr" in recipe_names()
+    with pytest.raises(UsageError, match=r"no recipe is called 'sfx'; choose one of .*sfr"):
+        load_recipe("sfx")
+    with pytest.raises(UsageError, match="no such recipe file"):
+        load_recipe(tmp_path / "none.yaml")
+    binary = tmp_path / "bad.yaml"
+    binary.write_bytes(b"\xff\xfe\x00name")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_recipe(binary)
+
+
+def test_inputs_of_fusions():
+    assert inputs_of("image") == ("image",)
+    assert inputs_of("spectrum") == ("spectrum",)
+    assert inputs_of("late-mean") == inputs_of("early") == ("image", "spectrum")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+        max_leaves=8,
+    ),
+    st.sampled_from(sorted(Recipe.model_fields)),
+)
+def test_any_value_in_any_field_is_taken_or_named(tmp_path_factory, value, field):
+    data = sfr()
+    data[field] = value
+    path = written(tmp_path_factory.mktemp("recipe"), data)
+    try:
+        recipe = load_recipe(path)
+    except UsageError as error:
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(recipe, Recipe)
