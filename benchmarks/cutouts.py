@@ -1,7 +1,7 @@
 """Cutouts of 64 px in five bands at five zooms with uncertainties, from a built cube, on one core.
 
-Ours: `Cube.cutouts` at random places of the frames. Baseline, for scale: `astropy.nddata.Cutout2D` with a position
-on the sky out of one open frame, value alone, one band, no zooms.
+Ours: `Cube.cutouts` at random places of the frames. Baseline, for scale: `astropy.nddata.Cutout2D` with a
+position on the sky out of one open frame, value alone, one band, no zooms.
 
 Example: python benchmarks/cutouts.py stripe.cube
 """
@@ -37,7 +37,10 @@ def main() -> int:
     ra, dec = np.empty(arguments.objects), np.empty(arguments.objects)
     for i in np.unique(rows):
         frame, mine = frames.iloc[i], rows == i
-        x, y = random.uniform(40, frame["nx"] - 40, mine.sum()), random.uniform(40, frame["ny"] - 40, mine.sum())
+        x, y = (
+            random.uniform(40, frame["nx"] - 40, mine.sum()),
+            random.uniform(40, frame["ny"] - 40, mine.sum()),
+        )
         ra[mine], dec[mine] = frame_wcs(frame["wcs"]).wcs_pix2world(x, y, 0)
     cube.cutouts(ra[:2], dec[:2], zooms=range(5))
     best = np.inf

@@ -1,8 +1,8 @@
 """Spectra into a cube, on one core, against a bare astropy read of the same HDUs.
 
-Ours: the whole build (scan, reading, five zooms with uncertainties, tile files, indexes) of a folder of spectra.
-Baseline: `astropy.io.fits.open` and both tables' data of each file. Neither side flushes to the disk. Each figure
-is the best of the rounds, which alternate.
+Ours: the whole build (scan, reading, five zooms with uncertainties, tile files, indexes) of a folder of
+spectra. Baseline: `astropy.io.fits.open` and both tables' data of each file. Neither side flushes to the
+disk. Each figure is the best of the rounds, which alternate.
 
 Example: python benchmarks/spectra.py ../shared/data/sdss_spectra
 """
@@ -57,7 +57,8 @@ def main() -> int:
             ours.append(seconds(lambda: fresh([arguments.folder], cube)))
     ratio = min(ours) / min(base)
     print(
-        f"{min(ours) / len(files) * 1e3:.2f} ms a spectrum, bare astropy read {min(base) / len(files) * 1e3:.2f} ms: "
+        f"{min(ours) / len(files) * 1e3:.2f} ms a spectrum, "
+        f"bare astropy read {min(base) / len(files) * 1e3:.2f} ms: "
         f"ratio {ratio:.2f} (bound 1.5), {len(files)} files"
     )
     return 0 if ratio <= 1.5 else 1

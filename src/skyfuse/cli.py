@@ -20,7 +20,7 @@ Progress = Callable[[int, int, str], None]
 
 app = typer.Typer(
     name="skyfuse",
-    help="Images, spectra and catalogues of the same sky: one cube with honest uncertainties, and trained models.",
+    help="Images, spectra and catalogues of one sky: a cube with honest uncertainties, and trained models.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -64,27 +64,26 @@ def _fail(message: str, code: int) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """Yield a callback ``(done, total, what)`` that draws one bar for each kind of work on stderr."""
+    """Yield a callback ``(done, total, what)`` that draws one bar on stderr for each stretch of work."""
+    from rich import progress as bar
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, Any] = {}
+        bar.TextColumn("{task.description:<36}"),
+        bar.BarColumn(bar_width=24),
+        bar.MofNCompleteColumn(),
+        bar.TimeElapsedColumn(),
+        bar.TimeRemainingColumn(),
+    )
+    with bar.Progress(*columns, console=Console(stderr=True)) as bars:
+        current: bar.Task | None = None
 
         def update(done: int, total: int, what: str) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+            # A stretch is told by its total; what is being done within it may change from step to step.
+            nonlocal current
+            if current is None or current.total != total or done < current.completed:
+                current = bars.tasks[bars.add_task(what, total=total)]
+            bars.update(current.id, completed=done, description=what)
 
         yield update
 
@@ -177,7 +176,7 @@ def info(
 
 
 def _coordinate(text: str) -> Any:
-    """Read a sky position as users write it: ``0h42m -0d30m``, ``10.5 -0.5`` (degrees) or ``00:42:00 -00:30:00``."""
+    """Read a sky position as users write it: ``0h42m -0d30m``, ``10.5 -0.5``, ``00:42:00 -00:30:00``."""
     from astropy import units
     from astropy.coordinates import SkyCoord
 
@@ -361,7 +360,9 @@ def _study(
     else:
         from rich.console import Console
 
-        Console().print(result.table())
+        console = Console()
+        # A file or a pipe has no width of its own; eighty columns would cut the figures.
+        console.print(result.table(), width=None if console.is_terminal else 110)
         typer.echo(f"report: {result.report}")
 
 

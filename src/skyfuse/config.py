@@ -148,8 +148,8 @@ class Recipe(_Part):
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$", description="Short name, e.g. `sfr`.")
     title: str = Field(description="Title of the report.")
     task: Task = Field(description="What is predicted.")
-    mock: MockSource = Field(default_factory=MockSource, description="Mock sky used when no data is given.")
-    funnel: Funnel = Field(default_factory=Funnel, description="Which objects are kept.")
+    mock: MockSource = Field(default=MockSource(), description="Mock sky used when no data is given.")
+    funnel: Funnel = Field(default=Funnel(), description="Which objects are kept.")
     modalities: list[Modality] = Field(default=["image", "spectrum"], description="Inputs of the dataset.")
     zooms: dict[Modality, list[int]] = Field(
         description="Zooms of the resolution study: each model is fitted at each of them."
@@ -159,7 +159,7 @@ class Recipe(_Part):
     )
     models: dict[str, ModelPlan] = Field(min_length=1, description="Models by name, with their parameters.")
     fusions: list[Fusion] = Field(default=list(FUSIONS), min_length=1, description="Inputs compared.")
-    split: Split = Field(default_factory=Split, description="Training, validation and test parts.")
+    split: Split = Field(default=Split(), description="Training, validation and test parts.")
     embeddings: Embeddings = Field(default_factory=Embeddings, description="Two-dimensional views.")
     bootstrap: int = Field(5000, ge=200, description="Bootstrap samples behind each interval.")
     seed: int = Field(0, ge=0, description="The one seed from which every cell's seed follows.")
@@ -212,9 +212,28 @@ class Recipe(_Part):
         overrides = whole.pop("quick")
         return _validated(_merged(whole, overrides), where=f"{self.name}, quick")
 
+    def with_seed(self, seed: int) -> Recipe:
+        """Return the recipe with one seed for the mock sky, the split and the models.
+
+        Raises
+        ------
+        UsageError
+            The seed is negative.
+        """
+        if seed < 0:
+            raise UsageError(f"the seed is {seed}", remedy="give 0 or a positive whole number")
+        return self.model_copy(
+            update={
+                "seed": seed,
+                "mock": self.mock.model_copy(update={"seed": seed}),
+                "split": self.split.model_copy(update={"seed": seed}),
+            }
+        )
+
     def to_yaml(self) -> str:
         """Return the recipe as YAML, readable by `load_recipe`."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+        content = self.model_dump(mode="json")
+        return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))
 
 
 def inputs_of(fusion: Fusion) -> tuple[Modality, ...]:

@@ -56,7 +56,14 @@ def spectrum_path(folder: Path, plate: int, fiber: int) -> Path:
 
 
 def make_spectrum(
-    folder: Path, fiber: int, ra: float, dec: float, *, plate: int = 1, quality: float = 7.5, zwarning: int = 0
+    folder: Path,
+    fiber: int,
+    ra: float,
+    dec: float,
+    *,
+    plate: int = 1,
+    quality: float = 7.5,
+    zwarning: int = 0,
 ) -> Path:
     random = np.random.default_rng(10_000 * plate + fiber)
     bins = np.arange(FIRST - 20, LAST + 31)

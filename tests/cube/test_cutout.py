@@ -91,7 +91,7 @@ def test_catalogue_stars_stand_where_the_cutouts_of_real_frames_say(real_data) -
     good = np.flatnonzero((flux > 30) & (flux < 1000))
     apart = np.linalg.norm(unit_vectors(ra[good], dec[good])[:, None] - unit_vectors(ra, dec)[None], axis=2)
     good = good[(apart < chord(10 / 3600)).sum(axis=1) == 1]
-    on, inside, x0, y0 = place(frame.info.wcs, frame.info.shape, ra[good], dec[good], 16)
+    _, inside, x0, y0 = place(frame.info.wcs, frame.info.shape, ra[good], dec[good], 16)
     assert inside.sum() > 10
     value, _ = cut_frame(frame.value, frame.sigma, x0[inside], y0[inside], 16)
     x, y = WCS(frame.info.wcs).wcs_world2pix(ra[good][inside], dec[good][inside], 0)

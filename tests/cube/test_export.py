@@ -50,7 +50,9 @@ def test_fits_holds_table_spectra_and_images_with_wcs(cube: Cube, tmp_path: Path
                 image = hdus[f"{number}_{band}_VALUE"]
                 np.testing.assert_array_equal(image.data, cut.value[0, i])
                 np.testing.assert_array_equal(hdus[f"{number}_{band}_SIGMA"].data, cut.sigma[0, i])
-                x, y = WCS(image.header).world_to_pixel(SkyCoord(table["ra"][row], table["dec"][row], unit="deg"))
+                x, y = WCS(image.header).world_to_pixel(
+                    SkyCoord(table["ra"][row], table["dec"][row], unit="deg")
+                )
                 assert max(abs(x - 15.5), abs(y - 15.5)) <= 0.51
                 assert image.header["FRAMEID"].startswith("sdss-4510-4-")
 

@@ -109,9 +109,14 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"old": 1})
-    with pytest.raises(RuntimeError), replaced(path) as partial:
-        partial.write_text("half")
-        raise RuntimeError
+
+    def fail() -> None:
+        with replaced(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert read_json(path) == {"old": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 

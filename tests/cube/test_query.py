@@ -1,4 +1,4 @@
-"""Queries: regions, times, bands, ids; cutouts and spectra as the field's objects; checks that find faults."""
+"""Queries: regions, times, bands, ids; cutouts and spectra as objects; checks that find faults."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_gather_keeps_the_order_asked_for(cube: Cube) -> None:
 def test_gather_refuses_what_is_not_there(cube: Cube) -> None:
     with pytest.raises(UsageError, match=r"no zoom 5; choose 0 \(native\) to 4"):
         cube.gather("image", 5, [0])
-    with pytest.raises(UsageError, match="no 'light curve'; ask for 'image' or 'spectrum'"):
+    with pytest.raises(UsageError, match=r"no 'light curve'; ask for 'image' or 'spectrum'"):
         cube.gather("light curve", 0, [0])  # type: ignore[arg-type]
     with pytest.raises(DataError, match="row 7 is not among the 7 objects; ask for rows 0 to 6"):
         cube.gather("image", 0, [1, 7])
@@ -86,15 +86,20 @@ def test_time_chooses_the_epoch_of_a_cutout(cube: Cube) -> None:
     first = epochs["mjd"].iloc[0]
     old = cube.cutout(where, bands="i", size=16, time=(first - 1, first + 1))
     new = cube.cutout(where, bands="i", size=16)
-    assert (old.meta["frame_id"], new.meta["frame_id"]) == ({"i": "sdss-4510-4-1-i"}, {"i": "sdss-4510-4-2-i"})
-    with pytest.raises(DataError, match="between MJD 1.0 and 2.0"):
+    assert (old.meta["frame_id"], new.meta["frame_id"]) == (
+        {"i": "sdss-4510-4-1-i"},
+        {"i": "sdss-4510-4-2-i"},
+    )
+    with pytest.raises(DataError, match=r"between MJD 1.0 and 2.0"):
         cube.cutout(where, time=(1.0, 2.0))
     with pytest.raises(UsageError, match="give the earlier MJD first"):
         cube.cutout(where, time=(2.0, 1.0))
 
 
 def test_off_the_cube_names_where_the_cube_is(cube: Cube) -> None:
-    with pytest.raises(DataError, match=r"no frame in ugriz holds RA 20\.0.*15 frames lie between RA 149\.\d+ and 210\.\d"):
+    with pytest.raises(
+        DataError, match=r"no frame in ugriz holds RA 20\.0.*15 frames lie between RA 149\.\d+ and 210\.\d"
+    ):
         cube.cutout(at(20, 20))
     blank = cube.cutouts([20.0, np.nan], [20.0, 0.0], size=4)[0]
     assert np.isnan(blank.value).all()
@@ -116,12 +121,18 @@ def test_spectra_come_as_specutils_objects_with_units(cube: Cube) -> None:
     assert best.flux.unit == units.Unit("1e-17 erg / (s cm2 Angstrom)")
     np.testing.assert_array_equal(best.mask, np.isnan(best.uncertainty.array))
     epochs = cube.epochs(name)
-    assert [epoch.meta["spectrum_id"] for epoch in epochs] == ["sdss-1-55000-1", "sdss-2-55000-1", "sdss-2-55000-2"]
+    assert [epoch.meta["spectrum_id"] for epoch in epochs] == [
+        "sdss-1-55000-1",
+        "sdss-2-55000-1",
+        "sdss-2-55000-2",
+    ]
     np.testing.assert_array_equal(cube.spectrum("sdss-2-55000-2").flux, epochs[2].flux)
 
 
 def test_unknown_names_lead_to_the_nearest(cube: Cube) -> None:
-    with pytest.raises(DataError, match="no 'sdss-1-55000-44' among the spectra; the nearest is sdss-1-55000-4"):
+    with pytest.raises(
+        DataError, match="no 'sdss-1-55000-44' among the spectra; the nearest is sdss-1-55000-4"
+    ):
         cube.spectrum("sdss-1-55000-44")
     near = cube.objects["object_id"].iloc[0]
     with pytest.raises(DataError, match="the nearest is J"):
@@ -132,7 +143,10 @@ def test_unknown_names_lead_to_the_nearest(cube: Cube) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    ra=st.floats(0, 360), dec=st.floats(-90, 90), radius=st.one_of(st.floats(0, 180), st.floats(0, 0.05)), near=st.integers(0, 7)
+    ra=st.floats(0, 360),
+    dec=st.floats(-90, 90),
+    radius=st.one_of(st.floats(0, 180), st.floats(0, 0.05)),
+    near=st.integers(0, 7),
 )
 def test_cones_hold_what_astropy_says(cube: Cube, ra: float, dec: float, radius: float, near: int) -> None:
     if near < 7:
@@ -214,7 +228,9 @@ def test_check_finds_each_kind_of_damage(cube: Cube, tmp_path: Path) -> None:
     tiles = sorted(set(cube.objects["tile"]))
     files = [tile_path(copy, tile) for tile in tiles]
     with h5py.File(files[0], "r+") as file:
-        file["/objects/0/spectrum/coverage"][0, 5] = 0.0 if file["/objects/0/spectrum/coverage"][0, 5] else 1.0
+        file["/objects/0/spectrum/coverage"][0, 5] = (
+            0.0 if file["/objects/0/spectrum/coverage"][0, 5] else 1.0
+        )
     with h5py.File(files[1], "r+") as file:
         sigma = file["/spectra/2/sigma"]
         sigma[0, int(np.flatnonzero(np.isfinite(sigma[0]))[0])] = 0.0
@@ -227,7 +243,13 @@ def test_check_finds_each_kind_of_damage(cube: Cube, tmp_path: Path) -> None:
     assert len(problems) == 5
     for file, words in zip(
         [*files[:4], stray],
-        ["NaN does not stand exactly where coverage is 0", "not above 0", "", "cannot be opened", "no index knows this tile"],
+        [
+            "NaN does not stand exactly where coverage is 0",
+            "not above 0",
+            "",
+            "cannot be opened",
+            "no index knows this tile",
+        ],
         strict=True,
     ):
         assert any(str(file) in problem and words in problem for problem in problems)

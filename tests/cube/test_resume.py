@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from skyfuse.cube import build as build_module
@@ -51,7 +54,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     assert process.stdout.readline() == "begun\n"
     # The build itself takes about half a second after this line: a moment somewhere within it.
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(random.Random(seed).uniform(0.0, 0.3))
+        process.wait(np.random.default_rng(seed).uniform(0.0, 0.3))
     process.kill()
     process.wait()
     process.stdout.close()
@@ -68,13 +71,11 @@ def test_a_tile_is_whole_or_absent_wherever_the_task_stops(
     out = tmp_path / "n.cube"
     real = {name: getattr(os, name) for name in ("fsync", "replace")}
     for moment in range(1, 40, 3):
-        calls = 0
+        calls = itertools.count(1)
 
-        def failing(name: str):
-            def call(*arguments, **options):
-                nonlocal calls
-                calls += 1
-                if calls == moment:
+        def failing(name: str, stop: int, calls: Iterator[int]) -> Callable[..., object]:
+            def call(*arguments: Any, **options: Any) -> object:
+                if next(calls) == stop:
                     raise KeyboardInterrupt
                 return real[name](*arguments, **options)
 
@@ -82,7 +83,7 @@ def test_a_tile_is_whole_or_absent_wherever_the_task_stops(
 
         with monkeypatch.context() as patch:
             for name in real:
-                patch.setattr(os, name, failing(name))
+                patch.setattr(os, name, failing(name, moment, calls))
             try:
                 build([sky], out, workers=1)
                 break
@@ -108,7 +109,9 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
 
     monkeypatch.setattr(build_module, "build_tile", interrupted)
     out = tmp_path / "c.cube"
-    with pytest.raises(KeyboardInterrupt, match=r"stopped with 2 of \d tiles built; run the same command again"):
+    with pytest.raises(
+        KeyboardInterrupt, match=r"stopped with 2 of \d tiles built; run the same command again"
+    ):
         build([sky], out, workers=1)
     monkeypatch.undo()
     assert len(tile_hashes(out)) == 2
@@ -128,7 +131,7 @@ def test_a_dying_worker_is_an_error_not_a_hang(
     sky: Path, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build_module, "build_tile", _dying)
-    with pytest.raises(StoreError, match="a worker process died.*; run the same build again"):
+    with pytest.raises(StoreError, match=r"a worker process died.*; run the same build again"):
         build([sky], tmp_path / "d.cube", workers=2)
     monkeypatch.undo()
     build([sky], tmp_path / "d.cube", workers=1)

@@ -58,7 +58,9 @@ class SmallSky:
             "folds": [train[k::5] for k in range(5)],
         }
         self.truth = self.table[["plate", "mjd", "fiberid"]].assign(attainable_sigma=0.2)
-        self.funnel = Funnel([Step("catalogue rows", 2 * n), Step("complete", n // 2, applied=False), Step("used", n)])
+        self.funnel = Funnel(
+            [Step("catalogue rows", 2 * n), Step("complete", n // 2, applied=False), Step("used", n)]
+        )
 
     def __len__(self):
         return len(self.table)
@@ -105,9 +107,27 @@ def small_recipe(**changes) -> Recipe:
         "bootstrap": 200,
         "seed": 11,
         "flaws": [
-            {"what": "tiny <pixels>", "avoided": "floats", "variant": "tiny-pixels", "model": "tree", "fusion": "image"},
-            {"what": "bands", "avoided": "order", "variant": "shuffled-bands", "model": "tree", "fusion": "image"},
-            {"what": "gaps", "avoided": "kept", "variant": "complete-only", "model": "tree", "fusion": "spectrum"},
+            {
+                "what": "tiny <pixels>",
+                "avoided": "floats",
+                "variant": "tiny-pixels",
+                "model": "tree",
+                "fusion": "image",
+            },
+            {
+                "what": "bands",
+                "avoided": "order",
+                "variant": "shuffled-bands",
+                "model": "tree",
+                "fusion": "image",
+            },
+            {
+                "what": "gaps",
+                "avoided": "kept",
+                "variant": "complete-only",
+                "model": "tree",
+                "fusion": "spectrum",
+            },
             {"what": "sigma", "avoided": "tested"},
         ],
         "published": [{"model": "tree", "fusion": "early", "r2": 0.155}],

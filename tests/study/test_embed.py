@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyfuse.errors import DataError
-from skyfuse.study.embed import embed, pearson
+from skyfuse.errors import DataError, UsageError
+from skyfuse.study.embed import correlations, embed, embed_dataset, pearson
+
+from .sky import SmallSky
 
 
 def parts(n=(40, 15, 15), seed=0):
@@ -31,52 +33,91 @@ def test_pearson_of_a_constant_is_unknown():
 
 def test_pca_finds_the_label_and_learns_from_training_alone():
     arrays, labels = parts()
-    found = embed(arrays, labels, method="pca", seed=0)
-    assert abs(found.correlations["rho_x"]) > 0.99
-    assert abs(found.correlations["held_x"]) > 0.99
-    assert abs(found.correlations["held_y"]) < 0.6
-    other = {**arrays, "test": 100 * arrays["test"]}
-    again = embed(other, labels, method="pca", seed=0)
-    np.testing.assert_array_equal(again.points["train"], found.points["train"])
-    np.testing.assert_array_equal(again.points["valid"], found.points["valid"])
+    points = embed(arrays, method="pca", seed=0)
+    found = correlations(points, labels)
+    assert abs(found["rho_x"]) > 0.99
+    assert abs(found["held_x"]) > 0.99
+    held = np.concatenate([points["valid"][:, 1], points["test"][:, 1]])
+    y = np.concatenate([labels["valid"], labels["test"]])
+    assert found["held_y"] == pytest.approx(np.corrcoef(held, y)[0, 1])
+    again = embed({**arrays, "test": 100 * arrays["test"]}, method="pca", seed=0)
+    np.testing.assert_array_equal(again["train"], points["train"])
+    np.testing.assert_array_equal(again["valid"], points["valid"])
 
 
 def test_invalid_values_take_the_training_mean():
-    arrays, labels = parts()
+    arrays, _ = parts()
     gaps = {name: values.copy() for name, values in arrays.items()}
     gaps["test"][3, 0, 1] = np.nan
     filled = {name: values.copy() for name, values in arrays.items()}
     filled["test"][3, 0, 1] = arrays["train"][:, 0, 1].mean(dtype=float)
-    a, b = (embed(x, labels, method="pca", seed=0).points["test"] for x in (gaps, filled))
+    a, b = (embed(x, method="pca", seed=0)["test"] for x in (gaps, filled))
     np.testing.assert_allclose(a, b, atol=1e-5)
     # A feature that is never valid in training changes nothing.
     dead = {name: np.concatenate([x, np.full_like(x[:, :1], np.nan)], axis=1) for name, x in arrays.items()}
     dead["test"][:, 2] = 5.0
-    c = embed(dead, labels, method="pca", seed=0).points["test"]
-    np.testing.assert_allclose(c, embed(arrays, labels, method="pca", seed=0).points["test"], atol=1e-9)
+    c = embed(dead, method="pca", seed=0)["test"]
+    np.testing.assert_allclose(c, embed(arrays, method="pca", seed=0)["test"], atol=1e-9)
 
 
 def test_tsne_separates_groups_and_repeats():
     rng = np.random.default_rng(1)
     labels = {name: np.repeat([0.0, 1.0], n) for name, n in (("train", 20), ("test", 5))}
     arrays = {
-        name: (20 * y[:, None] + rng.normal(size=(len(y), 6))).astype(np.float32) for name, y in labels.items()
+        name: (20 * y[:, None] + rng.normal(size=(len(y), 6))).astype(np.float32)
+        for name, y in labels.items()
     }
-    one, two = (embed(arrays, labels, method="tsne", seed=3) for _ in range(2))
+    one, two = (embed(arrays, method="tsne", seed=3) for _ in range(2))
     for name in arrays:
-        np.testing.assert_array_equal(one.points[name], two.points[name])
-    centres = [one.points["train"][labels["train"] == k].mean(axis=0) for k in (0, 1)]
+        np.testing.assert_array_equal(one[name], two[name])
+    centres = [one["train"][labels["train"] == k].mean(axis=0) for k in (0, 1)]
     for k in (0, 1):
-        here = one.points["test"][labels["test"] == k]
+        here = one["test"][labels["test"] == k]
         own, other = (np.linalg.norm(here - centres[j], axis=1) for j in (k, 1 - k))
         assert np.all(own < other)
 
 
 def test_too_few_or_constant_inputs():
-    arrays, labels = parts(n=(4, 3, 3))
+    arrays, _ = parts(n=(4, 3, 3))
     with pytest.raises(DataError, match="4 training objects cannot be embedded"):
-        embed(arrays, labels, method="pca", seed=0)
-    arrays, labels = parts()
+        embed(arrays, method="pca", seed=0)
+    arrays, _ = parts()
     flat = {name: np.ones_like(values) for name, values in arrays.items()}
     with pytest.raises(DataError, match="nothing in the training part varies"):
-        embed(flat, labels, method="pca", seed=0)
+        embed(flat, method="pca", seed=0)
+
+
+def test_a_dataset_is_embedded_whole(tmp_path):
+    sky = SmallSky(tmp_path)
+    sky.meta["label"] = {"name": "AVG", "unit": "dex"}
+    # An object in no part of the split is placed all the same.
+    left = sky._split["test"][0]
+    sky._split["test"] = sky._split["test"][1:]
+    table = embed_dataset(sky, method="pca", modality="spectrum", zoom=3, seed=1)
+    assert table["object_id"].tolist() == sky.table["object_id"].tolist()
+    assert table.loc[left, "part"] == ""
+    assert table["part"].value_counts()["train"] == len(sky._split["train"])
+    assert np.isfinite(table[["x", "y"]].to_numpy()).all()
+    assert table["AVG"].equals(sky.table["AVG"])
+
+
+def test_a_dataset_without_split_or_label_is_embedded_by_all_its_objects(tmp_path):
+    class Unlabelled(SmallSky):
+        def split(self, name="default"):
+            raise DataError("has no split", remedy="make one")
+
+    sky = Unlabelled(tmp_path)
+    sky.meta["label"] = None
+    table = embed_dataset(sky, method="pca", modality="image", zoom=4, seed=1)
+    assert set(table["part"]) == {"train"}
+    assert table.columns.tolist() == ["object_id", "part", "x", "y"]
+
+
+def test_wrong_calls_of_embed_dataset(tmp_path):
+    sky = SmallSky(tmp_path)
+    with pytest.raises(UsageError, match="no method is called 'som'; choose among pca, tsne, umap"):
+        embed_dataset(sky, method="som", modality="image", zoom=3, seed=1)
+    with pytest.raises(
+        UsageError, match="has no image at zoom 0; it holds these zooms: image 3, 4; spectrum 3, 4"
+    ):
+        embed_dataset(sky, method="pca", modality="image", zoom=0, seed=1)

@@ -162,14 +162,20 @@ def build(
         raise DataError("holds no files", remedy="name a folder with SDSS frames or spectra", path=inputs[0])
     with _locked(out), _runner(workers, dask, len(files)) as run:
         cache = out / "ledger" / "scan.jsonl"
-        records = scan(files, cache, run, progress)
+        try:
+            records = scan(files, cache, run, progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{out}: stopped while recognising files; run the same command again to go on"
+            ) from None
         tasks = 0
         while True:
             found = sort_out(records, not_files)
             plans, todo = _prepare(inputs, out, grid, found, max_tile_bytes)
             _build_tiles(out, plans, todo, run, progress)
             tasks += len(todo)
-            # A file that failed only when read in full may have stood in the way of a whole one with the same frame.
+            # A file that failed only when read in full may have stood in the way of a whole one with the
+            # same frame.
             failed = [reject for reject in _tile_rejects(out, plans) if reject.path in found.doubled]
             if not failed:
                 return _finish(inputs, out, grid, plans, found.rejects, found.asked, tasks, started)
@@ -392,6 +398,7 @@ def _runner(workers: int | None, dask: str | None, files: int) -> Iterator[Runne
         return
     # Spawned: the parent's threads (numerical libraries, progress bars) must not be forked half-way.
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker)
 
     def run(function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
@@ -411,7 +418,7 @@ def _runner(workers: int | None, dask: str | None, files: int) -> Iterator[Runne
     except BaseException:
         # What is half-done is worth nothing; what is done is on disk.
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()
         raise
     pool.shutdown()

@@ -33,8 +33,8 @@ def _pyramid(
 ) -> bool:
     """Fill all zooms of images (m, ny, nx) in one pass; tell whether the native samples need no marking.
 
-    Each tuple has one member a zoom; of `values` and `sigmas` that of zoom 0 is not written. The loops are split
-    so that each is vectorised.
+    Each tuple has one member a zoom; of `values` and `sigmas` that of zoom 0 is not written. The loops are
+    split so that each is vectorised.
     """
     m, ny, nx = value.shape
     zooms = len(values) - 1

@@ -321,7 +321,7 @@ class Cube:
             usable &= frames["mjd"].between(*self._require_time(time)).to_numpy()
         tree, centres, radius = self._frame_tree
         vectors = unit_vectors(ra, dec)
-        finite: NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
+        finite = np.asarray(np.isfinite(vectors).all(axis=1), bool)
         positions = cKDTree(np.where(finite.reshape(-1, 1), vectors, 2.0))
         reach = chord(radius + 1 / 3600)
         # From the smaller side: few positions ask the tree of frames which to look at.
@@ -654,7 +654,7 @@ class Cube:
 
 
 class _Best:
-    """For each position the chosen frame (-1: none), whether the cutout lies wholly on it, where it begins."""
+    """For each position: the chosen frame (-1: none), is the cutout wholly on it, where it begins."""
 
     def __init__(self, count: int) -> None:
         self.frame = np.full(count, -1, np.int64)

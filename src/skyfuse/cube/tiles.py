@@ -229,7 +229,9 @@ def is_built(tile_plan: TilePlan) -> bool:
         entry = read_json(ledger_path(out, tile_plan.tile))
         path = tile_path(out, tile_plan.tile)
         size = path.stat().st_size if path.exists() else None
-        return bool(entry["fingerprint"] == tile_plan.fingerprint() and entry["size"] == size)
+        # Permissions, failing disks and files still being written deserve another try.
+        again = {"unreadable", "changed"} & {reject["reason"] for reject in entry["rejects"]}
+        return bool(not again and entry["fingerprint"] == tile_plan.fingerprint() and entry["size"] == size)
     except (StoreError, KeyError, TypeError):
         return False
 

@@ -40,10 +40,10 @@ exceed it and are averaged down."""
 class Vgg(nn.Module):
     """Nine convolutions for each modality, joined by three dense layers to one value.
 
-    As in the VGG of 2015, there is no batch normalisation. The weights start as He et al. (2015, ICCV, eq. 10)
-    derived for rectified layers, which lets all nine convolutions train from the first epoch; so begun, the
-    plain network reached the higher R² in 13 of 15 pairs of trainings with and without normalisation (mock
-    tasks of 240 and 400 objects, several seeds, rates and modalities).
+    As in the VGG of 2015, there is no batch normalisation. The weights start as He et al. (2015, ICCV, eq.
+    10) derived for rectified layers, which lets all nine convolutions train from the first epoch; so begun,
+    the plain network reached the higher R² in 13 of 15 pairs of trainings with and without normalisation
+    (mock tasks of 240 and 400 objects, several seeds, rates and modalities).
 
     Parameters
     ----------

@@ -1,1 +1,6 @@
-"""Placeholder, replaced below."""
+"""Studies: the cells of a recipe, tuned, compared, embedded and reported."""
+
+from skyfuse.study.report import write_report
+from skyfuse.study.run import Study, StudyResult
+
+__all__ = ["Study", "StudyResult", "write_report"]

@@ -10,52 +10,35 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from skyfuse.errors import DataError
+from skyfuse.errors import DataError, UsageError
+from skyfuse.study.tasks import PARTS
 
+if TYPE_CHECKING:
+    from skyfuse.dataset.dataset import Dataset
+
+METHODS = ("pca", "tsne", "umap")
+"""Ways to embed."""
 COMPONENTS = 30
 """Principal components that t-SNE and UMAP see."""
 MAX_PERPLEXITY = 30.0
 NEIGHBOURS = 15
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """One view.
-
-    Attributes
-    ----------
-    points : dict of str to ndarray of float64, shape (n, 2)
-        Positions by part.
-    correlations : dict of str to float
-        Pearson correlation of the axes with the label: ``rho_x``, ``rho_y`` over all objects, ``held_x``,
-        ``held_y`` over those that the method did not learn from. The sign of an axis has no meaning.
-    """
-
-    points: dict[str, NDArray[np.float64]]
-    correlations: dict[str, float]
-
-
 def embed(
-    arrays: Mapping[str, NDArray[np.float32]],
-    labels: Mapping[str, NDArray[np.float64]],
-    *,
-    method: Literal["pca", "tsne", "umap"],
-    seed: int,
-) -> Embedding:
+    arrays: Mapping[str, NDArray[np.float32]], *, method: str, seed: int
+) -> dict[str, NDArray[np.float64]]:
     """Place the objects of all parts in a plane.
 
     Parameters
     ----------
     arrays : mapping of str to ndarray of float32, shape (n, ...)
-        One modality by part: ``train`` and others; NaN where invalid.
-    labels : mapping of str to ndarray of float64, shape (n,)
-        Labels by part.
+        One modality by part: ``train``, from which the method learns, and others; NaN where invalid.
     method : {"pca", "tsne", "umap"}
         Way to embed.
     seed : int
@@ -63,7 +46,8 @@ def embed(
 
     Returns
     -------
-    Embedding
+    dict of str to ndarray of float64, shape (n, 2)
+        Positions by part.
 
     Raises
     ------
@@ -80,15 +64,96 @@ def embed(
         points = _tsne(scores, seed)
     else:
         points = _umap(scores, seed)
-    points = {part: np.asarray(xy, dtype=np.float64) for part, xy in points.items()}
-    held = [part for part in points if part != "train"]
-    correlations = {}
-    for key, parts in (("rho", list(points)), ("held", held)):
+    return {part: np.asarray(xy, dtype=np.float64) for part, xy in points.items()}
+
+
+def embed_dataset(dataset: Dataset, *, method: str, modality: str, zoom: int, seed: int) -> pd.DataFrame:
+    """Place all objects of a dataset in a plane.
+
+    The method learns from the training part of the default split, or from all objects where there is no split.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    method : str
+        ``pca``, ``tsne`` or ``umap``.
+    modality : str
+        ``image`` or ``spectrum``.
+    zoom : int
+        One that the dataset holds.
+    seed : int
+        Fixes the result.
+
+    Returns
+    -------
+    DataFrame
+        In the order of the dataset's table: object_id, part (empty for objects in no part), x, y, and the label
+        where the dataset has one.
+
+    Raises
+    ------
+    UsageError
+        Unknown method, or a modality or zoom that the dataset does not hold.
+    DataError
+        As `embed`.
+    """
+    if method not in METHODS:
+        raise UsageError(f"no method is called {method!r}", remedy=f"choose among {', '.join(METHODS)}")
+    if zoom not in dataset.zooms.get(modality, ()):
+        held = "; ".join(f"{name} {', '.join(map(str, zooms))}" for name, zooms in dataset.zooms.items())
+        raise UsageError(
+            f"has no {modality} at zoom {zoom}", path=dataset.path, remedy=f"it holds these zooms: {held}"
+        )
+    parts = _parts(dataset)
+    arrays = {part: dataset.inputs({modality: zoom}, rows)[modality] for part, rows in parts.items()}
+    points = embed(arrays, method=method, seed=seed)
+    table = pd.DataFrame({"object_id": dataset.table["object_id"], "part": "", "x": np.nan, "y": np.nan})
+    for part, rows in parts.items():
+        table.loc[rows, "part"] = part
+        table.loc[rows, ["x", "y"]] = points[part]
+    label = dataset.meta["label"]
+    if label is not None:
+        table[label["name"]] = dataset.table[label["name"]]
+    return table
+
+
+def _parts(dataset: Dataset) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of each part, those in none under an empty name; without a split, all as training."""
+    every = np.arange(len(dataset), dtype=np.int64)
+    try:
+        split = dataset.split()
+    except DataError:
+        return {"train": every}
+    parts = {part: split[part] for part in PARTS}
+    rest = np.setdiff1d(every, np.concatenate(list(parts.values())))
+    return parts if not len(rest) else {**parts, "": rest}
+
+
+def correlations(
+    points: Mapping[str, NDArray[np.float64]], labels: Mapping[str, NDArray[np.float64]]
+) -> dict[str, float]:
+    """Return the Pearson correlation of both axes with the label; the sign of an axis has no meaning.
+
+    Parameters
+    ----------
+    points : mapping of str to ndarray of float64, shape (n, 2)
+        Positions by part, from `embed`.
+    labels : mapping of str to ndarray of float64, shape (n,)
+        Labels by part.
+
+    Returns
+    -------
+    dict of str to float
+        ``rho_x``, ``rho_y`` over all objects; ``held_x``, ``held_y`` over those that the method did not learn
+        from.
+    """
+    found = {}
+    for key, parts in (("rho", list(points)), ("held", [part for part in points if part != "train"])):
         xy = np.concatenate([points[part] for part in parts])
         y = np.concatenate([labels[part] for part in parts])
-        correlations[f"{key}_x"] = pearson(xy[:, 0], y)
-        correlations[f"{key}_y"] = pearson(xy[:, 1], y)
-    return Embedding(points, correlations)
+        for axis, name in enumerate("xy"):
+            found[f"{key}_{name}"] = pearson(xy[:, axis], y)
+    return found
 
 
 def pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

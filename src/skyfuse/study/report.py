@@ -41,7 +41,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _FIXED_COLOURS = {"tree": "#D55E00", "lightgbm": "#0072B2", "vggnet12": "#009E73"}
 _MARKERS = {"image": "s", "spectrum": "^", "early": "o", "late-mean": "D", "late-weighted": "v"}
 _INK = "#222222"
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -231,8 +231,8 @@ def _content(study: _Folder) -> dict[str, Any]:
 
 def _headline(study: _Folder) -> dict[str, Any]:
     """Return the cell with the best R² on the validation part, with its test scores."""
-    best = study.reference.loc[study.reference["valid_r2"].idxmax()]
-    return {**best.to_dict(), "name": f"{model_name(best['model'])}, {FUSION_NAMES[best['fusion']]}"}
+    best = max(_records(study.reference), key=lambda row: float(row["valid_r2"]))
+    return {**best, "name": f"{model_name(best['model'])}, {FUSION_NAMES[best['fusion']]}"}
 
 
 def _score_table(study: _Folder) -> list[dict[str, Any]]:
@@ -257,8 +257,7 @@ def _funnel(study: _Folder) -> list[dict[str, Any]]:
 
 
 def _correlations(study: _Folder) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = study.correlations.to_dict("records")
-    return [{**row, "method_name": METHOD_NAMES[row["method"]]} for row in rows]
+    return [{**row, "method_name": METHOD_NAMES[row["method"]]} for row in _records(study.correlations)]
 
 
 def _gains(study: _Folder) -> list[dict[str, Any]]:
@@ -273,12 +272,12 @@ def _gains(study: _Folder) -> list[dict[str, Any]]:
             "single": fusion_of[row["b"]],
             "sure": row["low"] > 0,
         }
-        for row in gains.to_dict("records")
+        for row in _records(gains)
     ]
 
 
 def _flaws(study: _Folder) -> list[dict[str, Any]]:
-    effects = {row["variant"]: row for row in study.effects.to_dict("records")} if len(study.effects) else {}
+    effects = {row["variant"]: row for row in _records(study.effects)} if len(study.effects) else {}
     return [
         {
             "what": flaw.what,
@@ -303,9 +302,7 @@ def _published(study: _Folder) -> list[dict[str, Any]]:
 
 
 def _cell_table(study: _Folder) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = study.results.astype(
-        {"image_zoom": object, "spectrum_zoom": object}
-    ).to_dict("records")
+    rows = _records(study.results.astype({"image_zoom": object, "spectrum_zoom": object}))
     return [
         {
             **row,
@@ -367,6 +364,11 @@ def _new(width: float, height: float, rows: int = 1, columns: int = 1, **options
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _rows(table: pd.DataFrame) -> Iterator[Any]:
@@ -523,14 +525,13 @@ def _draw_embeddings(study: _Folder) -> tuple[Figure, str, str] | None:
     label = study.objects.set_index("row")["label"]
     low, high = np.percentile(label.loc[table["row"].unique()], [2, 98])
     rho = study.correlations.set_index(["method", "modality", "zoom"])
-    dots = None
+    dots: Any = None
     for i, j in np.ndindex(axes.shape):
         axis = axes[i, j]
-        place = layout[i][j] if j < len(layout[i]) else None
-        if place not in rho.index:
+        if j >= len(layout[i]) or layout[i][j] not in rho.index:
             axis.set_visible(False)
             continue
-        method, modality, zoom = place
+        place = method, modality, zoom = layout[i][j]
         here = (table["method"] == method) & (table["modality"] == modality) & (table["zoom"] == zoom)
         view = table[here]
         dots = axis.scatter(

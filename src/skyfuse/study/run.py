@@ -36,7 +36,7 @@ from skyfuse.models.base import MODELS, Arrays, History
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.study.compare import Bootstrap, bootstrap, comparisons
-from skyfuse.study.embed import embed
+from skyfuse.study.embed import correlations, embed
 from skyfuse.study.metrics import METRICS, score
 from skyfuse.study.report import write_report
 from skyfuse.study.tasks import PARTS, Target, card_inputs, complete, describe, digest, target
@@ -205,10 +205,12 @@ class StudyResult:
 
     def table(self) -> Table:
         """Return the scores at the reference zooms as a table for the terminal."""
+        from rich import box
         from rich.table import Table
 
         rows = self.results[self.results["role"] == "reference"]
-        table = Table(title="Test part")
+        # Without frames it fits 80 columns.
+        table = Table(title="Test part", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
         table.add_column("model", no_wrap=True)
         table.add_column("input", no_wrap=True)
         for heading in ("R²", "95 %", "MAE", "RMSE", "NMAD", "train s", "infer s"):
@@ -247,13 +249,15 @@ class Study:
     recipe: Recipe
 
     @classmethod
-    def from_recipe(cls, name: str | Path) -> Study:
+    def from_recipe(cls, name: str | Path, *, quick: bool = False) -> Study:
         """Return the study of a shipped recipe or of a YAML file.
 
         Parameters
         ----------
         name : str or path
             ``sfr``, or a path.
+        quick : bool
+            Apply the recipe's `quick` overrides.
 
         Returns
         -------
@@ -264,7 +268,8 @@ class Study:
         UsageError
             No such recipe, or a wrong field.
         """
-        return cls(load_recipe(name))
+        recipe = load_recipe(name)
+        return cls(recipe.shortened() if quick else recipe)
 
     def run(
         self,
@@ -303,21 +308,85 @@ class Study:
             `out` holds something else.
         """
         recipe = self.recipe.shortened() if quick else self.recipe
-        unknown = [name for name in recipe.models if name not in MODELS]
-        if unknown:
+        _check_models(recipe)
+        goal = target(recipe, dataset, truth)
+        folder = _own_folder(Path(out), "study.json", "a study")
+        return _Run(recipe, dataset, folder, progress, goal).go(quick=quick)
+
+    def tune(
+        self,
+        dataset: Dataset,
+        out: str | Path,
+        *,
+        model: str,
+        modality: str,
+        progress: Progress | None = None,
+    ) -> pd.DataFrame:
+        """Search the grid of one model alone, by cross-validation on the training part.
+
+        Parameters
+        ----------
+        dataset : Dataset
+            With a frozen split.
+        out : path
+            Folder of the trials (``tuning.sqlite``, ``trials.parquet``): new, empty, or a search that goes on.
+        model : str
+            One of the recipe's models.
+        modality : str
+            ``image``, ``spectrum`` or ``early``.
+        progress : callable, optional
+            Called with (done, total, what).
+
+        Returns
+        -------
+        DataFrame
+            One row a grid point, see `skyfuse.study.tune.Tuning`.
+
+        Raises
+        ------
+        UsageError
+            The recipe does not name the model or the modality, or there is nothing to tune.
+        DataError, StoreError
+            As `run`.
+        """
+        recipe = self.recipe
+        _check_models(recipe)
+        if model not in recipe.models:
             raise UsageError(
-                f"recipe {recipe.name} names the model {unknown[0]}",
-                remedy=f"choose among {', '.join(sorted(MODELS))}",
+                f"recipe {recipe.name} does not name the model {model!r}",
+                remedy=f"choose among {', '.join(recipe.models)}",
             )
-        folder = _study_folder(Path(out))
-        return _Run(recipe, dataset, folder, progress, target(recipe, dataset, truth)).go(quick=quick)
+        known = [fusion for fusion in recipe.fusions if not _stage(fusion)]
+        if modality not in known:
+            raise UsageError(f"{modality!r} cannot be tuned", remedy=f"choose among {', '.join(known)}")
+        if len(grid_points(recipe.models[model].grid)) < 2:
+            raise UsageError(
+                f"recipe {recipe.name} names no grid for {model}",
+                remedy=f"give models.{model}.grid at least two points",
+            )
+        narrow = recipe.model_copy(
+            update={"models": {model: recipe.models[model]}, "fusions": [modality], "flaws": []}
+        )
+        goal = target(narrow, dataset)
+        folder = _own_folder(Path(out), "tuning.sqlite", "a search")
+        run = _Run(narrow, dataset, folder, progress, goal)
+        run.tune()
+        return pd.read_parquet(folder / "trials.parquet")
 
 
-def _study_folder(folder: Path) -> Path:
-    if folder.is_file() or (
-        folder.is_dir() and any(folder.iterdir()) and not (folder / "study.json").is_file()
-    ):
-        raise StoreError("is not the folder of a study", remedy="give a new folder", path=folder)
+def _check_models(recipe: Recipe) -> None:
+    known = sorted(name for name in MODELS if name != LateFusion.name)
+    unknown = [name for name in recipe.models if name not in known]
+    if unknown:
+        raise UsageError(
+            f"recipe {recipe.name} names the model {unknown[0]}", remedy=f"choose among {', '.join(known)}"
+        )
+
+
+def _own_folder(folder: Path, mark: str, what: str) -> Path:
+    """Return the folder, made if it is not there; it must be empty or carry the mark of an earlier run."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file()):
+        raise StoreError(f"is not the folder of {what}", remedy="give a new folder", path=folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -335,7 +404,7 @@ class _Run:
         self.cells = plan(recipe)
         self._progress = progress
         self._done = 0
-        self._total = len(self.cells) + sum(len(grid_points(p.grid)) for p in self._searches().values()) + 2
+        self._total = sum(len(grid_points(p.grid)) for p in self._searches().values())
         self._loaded: dict[Modality, tuple[int, dict[str, NDArray[np.float32]]]] = {}
         self._versions = {name: version(name) for name in _LIBRARIES}
         self._source = digest(dataset)
@@ -361,8 +430,9 @@ class _Run:
             self._progress(self._done, self._total, what)
 
     def go(self, *, quick: bool) -> StudyResult:
+        self._total += len(self.cells) + 2  # embeddings and report
         self._write_header(quick=quick)
-        tunings = self._tune()
+        tunings = self.tune()
         for cell in self.cells:
             self._tell(cell.name)
             self._run_cell(cell, tunings)
@@ -441,7 +511,7 @@ class _Run:
     def _labels(self) -> dict[str, NDArray[np.float64]]:
         return {part: self.goal.label[rows] for part, rows in self.goal.rows.items()}
 
-    def _tune(self) -> dict[tuple[str, Fusion], Tuning]:
+    def tune(self) -> dict[tuple[str, Fusion], Tuning]:
         found: dict[tuple[str, Fusion], Tuning] = {}
         tables = []
         train = self.goal.rows["train"]
@@ -686,31 +756,26 @@ class _Run:
         mark = self.folder / "embeddings.json"
         if mark.is_file() and read_json(mark)["fingerprint"] == fingerprint:
             return
-        points, correlations = [], []
+        points, found = [], []
         for modality, zoom in wanted:
             inputs = self._inputs({modality: zoom})
             for method in views.methods:
                 what = f"{method} of {modality} at zoom {zoom}"
                 self._tell(what)
-                found = embed(
+                xy = embed(
                     {part: inputs[part][modality] for part in PARTS},
-                    self._labels(),
                     method=method,
                     seed=seed_of(self.recipe.seed, what),
                 )
                 place = {"method": method, "modality": modality, "zoom": zoom}
-                for part in PARTS:
-                    xy = found.points[part]
-                    points.append(
-                        pd.DataFrame(
-                            {**place, "row": self.goal.rows[part], "part": part, "x": xy[:, 0], "y": xy[:, 1]}
-                        )
-                    )
-                correlations.append({**place, **found.correlations})
+                for part, rows in self.goal.rows.items():
+                    where = {"row": rows, "part": part, "x": xy[part][:, 0], "y": xy[part][:, 1]}
+                    points.append(pd.DataFrame({**place, **where}))
+                found.append({**place, **correlations(xy, self._labels())})
         columns = ["method", "modality", "zoom", "row", "part", "x", "y"]
         table = pd.concat(points, ignore_index=True) if points else pd.DataFrame(columns=columns)
         self._write("embeddings.parquet", table)
-        self._write("correlations.parquet", pd.DataFrame(correlations))
+        self._write("correlations.parquet", pd.DataFrame(found))
         write_json(mark, {"fingerprint": fingerprint})
 
 

@@ -14,18 +14,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import optuna
 import pandas as pd
 from numpy.typing import NDArray
+from optuna.trial import TrialState
+from sqlalchemy.exc import DatabaseError
 
 from skyfuse.errors import StoreError
 from skyfuse.study.metrics import METRICS, score
 
 if TYPE_CHECKING:
-    import optuna
-
     from skyfuse.config import Scalar
     from skyfuse.models.base import Arrays, Model
 
@@ -119,11 +120,13 @@ def tune(
         The store is no SQLite file of trials.
     """
     points = grid_points(grid)
-    with _trials(store, name, grid, seed) as study:
-        finished = {json.dumps(t.params) for t in _complete(study)}
+    with _trials(store, name) as study:
 
         def objective(trial: optuna.Trial) -> float:
-            point = {key: trial.suggest_categorical(key, list(values)) for key, values in grid.items()}
+            point = {
+                key: cast("Scalar", trial.suggest_categorical(key, list(values)))
+                for key, values in grid.items()
+            }
             started = time.perf_counter()
             scores = _cross_validated(make, {**fixed, **point}, arrays, label, folds, seed)
             trial.set_user_attr("scores", scores)
@@ -132,9 +135,13 @@ def tune(
                 progress(", ".join(f"{key} {value}" for key, value in point.items()))
             return float(np.mean(scores["r2"]))
 
-        if len(finished) < len(points):
-            study.optimize(objective, n_trials=len(points) - len(finished))
-        found = {json.dumps(t.params): t for t in _complete(study)}
+        # Points are queued by hand: Optuna's grid sampler counts an interrupted trial as visited, so that a
+        # resumed search would miss its point. One at a time: a queue left by a killed run would run twice.
+        while missing := [point for point in points if json.dumps(point) not in _found(study)]:
+            if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                study.enqueue_trial(missing[0])
+            study.optimize(objective, n_trials=1)
+        found = _found(study)
     rows: list[dict[str, Any]] = []
     for point in points:
         trial = found[json.dumps(point)]
@@ -176,26 +183,18 @@ def _cross_validated(
     return scores
 
 
-def _complete(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-    from optuna.trial import TrialState
-
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+def _found(study: optuna.Study) -> dict[str, optuna.trial.FrozenTrial]:
+    """Return the finished trials of a search by their point."""
+    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return {json.dumps(trial.params): trial for trial in finished}
 
 
 @contextmanager
-def _trials(
-    store: Path, name: str, grid: Mapping[str, Sequence[Scalar]], seed: int
-) -> Iterator[optuna.Study]:
+def _trials(store: Path, name: str) -> Iterator[optuna.Study]:
     """Open a search in the store, with Optuna's own log lines off meanwhile; close every connection after."""
-    # Optuna takes a second to import, and most uses of a study folder never tune.
-    import optuna
-    from optuna.trial import TrialState
-    from sqlalchemy.exc import DatabaseError
-
     verbosity = optuna.logging.get_verbosity()
     # Optuna logs each trial at INFO; the progress bar says the same.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space: dict[str, Any] = {key: list(values) for key, values in grid.items()}
     try:
         try:
             storage = optuna.storages.RDBStorage(f"sqlite:///{store}")
@@ -207,12 +206,12 @@ def _trials(
                 study_name=name,
                 direction="maximize",
                 load_if_exists=True,
+                # Every point is queued, so nothing is ever sampled.
+                sampler=optuna.samplers.RandomSampler(seed=0),
             )
             # What a killed run left half-done would stay "running" for ever.
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 study.tell(trial.number, state=TrialState.FAIL)
-            # Only now: the grid sampler forbids telling outside of a running search.
-            study.sampler = optuna.samplers.GridSampler(space, seed=seed)
             yield study
         finally:
             storage.remove_session()

@@ -10,6 +10,7 @@ import bz2
 import gzip
 import hashlib
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +24,6 @@ from skyfuse.errors import FileError
 
 BLOCK = 2880
 CARD = 80
-SUFFIXES = (".fits", ".fit", ".fits.bz2", ".fit.bz2", ".fits.gz", ".fit.gz")
-"""Names under which FITS files are looked for in a folder."""
-
 _MAX_HEADER = 1000 * BLOCK
 # numpy's big-endian code and the bytes of one element for each letter of TFORMn (FITS 4.0, table 18).
 _FORMATS = {
@@ -253,11 +251,7 @@ def parse(content: bytes, path: Path) -> list[HDU]:
     while not found or content[at : at + 8] == b"XTENSION":
         start = _end_of_header(content, at, path, last=True)
         header = Header(content[at:start])
-        size = abs(integer(header, "BITPIX", path)) // 8
-        axes = integer(header, "NAXIS", path)
-        for axis in range(1, axes + 1):
-            size *= integer(header, f"NAXIS{axis}", path)
-        size = (size + int(header.get("PCOUNT", 0))) * int(header.get("GCOUNT", 1)) if axes else 0
+        size = _data_size(header, path)
         if start + size > len(content):
             raise _cut_off(path, f"within the data of HDU {len(found)}")
         found.append(HDU(header, start, start + size))
@@ -265,7 +259,25 @@ def parse(content: bytes, path: Path) -> list[HDU]:
     return found
 
 
-def table(content: bytes, hdu: HDU, path: Path, wanted: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+def _data_size(header: Header, path: Path) -> int:
+    """Return the bytes of an HDU's data (FITS 4.0, equation 2)."""
+    axes = integer(header, "NAXIS", path)
+    if axes < 1:
+        return 0
+    lengths = [integer(header, f"NAXIS{axis}", path) for axis in range(1, axes + 1)]
+    extra = integer(header, "PCOUNT", path) if "PCOUNT" in header else 0
+    groups = integer(header, "GCOUNT", path) if "GCOUNT" in header else 1
+    if min(*lengths, extra, groups) < 0:
+        raise FileError(
+            "an HDU says that its data are smaller than nothing",
+            reason="bad-values",
+            remedy="get the file again from the archive",
+            path=path,
+        )
+    return abs(integer(header, "BITPIX", path)) // 8 * groups * (extra + math.prod(lengths))
+
+
+def table(content: bytes, hdu: HDU, path: Path, wanted: Mapping[str, str]) -> dict[str, NDArray[Any]]:
     """Read some columns of a binary table, whatever the case of their names.
 
     Parameters
@@ -274,8 +286,8 @@ def table(content: bytes, hdu: HDU, path: Path, wanted: tuple[str, ...]) -> dict
     hdu : HDU
     path : Path
         For messages.
-    wanted : tuple of str
-        Upper-case names; those absent are left out of the result.
+    wanted : mapping of str to str
+        Upper-case names, and the numpy kinds that each may be of; those absent are left out of the result.
 
     Returns
     -------
@@ -285,7 +297,7 @@ def table(content: bytes, hdu: HDU, path: Path, wanted: tuple[str, ...]) -> dict
     Raises
     ------
     FileError
-        ``wrong-hdus``: not a binary table, or a column is scaled or not understood.
+        ``wrong-hdus``: not a binary table, or a column is scaled, of another kind or not understood.
     """
     header = hdu.header
     if header.get("XTENSION") != "BINTABLE":
@@ -305,6 +317,8 @@ def table(content: bytes, hdu: HDU, path: Path, wanted: tuple[str, ...]) -> dict
         if name in wanted and name not in names:
             if f"TSCAL{column}" in header or f"TZERO{column}" in header:
                 raise _wrong_table(path, f"the column {name} is scaled, which these files never are")
+            if np.dtype(code).kind not in wanted[name]:
+                raise _wrong_table(path, f"the column {name} is of the type {form[0]}")
             names.append(name)
             formats.append(f"S{repeat}" if letter == "A" else f"({repeat},){code}" if repeat != 1 else code)
             offsets.append(at)
@@ -312,6 +326,8 @@ def table(content: bytes, hdu: HDU, path: Path, wanted: tuple[str, ...]) -> dict
     width, rows = integer(header, "NAXIS1", path), integer(header, "NAXIS2", path)
     if at != width:
         raise _wrong_table(path, f"the columns of a table take {at} bytes of rows of {width}")
+    if not names:
+        return {}
     dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": width})
     records = np.frombuffer(content, dtype, rows, hdu.start)
     return {name: records[name] for name in names}

@@ -129,8 +129,8 @@ class Spectrum:
     first_bin : int or None
         k of the first sample where log10 λ = k · 1e-4 exactly (the SDSS grid); None on any other grid.
     catalogue : dict
-        ``class``, ``subclass``, ``z``, ``z_err``, ``zwarning``, ``sn_median``, ``objtype``: the pipeline's own
-        verdicts, kept for the indexes and never an input of a model unless a recipe names them.
+        ``class``, ``subclass``, ``z``, ``z_err``, ``zwarning``, ``sn_median``, ``objtype``: the pipeline's
+        own verdicts, kept for the indexes and never an input of a model unless a recipe names them.
     sha256 : str
         Of the file's bytes as they lie on disk.
     """

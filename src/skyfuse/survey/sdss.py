@@ -64,7 +64,18 @@ _NO_OBJECT = (
     (1 << 8, "bad-target", "a fibre with a catastrophically bad position"),
     (1 << 9, "no-data", "a fibre without data"),
 )
-_CATALOGUE = ("CLASS", "SUBCLASS", "Z", "Z_ERR", "ZWARNING", "SN_MEDIAN_ALL", "OBJTYPE", "SOURCETYPE")
+_SKY = {"ALLSKY": "f", "XINTERP": "f", "YINTERP": "f"}
+_PIXELS = {"FLUX": "f", "LOGLAM": "f", "IVAR": "f", "AND_MASK": "iu"}
+_VERDICTS = {
+    "CLASS": "S",
+    "SUBCLASS": "S",
+    "Z": "f",
+    "Z_ERR": "f",
+    "ZWARNING": "iu",
+    "SN_MEDIAN_ALL": "f",
+    "OBJTYPE": "S",
+    "SOURCETYPE": "S",
+}
 # Half a unit in the last place of a float32 near 4, in bins of 1e-4, with room for one rounding more.
 _BIN_TOLERANCE = 5e-3
 # The sky varies smoothly: one pixel in 16 each way is plenty for the median σ of empty pixels.
@@ -322,7 +333,7 @@ def read_frame(path: str | Path) -> Frame:
             f"HDU 1 is no calibration vector of {nx} values", reason="wrong-hdus", remedy=_AGAIN, path=path
         )
     calib = np.frombuffer(content, ">f4", nx, vector.start).astype(np.float32)
-    columns = fits.table(content, background, path, ("ALLSKY", "XINTERP", "YINTERP"))
+    columns = fits.table(content, background, path, _SKY)
     if len(columns) < 3 or any(len(column) != 1 for column in columns.values()):
         raise FileError(
             "HDU 2 is no sky table (ALLSKY, XINTERP, YINTERP)", reason="wrong-hdus", remedy=_AGAIN, path=path
@@ -402,8 +413,8 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
     if len(others) < 2:
         raise FileError("it lacks HDU 1 or HDU 2", reason="wrong-hdus", remedy=_AGAIN, path=path)
     coadd, verdict = others[:2]
-    pixels = fits.table(content, coadd, path, ("FLUX", "LOGLAM", "IVAR", "AND_MASK"))
-    if len(pixels) < 4 or len(pixels["FLUX"]) < 2:
+    pixels = fits.table(content, coadd, path, _PIXELS)
+    if len(pixels) < 4 or any(column.ndim > 1 or len(column) < 2 for column in pixels.values()):
         raise FileError(
             "HDU 1 lacks FLUX, LOGLAM, IVAR or AND_MASK", reason="wrong-hdus", remedy=_AGAIN, path=path
         )
@@ -421,7 +432,7 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
         raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
     sigma = np.full(len(flux), np.nan, np.float32)
     sigma[good] = 1 / np.sqrt(ivar[good])
-    catalogue = _catalogue(fits.table(content, verdict, path, _CATALOGUE), path)
+    catalogue = _catalogue(fits.table(content, verdict, path, _VERDICTS), path)
     if catalogue["sn_median"] is None:
         catalogue["sn_median"] = float(np.median(flux[good] / sigma[good]))
     if not keep_unknown:
@@ -432,7 +443,7 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
 
 def _catalogue(row: dict[str, NDArray[Any]], path: Path) -> dict[str, Any]:
     """Return the pipeline's verdicts from the one row of HDU 2."""
-    if any(key not in row or len(row[key]) != 1 for key in ("CLASS", "Z", "ZWARNING")):
+    if not {"CLASS", "Z", "ZWARNING"} <= set(row) or any(column.shape != (1,) for column in row.values()):
         raise FileError(
             "HDU 2 lacks one row with CLASS, Z and ZWARNING", reason="wrong-hdus", remedy=_AGAIN, path=path
         )

@@ -1,0 +1,423 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from sklearn.tree import DecisionTreeRegressor
+
+from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.models.classic import DecisionTree
+from skyfuse.models.files import load_model
+from skyfuse.study.metrics import attainable_r2, score
+from skyfuse.study.report import write_report
+from skyfuse.study.run import PIXEL_DIVISOR, PIXEL_UNIT, WALL_COLUMNS, Study, plan, seed_of
+
+from .sky import SmallSky, small_recipe
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory):
+    return SmallSky(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture(scope="module")
+def done(sky, tmp_path_factory):
+    """A finished study: its folder and its result."""
+    folder = tmp_path_factory.mktemp("study") / "small"
+    return folder, Study(small_recipe()).run(sky, folder, truth=sky.truth)
+
+
+def without_wall(results):
+    return results.drop(columns=list(WALL_COLUMNS))
+
+
+def count_fits(monkeypatch):
+    """Return a list that grows by one with each tree fitted."""
+    fits = []
+    fit = DecisionTree._fit
+
+    def counted(self, *args, **kwargs):
+        fits.append(self.params)
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(DecisionTree, "_fit", counted)
+    return fits
+
+
+# ------------------------------------------------------------------------------------------------------- plan
+
+
+def test_plan_covers_fusions_zooms_and_flaws_once():
+    cells = plan(small_recipe())
+    names = [cell.name for cell in cells]
+    assert len(names) == len(set(names))
+    assert [name for name in names if name.startswith("tree")] == [
+        "tree-image-i3",
+        "tree-spectrum-s3",
+        "tree-early-i3-s3",
+        "tree-late-mean-i3-s3",
+        "tree-late-weighted-i3-s3",
+        "tree-image-i4",
+        "tree-spectrum-s4",
+        "tree-image-i3-tiny-pixels",
+        "tree-image-i3-shuffled-bands",
+        "tree-spectrum-s3-complete-only",
+    ]
+    roles = pd.Series([cell.role for cell in cells]).value_counts()
+    assert roles.to_dict() == {"reference": 10, "resolution": 4, "flaw": 3}
+
+
+def test_late_fusions_come_after_their_members_whatever_the_recipe_says():
+    fusions = ["late-weighted", "early", "spectrum", "image"]
+    order = [cell.fusion for cell in plan(small_recipe(fusions=fusions, flaws=[])) if cell.model == "tree"]
+    assert order.index("late-weighted") > max(order.index("image"), order.index("spectrum"))
+
+
+def test_seeds_differ_by_cell_and_depend_on_nothing_else():
+    names = [cell.name for cell in plan(small_recipe())]
+    seeds = [seed_of(3, name) for name in names]
+    assert len(set(seeds)) == len(names)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert seed_of(3, names[0]) != seed_of(4, names[0])
+    # Frozen: a change would silently change every result.
+    assert seed_of(0, "tree-image-i0") == FROZEN_SEED
+
+
+FROZEN_SEED = 0
+
+
+# ---------------------------------------------------------------------------------------------------- results
+
+
+def test_scores_are_those_of_the_stored_predictions(done, sky):
+    folder, result = done
+    split = sky.split()
+    for row in result.results.to_dict("records"):
+        table = pd.read_parquet(folder / "cells" / row["cell"] / "predictions.parquet")
+        test = table[table["part"] == "test"]
+        assert test["row"].tolist() == split["test"].tolist()
+        np.testing.assert_array_equal(test["label"], sky.table["AVG"].to_numpy()[split["test"]])
+        expected = score(test["label"], test["prediction"])
+        assert row["test_r2"] == expected.r2
+        assert row["test_nmad"] == expected.nmad
+        assert row["test_r2_low"] < row["test_r2"] < row["test_r2_high"]
+
+
+def test_a_cell_is_the_model_that_its_parameters_make(done, sky):
+    folder, result = done
+    row = result.results.set_index("cell").loc["tree-spectrum-s4"]
+    split, y = sky.split(), sky.table["AVG"].to_numpy()
+    depth = json.loads(row["parameters"])["max_depth"]
+    x = sky.inputs({"spectrum": 4}, np.arange(len(sky)))["spectrum"]
+    note = json.loads((folder / "cells" / "tree-spectrum-s4" / "cell.json").read_text())
+    saved = load_model(folder / "cells" / "tree-spectrum-s4" / "model")
+    value = saved.predict({"spectrum": x[split["test"]]}).value
+    assert score(y[split["test"]], value).r2 == row["test_r2"]
+    assert saved.card["split"] == sky.split_digest()
+    assert saved.card["inputs"]["zooms"] == {"spectrum": 4}
+    assert saved.card["label"] == {"name": "AVG", "unit": "dex"}
+    own = DecisionTreeRegressor(max_depth=depth, random_state=note["seed"]).fit(
+        x[split["train"]], y[split["train"]]
+    )
+    assert score(y[split["test"]], own.predict(x[split["test"]])).r2 == pytest.approx(
+        row["test_r2"], abs=0.05
+    )
+
+
+def test_parameters_come_from_the_training_part_by_cross_validation(done):
+    folder, result = done
+    trials = pd.read_parquet(folder / "trials.parquet")
+    assert set(zip(trials["model"], trials["fusion"], strict=True)) == {
+        (model, fusion) for model in ("tree", "lightgbm") for fusion in ("image", "spectrum", "early")
+    }
+    for (model, fusion), group in trials.groupby(["model", "fusion"]):
+        best = group.loc[group["r2"].idxmax()]
+        assert best["chosen"]
+        used = result.results[(result.results["model"] == model) & (result.results["fusion"] == fusion)]
+        for text in used["parameters"]:
+            assert json.loads(best["parameters"]).items() <= json.loads(text).items()
+
+
+def test_late_fusion_is_made_of_the_fitted_members(done):
+    folder, result = done
+    part = {
+        name: pd.read_parquet(folder / "cells" / f"tree-{name}" / "predictions.parquet")["prediction"]
+        for name in ("image-i3", "spectrum-s3", "late-mean-i3-s3", "late-weighted-i3-s3")
+    }
+    np.testing.assert_allclose(part["late-mean-i3-s3"], (part["image-i3"] + part["spectrum-s3"]) / 2)
+    weights = json.loads((folder / "cells" / "tree-late-weighted-i3-s3" / "cell.json").read_text())["weights"]
+    mixed = weights[0] * part["image-i3"] + weights[1] * part["spectrum-s3"]
+    np.testing.assert_allclose(part["late-weighted-i3-s3"], mixed)
+    rows = result.results.set_index("cell")
+    members = rows.loc[["tree-image-i3", "tree-spectrum-s3"], "train_seconds"].sum()
+    assert rows.loc["tree-late-mean-i3-s3", "train_seconds"] >= members
+
+
+def test_fusion_gains_where_the_label_shows_half_in_each(done):
+    folder, _ = done
+    table = pd.read_parquet(folder / "comparisons.parquet")
+    gain = table[(table["kind"] == "fusion") & (table["metric"] == "r2") & table["chosen"]].set_index("model")
+    assert gain.loc["lightgbm", "low"] > 0
+
+
+def test_attainable_is_stated_on_exactly_the_test_objects(done, sky):
+    _, result = done
+    test = sky.split()["test"]
+    expected = attainable_r2(sky.table["AVG"].to_numpy()[test], np.full(len(test), 0.2))
+    assert result.results["attainable_r2"].to_numpy() == pytest.approx(expected)
+    assert (result.results["distance"] == result.results["attainable_r2"] - result.results["test_r2"]).all()
+
+
+def test_flaws_have_the_effect_that_they_should(done, sky):
+    folder, result = done
+    effects = pd.read_parquet(folder / "effects.parquet").set_index("variant")
+    # scikit-learn takes features that differ by less than 1e-7 for constant: the tree sees nothing.
+    assert PIXEL_UNIT / PIXEL_DIVISOR < 1e-20
+    assert effects.loc["tiny-pixels", "r2"] <= 0
+    assert effects.loc["tiny-pixels", "high"] < 0
+    assert effects.loc["shuffled-bands", "r2"] < effects.loc["shuffled-bands", "r2_sound"]
+    whole = (sky.table["nan_fraction"] == 0).to_numpy()
+    split = sky.split()
+    assert effects.loc["complete-only", "n_train"] == whole[split["train"]].sum()
+    assert effects.loc["complete-only", "n_complete"] == whole[split["test"]].sum()
+    kept = pd.read_parquet(folder / "cells" / "tree-spectrum-s3-complete-only" / "predictions.parquet")
+    assert whole[kept.loc[kept["part"] != "test", "row"]].all()
+    assert kept.loc[kept["part"] == "test", "row"].tolist() == split["test"].tolist()
+
+
+def test_the_table_prints_in_eighty_columns(done):
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa
+    console.print(done[1].table())
+    text = console.export_text()
+    assert "late-weighted" in text
+    assert "attainable R²" in text
+    assert "…" not in text
+
+
+# ------------------------------------------------------------------------------------------- repeat and resume
+
+
+def test_two_runs_are_identical_but_for_wall_times(done, sky, tmp_path):
+    again = Study(small_recipe()).run(sky, tmp_path / "again", truth=sky.truth)
+    pd.testing.assert_frame_equal(
+        without_wall(again.results), without_wall(done[1].results), check_exact=True
+    )
+    stored = pd.read_parquet(tmp_path / "again" / "results.parquet")
+    assert list(stored.columns) == list(done[1].results.columns)
+    assert list(stored.columns[-3:]) == ["train_seconds", "inference_seconds", "tune_seconds"]
+
+
+def copy(done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "study")
+    return tmp_path / "study"
+
+
+def test_a_finished_study_fits_nothing_again(done, sky, tmp_path, monkeypatch):
+    folder = copy(done, tmp_path)
+    fits = count_fits(monkeypatch)
+    again = Study(small_recipe()).run(sky, folder, truth=sky.truth)
+    assert fits == []
+    pd.testing.assert_frame_equal(again.results, done[1].results)
+
+
+def test_a_lost_cell_alone_is_run_again(done, sky, tmp_path, monkeypatch):
+    folder = copy(done, tmp_path)
+    shutil.rmtree(folder / "cells" / "tree-image-i4")
+    (folder / "cells" / "tree-spectrum-s4" / "cell.json").unlink()
+    fits = count_fits(monkeypatch)
+    again = Study(small_recipe()).run(sky, folder, truth=sky.truth)
+    assert len(fits) == 2
+    pd.testing.assert_frame_equal(without_wall(again.results), without_wall(done[1].results))
+
+
+def test_a_changed_parameter_refits_its_model_and_no_other(done, sky, tmp_path, monkeypatch):
+    folder = copy(done, tmp_path)
+    recipe = small_recipe()
+    models = recipe.model_dump()["models"]
+    models["tree"]["grid"] = {"max_depth": [2]}
+    before = {p.parent.name: p.stat().st_mtime_ns for p in folder.glob("cells/*/cell.json")}
+    fits = count_fits(monkeypatch)
+    Study(small_recipe(models=models)).run(sky, folder, truth=sky.truth)
+    after = {p.parent.name: p.stat().st_mtime_ns for p in folder.glob("cells/*/cell.json")}
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {name for name in after if name.startswith("tree")}
+    assert all(parameters == {"max_depth": 2} for parameters in fits)
+
+
+def test_other_data_refits_everything(done, tmp_path):
+    folder = copy(done, tmp_path)
+    other = SmallSky(tmp_path, seed=1)
+    before = {
+        p.parent.name: json.loads(p.read_text())["fingerprint"] for p in folder.glob("cells/*/cell.json")
+    }
+    Study(small_recipe()).run(other, folder)
+    after = {
+        p.parent.name: json.loads(p.read_text())["fingerprint"] for p in folder.glob("cells/*/cell.json")
+    }
+    assert all(before[name] != after[name] for name in after)
+
+
+@pytest.mark.parametrize(
+    "when", ["tuning lightgbm-image-i3: learning_rate 0.1", "tree-early-i3-s3", "report"]
+)
+def test_an_interrupted_study_goes_on_to_the_same_results(done, sky, tmp_path, when):
+    class Stop(BaseException):
+        pass
+
+    def stop(count, total, what):
+        assert 0 <= count <= total
+        if what.startswith(when):
+            raise Stop
+
+    folder = tmp_path / "study"
+    with pytest.raises(Stop):
+        Study(small_recipe()).run(sky, folder, truth=sky.truth, progress=stop)
+    assert not (folder / "report.html").exists()
+    resumed = Study(small_recipe()).run(sky, folder, truth=sky.truth)
+    pd.testing.assert_frame_equal(without_wall(resumed.results), without_wall(done[1].results))
+
+
+def test_progress_counts_up_to_the_end(sky, tmp_path):
+    seen = []
+    recipe = small_recipe(models={"tree": {"grid": {"max_depth": [1, 2]}}})
+    Study(recipe).run(sky, tmp_path / "study", progress=lambda *step: seen.append(step))
+    counts = [count for count, _, _ in seen]
+    assert counts == sorted(counts)
+    assert seen[-1] == (seen[0][1], seen[0][1], "report")
+    assert len({total for _, total, _ in seen}) == 1
+
+
+# ------------------------------------------------------------------------------------------------ narrow and bad
+
+
+def test_without_truth_and_with_one_modality(sky, tmp_path):
+    recipe = small_recipe(
+        models={"tree": {}},
+        modalities=["spectrum"],
+        fusions=["spectrum"],
+        zooms={"spectrum": [3]},
+        reference={"spectrum": 3},
+        embeddings={"methods": ["pca"], "zooms": {"spectrum": [3]}},
+        flaws=[],
+        published=[],
+    )
+    result = Study(recipe).run(sky, tmp_path / "study")
+    assert result.results["cell"].tolist() == ["tree-spectrum-s3"]
+    assert result.results["attainable_r2"].isna().all()
+    assert "attainable" not in result.report.read_text()
+
+
+def test_tune_alone(sky, tmp_path):
+    trials = Study(small_recipe()).tune(sky, tmp_path / "t", model="tree", modality="spectrum")
+    assert len(trials) == 2
+    assert trials["chosen"].sum() == 1
+    again = Study(small_recipe()).tune(sky, tmp_path / "t", model="tree", modality="spectrum")
+    assert again["seconds"].tolist() == trials["seconds"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"model": "forest", "modality": "image"}, "does not name the model 'forest'; choose among tree"),
+        ({"model": "tree", "modality": "late-mean"}, "'late-mean' cannot be tuned; choose among image"),
+        ({"model": "fixed", "modality": "image"}, "names the model fixed"),
+    ],
+)
+def test_tune_refuses_what_it_cannot_do(sky, tmp_path, call, message):
+    models = {"tree": {"grid": {"max_depth": [1, 2]}}}
+    if call["model"] == "fixed":
+        models["fixed"] = {}
+    with pytest.raises(UsageError, match=message):
+        Study(small_recipe(models=models)).tune(sky, tmp_path / "t", **call)
+    with pytest.raises(UsageError, match="names no grid for tree"):
+        Study(small_recipe(models={"tree": {}})).tune(sky, tmp_path / "t", model="tree", modality="image")
+
+
+def test_an_unknown_model_is_named(sky, tmp_path):
+    recipe = small_recipe(models={"forest": {}}, flaws=[])
+    with pytest.raises(UsageError, match="names the model forest; choose among lightgbm, tree, vggnet12"):
+        Study(recipe).run(sky, tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_foreign_folder_is_left_alone(sky, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(StoreError, match="is not the folder of a study; give a new folder"):
+        Study(small_recipe()).run(sky, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    with pytest.raises(StoreError, match="is not the folder of a study"):
+        Study(small_recipe()).run(sky, tmp_path / "thesis.txt")
+
+
+def test_missing_labels_folds_and_truth(sky, tmp_path):
+    task = {"label": "MASS", "title": "mass", "unit": "dex", "definition": "made up"}
+    with pytest.raises(DataError, match="the dataset has no column MASS"):
+        Study(small_recipe(task=task)).run(sky, tmp_path / "a")
+    with pytest.raises(DataError, match="split has 5 folds, the recipe asks for 4"):
+        Study(small_recipe(split={"folds": 4})).run(sky, tmp_path / "a")
+    with pytest.raises(DataError, match="truth table lacks attainable_sigma"):
+        Study(small_recipe()).run(sky, tmp_path / "a", truth=sky.truth.drop(columns="attainable_sigma"))
+    held = sky.truth[~sky.truth["fiberid"].isin(sky.split()["test"][:3])]
+    with pytest.raises(DataError, match="does not tell the attainable scatter of 3 of 30 test objects"):
+        Study(small_recipe()).run(sky, tmp_path / "a", truth=held)
+    other = SmallSky(tmp_path)
+    other.table.loc[other.split()["valid"][0], "AVG"] = np.nan
+    with pytest.raises(DataError, match="1 objects of the split have no AVG"):
+        Study(small_recipe()).run(other, tmp_path / "a")
+
+
+# ------------------------------------------------------------------------------------------------------ report
+
+
+def test_the_report_is_one_file_without_links_or_scripts(done):
+    page = done[1].report.read_text()
+    assert len(page) < 8e6
+    assert "<script" not in page
+    for target in re.findall(r"""(?:src|href)=["']([^"']*)""", page):
+        assert target.startswith(("data:image/svg+xml;base64,", "#")), target[:80]
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_every_figure_has_a_text_and_a_caption(done):
+    page = done[1].report.read_text()
+    figures = re.findall(r"<figure>.*?</figure>", page, flags=re.DOTALL)
+    assert len(figures) == 13
+    for figure in figures:
+        assert len(re.search(r'alt="([^"]*)"', figure)[1]) > 30
+        assert len(re.search(r"<figcaption>(.*?)</figcaption>", figure, flags=re.DOTALL)[1]) > 30
+
+
+def test_every_link_inside_the_report_arrives(done):
+    page = done[1].report.read_text()
+    assert set(re.findall(r'href="#([^"]*)', page)) <= set(re.findall(r'id="([^"]*)', page))
+
+
+def test_the_report_tells_the_scores_and_the_published_figures_apart(done, sky):
+    page = done[1].report.read_text()
+    for row in done[1].results.to_dict("records"):
+        assert f"{row['test_r2']:.3f}".replace("-", "\N{MINUS SIGN}") in page
+    assert "<i>0.155</i>" in page
+    assert "Not comparable" in page
+    assert "tiny &lt;pixels&gt;" in page
+    assert sky.split_digest() in page
+    assert "(96 " not in page
+
+
+def test_the_report_is_rebuilt_from_the_folder_alone(done, tmp_path):
+    folder = copy(done, tmp_path)
+    page = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    assert write_report(folder).read_text() == page
+
+
+def test_reports_of_no_study_or_half_a_study(done, tmp_path):
+    with pytest.raises(StoreError, match="is not the folder of a study; run the study first"):
+        write_report(tmp_path)
+    folder = copy(done, tmp_path)
+    (folder / "comparisons.parquet").write_bytes(b"half")
+    with pytest.raises(StoreError, match="comparisons.parquet is missing or damaged; run the study again"):
+        write_report(folder)
