@@ -160,7 +160,7 @@ def test_a_wrong_call_gets_one_line_and_a_remedy(skyfuse, small_sky, cube, tmp_p
     assert len(lines) == 1, done.err
     assert "Traceback" not in done.err
     # A fault and what to do about it.
-    assert ";" in lines[0] or "See 'skyfuse" in lines[0], lines[0]
+    assert len(lines[0].split("; ")) >= 2
 
 
 def test_coordinates_are_read_as_users_write_them(skyfuse, cube):

@@ -37,7 +37,7 @@ Workers = Annotated[
 def main() -> None:
     """Run the command line; every failure is one line on stderr and exit code 1 or 2."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="skyfuse", standalone_mode=False)
     except SkyfuseError as error:
         _fail(str(error), error.exit_code)
     except typer.TyperException as error:
@@ -45,7 +45,7 @@ def main() -> None:
         verb = context.command_path if context is not None else "skyfuse"
         message = " ".join(error.format_message().split())
         if message:
-            _fail(f"{message} See '{verb} --help'.", error.exit_code)
+            _fail(f"{message.rstrip('.')}; see '{verb} --help'", error.exit_code)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; what is finished is kept, and the same command goes on where it stopped", 130)
@@ -82,7 +82,8 @@ def _progress() -> Iterator[Progress]:
             # A stretch is told by its total; what is being done within it may change from step to step.
             nonlocal current
             if current is None or current.total != total or done < current.completed:
-                current = bars.tasks[bars.add_task(what, total=total)]
+                number = bars.add_task(what, total=total)
+                current = bars.tasks[number]
             bars.update(current.id, completed=done, description=what)
 
         yield update

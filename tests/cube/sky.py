@@ -22,7 +22,8 @@ def field_cards(field: int, band: str) -> dict[str, object]:
     ra, dec = CENTRES[field]
     offset = BANDS.index(band)
     return {
-        "FRAME": field + 1,
+        # FRAME counts along the scan, which meets the bands in the order r, i, u, z, g, two frames apart.
+        "FRAME": field + 1 + 2 * "riuzg".index(band),
         "FILTER": band,
         "CRPIX1": SHAPE[1] / 2 + 0.5 + offset,
         "CRPIX2": SHAPE[0] / 2 + 0.5 - offset / 2,

@@ -266,3 +266,12 @@ def test_missing_files_and_folders_are_unreadable(tmp_path, read):
         with pytest.raises(FileError) as caught:
             read(path)
         assert caught.value.reason == "unreadable"
+
+
+def test_all_bands_of_a_real_field_carry_its_number(real_data):
+    files = sorted((real_data / "sdss_frames").glob("frame-*.fits.bz2"))
+    assert len(files) == 10
+    for file in files:
+        _, band, run, camcol, field = file.name.removesuffix(".fits.bz2").split("-")
+        info = recognise(file)
+        assert (info.run, info.camcol, info.field, info.band) == (int(run), int(camcol), int(field), band)

@@ -11,9 +11,6 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
-from skyfuse.cube.pyramid import image_levels
-from skyfuse.survey.records import Samples
-
 
 @lru_cache(maxsize=8192)
 def frame_wcs(cards: str) -> WCS:
@@ -173,8 +170,3 @@ def cut_into(
 ) -> None:
     """Cut many objects out of one frame into ``out[rows]``, shape (n, size, size); NaN off the frame."""
     _cut_compiled(np.asarray(source), x0, y0, rows, out)
-
-
-def cutout_levels(value: NDArray[np.float32], sigma: NDArray[np.float32], levels: int) -> list[Samples]:
-    """Return all zooms of cutouts, shape (..., size, size), from their own native samples."""
-    return image_levels(value, sigma, levels)

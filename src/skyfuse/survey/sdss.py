@@ -81,6 +81,9 @@ _BIN_TOLERANCE = 5e-3
 # The sky varies smoothly: one pixel in 16 each way is plenty for the median σ of empty pixels.
 _EMPTY_STEP = 16
 _CCD_ROWS = 2048
+_FRAMES_BEHIND_R = {"r": 0, "i": 2, "u": 4, "z": 6, "g": 8}
+"""A star drifts over the CCDs in this order, two frames apart (Gunn et al. 1998, AJ 116, 3040), and FRAME counts the
+frames of one CCD: the field, which numbers the sky, is FRAME less this. So it is in each of ten real frames."""
 _SECONDS_A_DAY = 86400.0
 _AGAIN = "get the file again from the archive"
 
@@ -137,7 +140,8 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
             remedy="give calibrated frames (frame-*.fits), not raw or otherwise scaled images",
             path=path,
         )
-    run, camcol, field = (fits.integer(header, key, path) for key in ("RUN", "CAMCOL", "FRAME"))
+    run, camcol, frame = (fits.integer(header, key, path) for key in ("RUN", "CAMCOL", "FRAME"))
+    field = frame - _FRAMES_BEHIND_R[band]
     if camcol not in _GAIN:
         raise FileError(f"its CAMCOL is {camcol}, not 1 to 6", reason="bad-values", remedy=_AGAIN, path=path)
     nx, ny = fits.integer(header, "NAXIS1", path), fits.integer(header, "NAXIS2", path)
