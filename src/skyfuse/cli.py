@@ -361,9 +361,8 @@ def _study(
     else:
         from rich.console import Console
 
-        console = Console()
         # A file or a pipe has no width of its own; eighty columns would cut the figures.
-        console.print(result.table(), width=None if console.is_terminal else 110)
+        Console(width=None if sys.stdout.isatty() else 110).print(result.table())
         typer.echo(f"report: {result.report}")
 
 

@@ -148,8 +148,10 @@ class Recipe(_Part):
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$", description="Short name, e.g. `sfr`.")
     title: str = Field(description="Title of the report.")
     task: Task = Field(description="What is predicted.")
-    mock: MockSource = Field(default=MockSource(), description="Mock sky used when no data is given.")
-    funnel: Funnel = Field(default=Funnel(), description="Which objects are kept.")
+    mock: MockSource = Field(
+        default=MockSource.model_validate({}), description="Mock sky used when no data is given."
+    )
+    funnel: Funnel = Field(default=Funnel.model_validate({}), description="Which objects are kept.")
     modalities: list[Modality] = Field(default=["image", "spectrum"], description="Inputs of the dataset.")
     zooms: dict[Modality, list[int]] = Field(
         description="Zooms of the resolution study: each model is fitted at each of them."
@@ -159,8 +161,10 @@ class Recipe(_Part):
     )
     models: dict[str, ModelPlan] = Field(min_length=1, description="Models by name, with their parameters.")
     fusions: list[Fusion] = Field(default=list(FUSIONS), min_length=1, description="Inputs compared.")
-    split: Split = Field(default=Split(), description="Training, validation and test parts.")
-    embeddings: Embeddings = Field(default_factory=Embeddings, description="Two-dimensional views.")
+    split: Split = Field(default=Split.model_validate({}), description="Training, validation and test parts.")
+    embeddings: Embeddings = Field(
+        default=Embeddings.model_validate({}), description="Two-dimensional views."
+    )
     bootstrap: int = Field(5000, ge=200, description="Bootstrap samples behind each interval.")
     seed: int = Field(0, ge=0, description="The one seed from which every cell's seed follows.")
     flaws: list[Flaw] = Field(default_factory=list, description="Known flaws of the original study.")

@@ -104,14 +104,14 @@ def line_flux(light: np.ndarray, centre: float) -> float:
 
 def test_emission_lines_follow_the_rate() -> None:
     z = 0.05
-    at = np.array([9.0, 0.5, z, -6.0, 0.7, 8.0, 0.0, -np.inf])
+    at = np.array([9.0, 0.5, z, -6.0, 0.7, 8.0, -2.0, -np.inf])
     light = spectra.galaxy_light(at, 0.2).sum(axis=0)
     area = 4 * np.pi * (sky.luminosity_distance(z) * 3.0857e24) ** 2
     # Kennicutt & Evans (2012): log SFR = log L(Hα) − 41.27; the young stars' absorption takes a little.
     halpha = line_flux(light, 6564.61 * (1 + z))
     assert np.log10(halpha * 1e-17 * area) - 41.27 == pytest.approx(0.5, abs=0.03)
     assert halpha / line_flux(light, 4862.68 * (1 + z)) == pytest.approx(2.86, rel=0.12)
-    dusty = spectra.galaxy_light(np.array([9.0, 0.5, z, np.log10(2.0), 0.7, 8.0, 0.0, -np.inf]), 0.2).sum(
+    dusty = spectra.galaxy_light(np.array([9.0, 0.5, z, np.log10(2.0), 0.7, 8.0, -2.0, -np.inf]), 0.2).sum(
         axis=0
     )
     extinction = 10 ** (-0.4 * 2.0 / 4.05 * spectra.calzetti(np.array([6564.61]))[0])
@@ -203,7 +203,7 @@ def test_bound_is_the_exact_posterior_of_a_linear_model(p: int, m: int, seed: in
     root = rng.normal(size=(p, p)) + 2 * np.eye(p)
     covariance = root @ root.T
     got = bound.posterior_variance(jacobian, 1 / noise**2, np.linalg.inv(covariance), 0)
-    # Conditioning the joint normal distribution of parameters and data: another formula, without an inverse of the information.
+    # Conditioning the joint normal distribution of parameters and data needs no information matrix.
     data = jacobian @ covariance @ jacobian.T + np.diag(noise**2)
     cross = covariance[0] @ jacobian.T
     assert got == pytest.approx(covariance[0, 0] - cross @ np.linalg.solve(data, cross), rel=1e-6, abs=1e-9)
@@ -242,7 +242,7 @@ def test_rate_is_between_exact_and_the_prior(galaxies: list[Source]) -> None:
 
 
 def test_no_fit_of_the_spectrum_beats_the_bound(galaxies: list[Source]) -> None:
-    # A model that knows the mock and starts at the truth: one Gauss-Newton step on each of many noisy spectra.
+    # A model that knows the mock and starts at the truth: one Gauss-Newton step on many noisy spectra.
     source = next(g for g in galaxies if not g.quenched and np.isinf(g.log_agn))
     assert source.shape is not None
     at = spectra.galaxy_parameters(source)[:7]

@@ -13,15 +13,15 @@ from skyfuse.dataset.select import Funnel, Step
 class SmallSky:
     """Objects whose label shows half in the image and half in the spectrum."""
 
-    def __init__(self, path, n=150, seed=0):
+    def __init__(self, path, n=240, seed=0):
         rng = np.random.default_rng(seed)
         self.path = path
         part, rest = rng.normal(size=n), rng.normal(size=n)
         label = part + rest + 0.2 * rng.normal(size=n)
         pattern = rng.normal(size=(5, 8, 8)).astype(np.float32)
-        image = part[:, None, None, None] * pattern + 0.5 * rng.normal(size=(n, 5, 8, 8))
+        image = part[:, None, None, None] * pattern + 0.1 * rng.normal(size=(n, 5, 8, 8))
         line = np.exp(-0.5 * ((np.arange(40) - 20) / 2) ** 2)
-        spectrum = rest[:, None] * line + 0.3 * rng.normal(size=(n, 40))
+        spectrum = rest[:, None] * line + 0.1 * rng.normal(size=(n, 40))
         image, spectrum = image.astype(np.float32), spectrum.astype(np.float32)
         spectrum[rng.random(n) < 0.5, 3:6] = np.nan
         image[0, 2] = np.nan

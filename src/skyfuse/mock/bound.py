@@ -9,7 +9,7 @@ the averaged information. For a linear model with Gaussian prior and noise both 
 variance.
 
 What is taken as known (the galaxy's shape, the noise, whether it is quenched, no neighbours, images with the
-noise of empty sky only) would widen the posterior if it were not: a model that has to learn all that does worse.
+noise of empty sky only) would widen the posterior were it not: a model that must learn all that does worse.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import j1
 
 from skyfuse.mock.sky import (
+    CAMCOLS,
     NX,
     NY,
     PIXEL,
@@ -113,7 +114,7 @@ def transforms(source: Source, size: int) -> NDArray[np.complex128]:
 
     Returns
     -------
-    ndarray, shape (3, size, size // 2 + 1) for galaxies (bulge, disc, young component), (1, …) for point sources
+    ndarray, shape (3, size, size // 2 + 1) for galaxies (bulge, disc, young), (1, …) for point sources
         x runs to the North, y to the East.
     """
     shape = source.shape
@@ -161,7 +162,7 @@ def fibre_shares(parts: NDArray[np.complex128], seeing: float = FIBRE_SEEING) ->
 
 @lru_cache(maxsize=8)
 def _fibre(size: int, seeing: float) -> Array:
-    """Return the weights by which a transform sums to the blurred light within a fibre (Parseval's theorem)."""
+    """Return the weights by which a transform sums to the blurred light in a fibre (Parseval's theorem)."""
     _, _, k = _wavenumbers(size)
     kr = np.where(k > 0, k, 1.0) * FIBRE_RADIUS
     aperture = np.where(k > 0, 2 * j1(kr) / kr, 1.0) * np.interp(k, *_moffat(seeing))
@@ -170,7 +171,7 @@ def _fibre(size: int, seeing: float) -> Array:
     return np.asarray(aperture * np.pi * FIBRE_RADIUS**2 / (size * PIXEL) ** 2)
 
 
-def empty_sky_variance(camcol: int = 3) -> Array:
+def empty_sky_variance(camcol: int = CAMCOLS[0]) -> Array:
     """Return the noise variance of an empty pixel in each band under mean conditions, nanomaggies²."""
     sky, gain, dark = (np.array(v) for v in (SKY_COUNTS, GAIN[camcol], DARK_VARIANCE[camcol]))
     return np.asarray(np.array(CALIBRATION) ** 2 * (sky / gain + dark))

@@ -29,8 +29,8 @@ FIELD_STEP = 1361
 """Rows from one field's first row to the next one's: fields of a run overlap by 128 rows."""
 FIELDS_PER_CAMCOL = 60
 """Fields along one camera column before the next column opens."""
-CAMCOLS = (3, 4, 2, 5, 1, 6)
-"""Order in which camera columns are filled."""
+CAMCOLS = (2, 6, 4, 3, 1, 5)
+"""Order in which camera columns are filled: first those whose u CCD gives the faint sky the most electrons."""
 FIRST_RUN, FIRST_FIELD = 9001, 11
 PATCH_RA, PATCH_DEC = 150.0, 0.1
 CAMCOL_STEP, RUN_STEP = 0.42, 2.6
@@ -138,7 +138,7 @@ def strip_to_sky(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Convert rows and columns along a strip to right ascension and declination, degrees."""
     run, column_number = divmod(strip, len(CAMCOLS))
-    dec0 = PATCH_DEC + CAMCOL_STEP * (CAMCOLS[column_number] - 3) + RUN_STEP * run
+    dec0 = PATCH_DEC + CAMCOL_STEP * (CAMCOLS[column_number] - CAMCOLS[0]) + RUN_STEP * run
     dec = dec0 + (column - (NX - 1) / 2) * PIXEL / 3600
     ra = PATCH_RA + row * PIXEL / 3600 / np.cos(np.radians(dec0))
     return ra, dec

@@ -53,10 +53,10 @@ COLUMNS = {
     "listed": "what the SFR table holds: value, sentinel (-99), undefined (NaN), or absent (no row)",
     "label_sigma": "known standard deviation of avg about log_sfr, dex",
     "attainable_sigma": "sqrt(label_sigma² + Var(log_sfr | spectrum, images)), dex. The variance is the"
-    " marginal of the inverse of (Fisher information of the noisy spectrum and of the images in five bands +"
-    " inverse prior covariance), by finite differences of the mock's forward model at the true parameters: the"
-    " Bayesian Cramér-Rao bound (Van Trees 1968, I, §2.4.3) in its local form. It bounds a model that knew the mock."
-    " Attainable R² of a set of objects = 1 - mean(attainable_sigma²) / var(avg)",
+    " marginal of the inverse of (Fisher information of the noisy spectrum and of the images in five bands"
+    " + inverse prior covariance), by finite differences of the mock's forward model at the true parameters:"
+    " the Bayesian Cramér-Rao bound (Van Trees 1968, I, §2.4.3) in its local form. It bounds a model that"
+    " knew the mock. Attainable R² of a set of objects = 1 - mean(attainable_sigma²) / var(avg)",
     "mag_u": "AB magnitude of the whole object",
     "mag_g": "likewise",
     "mag_r": "likewise",
@@ -155,6 +155,7 @@ def spectrum_path(plate: int, mjd: int, fibre: int) -> Path:
 
 def _frame_bytes(where: Field, observed: images.Conditions, image: NDArray[np.float32]) -> bytes:
     header = fits.Header()
+    drift = images.DRIFT_ORDER.index(observed.band)
     for key, value, comment in (
         ("TAI", observed.tai, "1st row - Number of seconds since Nov 17 1858"),
         ("RA", round(where.ra, 6), "Right ascension of telescope boresight"),
@@ -163,13 +164,17 @@ def _frame_bytes(where: Field, observed: images.Conditions, image: NDArray[np.fl
         ("TELESCOP", "2.5m", ""),
         ("TIMESYS", "TAI", ""),
         ("RUN", where.run, "Run number"),
-        ("FRAME", where.number, "Frame sequence number within the run"),
+        (
+            "FRAME",
+            where.number + 2 * images.DRIFT_ORDER.index(observed.band),
+            "Frame sequence number within the run",
+        ),
         ("STRIPE", 10, "Stripe index number"),
         ("FLAVOR", "science", "Flavor of this run"),
         ("EXPTIME", "53.907456", "Exposure time (seconds)"),
         ("CCDMODE", "DRIFT", "'STARING' or 'DRIFT'"),
         ("C_OBS", 26322, "CCD row clock rate (usec/row)"),
-        ("CAMROW", 1 + images.DRIFT_ORDER.index(observed.band), "Row in the imaging camera"),
+        ("CAMROW", 1 + drift, "Row in the imaging camera"),
         ("EQUINOX", 2000.0, ""),
         ("SOFTBIAS", 1000, "software bias added to all DN"),
         ("BUNIT", "nanomaggy", "1 nanomaggy = 3.631e-6 Jy"),

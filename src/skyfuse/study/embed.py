@@ -2,8 +2,8 @@
 
 Every method learns on the training part alone and then places the other parts (PCA projects, openTSNE and
 UMAP embed new points into the finished map). Invalid values take the training mean of their feature; features
-are standardised with training means and deviations. t-SNE and UMAP start from the first `COMPONENTS` principal
-components, which keep their distances and spare them the noise of thousands of pixels.
+are standardised with training means and deviations. t-SNE and UMAP start from the first `COMPONENTS`
+principal components, which keep their distances and spare them the noise of thousands of pixels.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def embed(
 def embed_dataset(dataset: Dataset, *, method: str, modality: str, zoom: int, seed: int) -> pd.DataFrame:
     """Place all objects of a dataset in a plane.
 
-    The method learns from the training part of the default split, or from all objects where there is no split.
+    The method learns from the training part of the default split, or from all objects without a split.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ def embed_dataset(dataset: Dataset, *, method: str, modality: str, zoom: int, se
     Returns
     -------
     DataFrame
-        In the order of the dataset's table: object_id, part (empty for objects in no part), x, y, and the label
-        where the dataset has one.
+        In the order of the dataset's table: object_id, part (empty for objects in no part), x, y, and the
+        label where the dataset has one.
 
     Raises
     ------

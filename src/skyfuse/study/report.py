@@ -41,7 +41,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _FIXED_COLOURS = {"tree": "#D55E00", "lightgbm": "#0072B2", "vggnet12": "#009E73"}
 _MARKERS = {"image": "s", "spectrum": "^", "early": "o", "late-mean": "D", "late-weighted": "v"}
 _INK = "#222222"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -353,7 +353,7 @@ def _style() -> Iterator[None]:
 
 def _picture(figure: Figure, alt: str, caption: str) -> Picture:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     return Picture(
         "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), alt, caption
     )
@@ -368,7 +368,8 @@ def _new(width: float, height: float, rows: int = 1, columns: int = 1, **options
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of a table as dictionaries."""
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+    rows: list[Any] = table.to_dict("records")
+    return rows
 
 
 def _rows(table: pd.DataFrame) -> Iterator[Any]:
@@ -549,7 +550,7 @@ def _draw_embeddings(study: _Folder) -> tuple[Figure, str, str] | None:
         for values, limits in ((view["x"], axis.set_xlim), (view["y"], axis.set_ylim)):
             a, b = np.percentile(values, [0.5, 99.5])
             limits(a - 0.08 * (b - a), b + 0.08 * (b - a))
-        r = rho.loc[place]
+        r: Any = rho.loc[place, :]
         axis.set_title(
             f"{METHOD_NAMES[method]}, {modality} zoom {zoom}\n"
             f"ρx {_signed(r['rho_x'], 2)}, ρy {_signed(r['rho_y'], 2)}",
@@ -759,7 +760,16 @@ def _draw_predictions(study: _Folder) -> tuple[Figure, str, str]:
 
     models, fusions = study.models, study.fusions
     figure = Figure(figsize=(2.3 * len(fusions) + 0.6, 3.0 * len(models) + 0.3))
-    outer = figure.add_gridspec(len(models), len(fusions), wspace=0.08, hspace=0.24)
+    outer = figure.add_gridspec(
+        len(models),
+        len(fusions),
+        wspace=0.08,
+        hspace=0.24,
+        left=0.85 / figure.get_figwidth(),
+        right=1 - 0.1 / figure.get_figwidth(),
+        bottom=0.5 / figure.get_figheight(),
+        top=1 - 0.3 / figure.get_figheight(),
+    )
     test = study.objects.loc[study.objects["part"] == "test", "label"]
     low, high = float(test.min()), float(test.max())
     pad = 0.05 * (high - low)

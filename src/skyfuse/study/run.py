@@ -329,7 +329,7 @@ class Study:
         dataset : Dataset
             With a frozen split.
         out : path
-            Folder of the trials (``tuning.sqlite``, ``trials.parquet``): new, empty, or a search that goes on.
+            Folder of ``tuning.sqlite`` and ``trials.parquet``: new, empty, or a search that goes on.
         model : str
             One of the recipe's models.
         modality : str
