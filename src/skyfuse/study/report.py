@@ -246,7 +246,8 @@ def _score_table(study: _Folder) -> list[dict[str, Any]]:
             named = FUSION_NAMES[fusion]
             if weights is not None and fusion == "late-weighted":
                 named += f" ({weights[0]:.2f} image, {weights[1]:.2f} spectrum)"
-            rows.append({**row.to_dict(), "model_name": model_name(model), "fusion_name": named})
+            names = {"model_name": model_name(model), "fusion_name": named}
+            rows.append({str(key): value for key, value in row.items()} | names)
     return rows
 
 
@@ -935,6 +936,6 @@ def _draw_cost(study: _Folder) -> tuple[Figure, str, str]:
     return (
         figure,
         "R² on the test part against training time and against inference time, one point for each cell",
-        "Accuracy against cost. Filled: reference zooms; open: other zooms of the resolution study; dashed: "
-        "attainable.",
+        "Accuracy against cost. Filled: reference zooms; open: other zooms of the resolution study"
+        + ("." if study.attainable is None else "; dashed: attainable."),
     )

@@ -205,23 +205,19 @@ class StudyResult:
 
     def table(self) -> Table:
         """Return the scores at the reference zooms as a table for the terminal."""
-        from rich import box
         from rich.table import Table
 
         rows = self.results[self.results["role"] == "reference"]
-        # Without frames it fits 80 columns.
-        table = Table(title="Test part", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+        # Without lines it fits 80 columns.
+        table = Table(title="Test part", box=None, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("model", no_wrap=True)
         table.add_column("input", no_wrap=True)
         for heading in ("R²", "95 %", "MAE", "RMSE", "NMAD", "train s", "infer s"):
             table.add_column(heading, justify="right", no_wrap=True)
         last = None
         for row in rows.to_dict("records"):
-            if last not in (None, row["model"]):
-                table.add_section()
-            last = row["model"]
             table.add_row(
-                row["model"],
+                "" if row["model"] == last else row["model"],
                 row["fusion"],
                 f"{row['test_r2']:.3f}",
                 f"{row['test_r2_low']:.2f}…{row['test_r2_high']:.2f}",
@@ -231,6 +227,7 @@ class StudyResult:
                 f"{row['train_seconds']:.2f}",
                 f"{row['inference_seconds']:.3f}",
             )
+            last = row["model"]
         attainable = rows["attainable_r2"].dropna()
         if len(attainable):
             table.caption = f"attainable R² on these objects: {attainable.iloc[0]:.3f}"
