@@ -1,8 +1,8 @@
 """Acceptance: pulls of a cube of the mock sky against its truth, at every zoom of frames and spectra.
 
-A pull is (value − truth) / σ. The truth of a zoom is the plain mean of the noise-free expectation over the same valid
-native samples. A σ that is estimated from the N electrons of the very sample it belongs to is low where the sample is low, which
-brings a mean pull of −0.5/√N; that is taken off (N: all variance, in electrons).
+A pull is (value − truth) / σ. The truth of a zoom is the plain mean of the noise-free expectation over the
+same valid native samples. A σ that is estimated from the N electrons of the very sample it belongs to is low
+where the sample is low, which brings a mean pull of −0.5/√N; that is taken off (N: variance in electrons).
 
     python benchmarks/pulls.py --fields 6 --objects 900
 """
@@ -35,7 +35,7 @@ def block_sum(array: np.ndarray, zoom: int) -> np.ndarray:
 
 
 def beside(valid: np.ndarray) -> np.ndarray:
-    """Valid samples with an invalid one among their neighbours."""
+    """Return where valid samples have an invalid one among their neighbours."""
     padded = np.pad(valid, 1, constant_values=True)
     near = np.zeros(valid.shape, dtype=bool)
     steps = [slice(start, start + size) for size in valid.shape[:1] for start in range(3)]
@@ -60,11 +60,15 @@ def frame_pulls(
         file = tile_path(cube.path, row.tile)
         native = map_array(file, "/frames/0/value")[row.row][: row.ny, : row.nx]
         valid = np.isfinite(native)
-        scale = calib[name.removesuffix(".npy")] / GAIN[row.camcol][BANDS.index(row.band)]  # nanomaggies an electron
+        scale = (
+            calib[name.removesuffix(".npy")] / GAIN[row.camcol][BANDS.index(row.band)]
+        )  # nanomaggies an electron
         count = {z: block_sum(valid.astype(np.float64), z) for z in range(zooms)}
         for z in range(zooms):
             value, sigma = (
-                map_array(file, f"/frames/{z}/{part}")[row.row].astype(np.float64)[: count[z].shape[0], : count[z].shape[1]]
+                map_array(file, f"/frames/{z}/{part}")[row.row].astype(np.float64)[
+                    : count[z].shape[0], : count[z].shape[1]
+                ]
                 for part in ("value", "sigma")
             )
             n = count[z]
@@ -84,7 +88,7 @@ def frame_pulls(
 def spectrum_pulls(
     cube: Cube, truth: Path, first: dict[str, int], zooms: int
 ) -> Iterator[tuple[int, str, np.ndarray]]:
-    """Yield zoom, region and pulls; the σ of a spectrum comes from the expected variance, so nothing is taken off."""
+    """Yield zoom, region and pulls; a spectrum's σ is the expected one, so nothing is taken off."""
     for row in cube.spectra.itertuples():
         name = f"spec-{row.plate:04d}-{row.mjd}-{row.fiberid:04d}"
         expected = np.load(truth / f"{name}.npy").astype(np.float64)
@@ -95,7 +99,8 @@ def spectrum_pulls(
         valid = np.isfinite(native)
         for z in range(zooms):
             value, sigma = (
-                map_array(file, f"/spectra/{z}/{part}")[row.row].astype(np.float64) for part in ("value", "sigma")
+                map_array(file, f"/spectra/{z}/{part}")[row.row].astype(np.float64)
+                for part in ("value", "sigma")
             )
             n = valid.reshape(-1, 2**z).sum(axis=1)
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -118,14 +123,17 @@ def table(parts: dict[tuple[object, ...], list[tuple[np.ndarray, np.ndarray]]]) 
         rows.append(
             {
                 "what": key[0], "zoom": key[1], "region": key[2], "n": pull.size, "std": pull.std(),
-                "std_error": 1 / np.sqrt(2 * pull.size), "mean": (pull - own).mean(), "mean_error": 1 / np.sqrt(pull.size),
+                "std_error": 1 / np.sqrt(2 * pull.size), "mean": (pull - own).mean(),
+                "mean_error": 1 / np.sqrt(pull.size),
             }
         )  # fmt: skip
     return pd.DataFrame(rows).sort_values(["what", "region", "zoom"], ignore_index=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fields", type=int, default=6)
     parser.add_argument("--objects", type=int, default=900)
     parser.add_argument("--seed", type=int, default=5)

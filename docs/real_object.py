@@ -1,6 +1,6 @@
 """Figure of the docs: one real object, 4238-55455-0037, in five bands and as a spectrum, at every zoom.
 
-    python docs/real_object.py ../shared/data docs/images/4238-55455-0037.png
+python docs/real_object.py ../shared/data docs/images/4238-55455-0037.png
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from skyfuse.survey.records import BANDS
 
 
 def main(data: Path, output: Path) -> None:
+    """Build the real fields and draw the object."""
     with tempfile.TemporaryDirectory() as work:
-        report = build([data / "sdss_frames", data / "sdss_spectra"], Path(work) / "real.cube")
-        print(report)
+        build([data / "sdss_frames", data / "sdss_spectra"], Path(work) / "real.cube")
         cube = Cube.open(Path(work) / "real.cube")
         objects = cube.objects
         row = int(np.flatnonzero((objects["plate"] == 4238) & (objects["fiberid"] == 37))[0])
@@ -47,7 +47,9 @@ def main(data: Path, output: Path) -> None:
         for zoom, axes in enumerate(rows):
             samples = cube.gather("spectrum", zoom, [row])
             wavelength, value, sigma = cube.grid.centres(zoom), samples.value[0], samples.sigma[0]
-            axes.fill_between(wavelength, value - sigma, value + sigma, color="tab:blue", alpha=0.35, lw=0, label="± σ")
+            axes.fill_between(
+                wavelength, value - sigma, value + sigma, color="tab:blue", alpha=0.35, lw=0, label="± σ"
+            )
             axes.plot(wavelength, value, color="black", lw=0.5)
             low, high = np.nanpercentile(value, [0.5, 99.5])
             axes.set_ylim(low - 0.3 * (high - low), high + 0.3 * (high - low))

@@ -44,7 +44,20 @@ def cube(small_sky, tmp_path_factory) -> Path:
     return out
 
 
-VERBS = ["demo", "mock", "build", "info", "cutout", "export", "check", "study", "tune", "embed", "predict", "report"]
+VERBS = [
+    "demo",
+    "mock",
+    "build",
+    "info",
+    "cutout",
+    "export",
+    "check",
+    "study",
+    "tune",
+    "embed",
+    "predict",
+    "report",
+]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -83,7 +96,9 @@ def test_cutout_writes_value_sigma_and_wcs(skyfuse, cube):
         assert images[0].header["CTYPE1"] == "RA---TAN"
 
 
-@pytest.mark.parametrize(("fmt", "name"), [("fits", "out.fits"), ("votable", "out.vot"), ("numpy", "out.npz")])
+@pytest.mark.parametrize(
+    ("fmt", "name"), [("fits", "out.fits"), ("votable", "out.vot"), ("numpy", "out.npz")]
+)
 def test_export_of_one_object(skyfuse, cube, fmt, name):
     row = Cube.open(cube).objects.iloc[0]
     done = skyfuse("export", cube, name, "--object", row.object_id, "--zoom", 2, "--format", fmt)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,14 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Worker processes; by default one for each processor.", min=1, show_default=False),
 ]
+
+
+class Format(StrEnum):
+    """Formats that an export can take."""
+
+    FITS = "fits"
+    VOTABLE = "votable"
+    NUMPY = "numpy"
 
 
 def main() -> None:
@@ -280,7 +289,7 @@ def export(
     zoom: Annotated[int, typer.Option(help="0 is native.")] = 0,
     bands: Annotated[str, typer.Option(help="Bands, in order.")] = "ugriz",
     time: Annotated[str | None, typer.Option(help="MJD_FROM:MJD_TO.")] = None,
-    fmt: Annotated[str, typer.Option("--format", help="fits, votable or numpy.")] = "fits",
+    fmt: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.FITS,
     as_json: Json = False,
 ) -> None:
     """Write objects or a region of a cube to FITS, VOTable or NumPy.
@@ -292,7 +301,7 @@ def export(
 
     written = export_cube(
         Cube.open(cube), output, region=_region(cone, box, moc), ids=objects, zoom=zoom, bands=bands,
-        time=_interval(time), fmt=fmt,
+        time=_interval(time), fmt=fmt.value,
     )  # fmt: skip
     _say(f"{output}: {written} objects", as_json, {"file": output, "objects": written})
 

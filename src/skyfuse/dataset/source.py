@@ -33,8 +33,8 @@ def open_source(
     path : path
         A dataset, a cube, or a file or folder of survey files.
     work : path
-        Folder in which a cube (``sky.cube``) and a dataset (``dataset``) are made where `path` is not yet one.
-        A dataset that is there already and was made from the same cube with the same options is used as it is.
+        Folder in which a cube (``sky.cube``) and a dataset (``dataset``) are made where `path` is not yet
+        one. A dataset that is there already, made from the same cube with the same options, is used.
     labels : DataFrame or path, optional
         Labels to join, see `Dataset.from_cube`; not used where `path` is a dataset.
     zooms : mapping of str to sequence of int

@@ -30,7 +30,7 @@ FIELD_STEP = 1361
 FIELDS_PER_CAMCOL = 60
 """Fields along one camera column before the next column opens."""
 CAMCOLS = (2, 6, 4, 3, 1, 5)
-"""Order in which camera columns are filled: first those whose u CCD gives the faint sky the most electrons."""
+"""Order in which camera columns are filled: first those whose u CCD makes most electrons of the sky."""
 FIRST_RUN, FIRST_FIELD = 9001, 11
 PATCH_RA, PATCH_DEC = 150.0, 0.1
 CAMCOL_STEP, RUN_STEP = 0.42, 2.6

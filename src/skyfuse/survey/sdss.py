@@ -81,9 +81,9 @@ _BIN_TOLERANCE = 5e-3
 # The sky varies smoothly: one pixel in 16 each way is plenty for the median σ of empty pixels.
 _EMPTY_STEP = 16
 _CCD_ROWS = 2048
+# A star drifts over the CCDs in this order, two frames apart (Gunn et al. 1998, AJ 116, 3040), and FRAME
+# counts the frames of one CCD: the field, which numbers the sky, is FRAME less this. Real frames bear it out.
 _FRAMES_BEHIND_R = {"r": 0, "i": 2, "u": 4, "z": 6, "g": 8}
-"""A star drifts over the CCDs in this order, two frames apart (Gunn et al. 1998, AJ 116, 3040), and FRAME counts the
-frames of one CCD: the field, which numbers the sky, is FRAME less this. So it is in each of ten real frames."""
 _SECONDS_A_DAY = 86400.0
 _AGAIN = "get the file again from the archive"
 
