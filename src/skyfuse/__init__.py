@@ -8,7 +8,7 @@ The whole way in Python::
     cube = sf.Cube.open("stripe.cube")
     data = sf.Dataset.from_cube(cube, "dataset", labels="sky/sfr/gal_totsfr_dr7_v5_2.fits")
     result = sf.Study.from_recipe("sfr").run(data, "study")
-    model = sf.load_model("study/cells/lightgbm-early-i1-s3/model")
+    model = sf.load_model("study/cells/lightgbm-early-i2-s3/model")
 """
 
 from __future__ import annotations

@@ -437,7 +437,7 @@ def predict(
 ) -> None:
     """Predict with a saved model on new files.
 
-    Example: skyfuse predict sfr-study/study/cells/lightgbm-early/model newfield/ -o sfr.csv
+    Example: skyfuse predict sfr-study/study/cells/lightgbm-early-i2-s3/model newfield/ -o sfr.csv
     """
     from skyfuse.study.predict import predict_path
 

@@ -248,6 +248,7 @@ def _allocate(
     create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     create.set_obj_track_times(False)
     places = {}
+    groups: dict[str, h5py.Group] = {}
     with h5py.File(
         path,
         "w",
@@ -260,8 +261,10 @@ def _allocate(
         for name, (shape, kind) in specs.items():
             dtype = np.dtype(kind)
             group, leaf = name.rsplit("/", 1)
-            parent = file.require_group(group or "/")
-            _describe(parent, leaf)
+            if group not in groups:
+                groups[group] = file.require_group(group or "/")
+                _describe(groups[group])
+            parent = groups[group]
             dataset = h5py.h5d.create(
                 parent.id,
                 leaf.encode(),
@@ -289,7 +292,7 @@ def _allocate(
     return places
 
 
-def _describe(group: h5py.Group, leaf: str) -> None:
+def _describe(group: h5py.Group) -> None:
     """Let every group name what a viewer shows first, up to the root."""
     while group.name != "/":
         parent = group.parent

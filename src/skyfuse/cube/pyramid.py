@@ -38,48 +38,51 @@ def _pyramid(
     """
     m, ny, nx = value.shape
     zooms = len(values) - 1
-    width = nx + nx % 2
-    # One row of sums over native samples for each zoom; once full it is written out and added to the next.
-    total = np.zeros((zooms + 1, width))
-    variance = np.zeros((zooms + 1, width))
-    count = np.zeros((zooms + 1, width), np.int32)
-    scale = np.empty(width)
+    # The native row, 0 where invalid, and one row of sums over native samples for each further zoom; once
+    # full it is written out and added to the next.
+    t, w, n = np.empty(nx, np.float32), np.empty(nx, np.float32), np.empty(nx, np.int32)
+    half = (nx + 1) // 2
+    total = np.zeros((zooms + 1, half + half % 2))
+    variance = np.zeros((zooms + 1, half + half % 2))
+    count = np.zeros((zooms + 1, half + half % 2), np.int32)
+    scale = np.empty(half)
     none, one = shares[0][0], shares[0][1]
     clean = True
     for image in range(m):
         for i in range(ny):
             v, s, cover = value[image, i], sigma[image, i], coverages[0][image, i]
-            t, w, n = total[0], variance[0], count[0]
             marked = np.int32(0)
             for j in range(nx):
                 good = (abs(v[j]) < np.inf) & (s[j] > 0) & (s[j] < np.inf)
                 marked += np.int32(good | (np.isnan(v[j]) & np.isnan(s[j])))
                 cover[j] = one if good else none
-                t[j] = np.float64(v[j]) if good else 0.0
-                error = np.float64(s[j]) if good else 0.0
-                w[j] = error * error
+                t[j] = v[j] if good else np.float32(0)
+                w[j] = s[j] if good else np.float32(0)
                 n[j] = np.int32(good)
             clean &= marked == nx
+            if zooms == 0:
+                continue
+            _add_pairs(t, nx, total[1])
+            _add_squares(w, nx, variance[1])
+            _add_pairs(n, nx, count[1])
             height, length = 1, nx
-            for zoom in range(zooms):
-                _add_pairs(total[zoom], length, total[zoom + 1])
-                _add_pairs(variance[zoom], length, variance[zoom + 1])
-                _add_pairs(count[zoom], length, count[zoom + 1])
-                total[zoom, :length], variance[zoom, :length], count[zoom, :length] = 0.0, 0.0, 0
+            for k in range(1, zooms + 1):
                 height *= rows
                 length = (length + 1) // 2
                 if (i + 1) % height and i + 1 < ny:
                     break
-                k = zoom + 1
                 row = i // height
-                n, cover = count[k], coverages[k][image, row]
+                number, cover = count[k], coverages[k][image, row]
                 inverse, share = inverses[k], shares[k]
                 for j in range(length):
-                    scale[j] = inverse[n[j]]
-                    cover[j] = share[n[j]]
+                    scale[j] = inverse[number[j]]
+                    cover[j] = share[number[j]]
                 _means(total[k], variance[k], scale, values[k][image, row], sigmas[k][image, row])
-                if k == zooms:
-                    total[k], variance[k], count[k] = 0.0, 0.0, 0
+                if k < zooms:
+                    _add_pairs(total[k], length, total[k + 1])
+                    _add_pairs(variance[k], length, variance[k + 1])
+                    _add_pairs(number, length, count[k + 1])
+                total[k, :length], variance[k, :length], number[:length] = 0.0, 0.0, 0
     return clean
 
 
@@ -87,9 +90,20 @@ def _pyramid(
 def _add_pairs(fine: NDArray[np.float64], length: int, coarse: NDArray[np.float64]) -> None:
     """Add the pairs of a row to the next zoom's; an odd last sample stands alone."""
     for j in range(length // 2):
-        coarse[j] += fine[2 * j] + fine[2 * j + 1]
+        coarse[j] += coarse.dtype.type(fine[2 * j]) + coarse.dtype.type(fine[2 * j + 1])
     if length % 2:
         coarse[length // 2] += fine[length - 1]
+
+
+@njit(cache=True, nogil=True)
+def _add_squares(fine: NDArray[np.float32], length: int, coarse: NDArray[np.float64]) -> None:
+    """Add the squares of a row as `_add_pairs` does; in float64 the square of a float32 is exact."""
+    for j in range(length // 2):
+        left, right = np.float64(fine[2 * j]), np.float64(fine[2 * j + 1])
+        coarse[j] += left * left + right * right
+    if length % 2:
+        last = np.float64(fine[length - 1])
+        coarse[length // 2] += last * last
 
 
 @njit(cache=True, nogil=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.wcs import WCS, FITSFixedWarning, WcsError
+from astropy.wcs import WcsError, Wcsprm
 from numba import njit
 from numpy.typing import NDArray
 
@@ -186,11 +186,14 @@ def _celestial(header: fits.Header, shape: tuple[int, int], path: Path) -> tuple
     for axis, size in enumerate(reversed(shape), start=1):
         cards += f"{f'NAXIS{axis}':<8}= {size:>20}".ljust(fits.CARD)
     try:
-        wcs = WCS(cards)
-        if not wcs.has_celestial:
+        # wcslib itself: `astropy.wcs.WCS` on top of it takes 13 times as long.
+        wcs = Wcsprm(cards.encode("ascii"))
+        wcs.set()
+        if min(wcs.lng, wcs.lat) < 0:
             raise _bad_wcs(path, f"its axes are {words['CTYPE1']!r} and {words['CTYPE2']!r}, not celestial")
-        ra, dec = wcs.wcs_pix2world((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
-    except (ValueError, WcsError, FITSFixedWarning) as error:
+        centre = [[(shape[1] - 1) / 2, (shape[0] - 1) / 2]]
+        ra, dec = wcs.p2s(centre, 0)["world"][0]
+    except (ValueError, WcsError) as error:
         raise _bad_wcs(path, f"its WCS does not compute ({str(error).splitlines()[0]})") from error
     if not (np.isfinite(ra) and np.isfinite(dec)):
         raise _bad_wcs(path, "the position of its centre is not finite")
