@@ -1,7 +1,9 @@
-"""Kill a build (SIGKILL, workers too) at random moments, go on, and compare every tile byte for byte.
+"""Kill a build (SIGKILL) at random moments, go on, and compare every tile byte for byte.
 
-The moments are spread over the time that an uninterrupted build takes in the same run, and each build begins
-anew.
+An uninterrupted build tells how long each phase takes: recognising files, building tiles, finishing. The
+kills take the phases in turn, each at a random moment of its phase, and none counts that came after the
+build's end. Every other one takes the workers at the same instant; else they find their parent gone. Each
+build begins anew, and small tiles make it many tasks.
 
 Example: python benchmarks/kill_resume.py sky/ --kills 20
 """
@@ -10,11 +12,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +27,21 @@ import numpy as np
 from skyfuse.cube.build import build
 from skyfuse.cube.query import check
 
+PHASES = ("recognising files", "building tiles", "finishing")
 SCRIPT = """
 import sys
 from pathlib import Path
 from skyfuse.cube.build import build
+
+def tell(done, total, what):
+    if done == total:
+        print(flush=True)
+
 if __name__ == "__main__":
-    build([Path(path) for path in sys.argv[3:]], Path(sys.argv[1]), workers=int(sys.argv[2]))
+    print(flush=True)
+    build([Path(path) for path in sys.argv[4:]], Path(sys.argv[1]), workers=int(sys.argv[2]),
+          max_tile_bytes=int(sys.argv[3]), progress=tell)
+    print(flush=True)
 """
 
 
@@ -38,11 +52,40 @@ def hashes(cube: Path) -> dict[str, str]:
     }
 
 
-def start(cube: Path, workers: int, inputs: list[Path]) -> subprocess.Popen[bytes]:
+def start(cube: Path, arguments: argparse.Namespace) -> subprocess.Popen[bytes]:
+    """Start a build that writes a line as each phase begins, and one at the end."""
+    shutil.rmtree(cube, ignore_errors=True)
+    numbers = (str(arguments.workers), str(arguments.tile_bytes))
     # The arguments are the caller's own.
     return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", SCRIPT, str(cube), str(workers), *map(str, inputs)]
+        [sys.executable, "-c", SCRIPT, str(cube), *numbers, *map(str, arguments.inputs)],
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
     )
+
+
+def spans(cube: Path, arguments: argparse.Namespace) -> list[float]:
+    """Build without a kill and return how long each phase takes, s."""
+    process = start(cube, arguments)
+    moments = [time.perf_counter() for _ in iter(process.stdout.readline, b"")]
+    if process.wait() != 0:
+        raise SystemExit("the build failed")
+    return np.diff(moments).tolist()
+
+
+def kill(cube: Path, arguments: argparse.Namespace, phase: int, delay: float, *, group: bool) -> int:
+    """Kill a build `delay` seconds into a phase; return the phase it was in, 3 if it had ended."""
+    process = start(cube, arguments)
+    for _ in range(phase + 1):
+        process.stdout.readline()
+    time.sleep(delay)
+    if group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+    return phase + process.stdout.read().count(b"\n")
 
 
 def main() -> int:
@@ -50,35 +93,40 @@ def main() -> int:
     parser.add_argument("inputs", type=Path, nargs="+", help="files or folders to build from")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--tile-bytes", type=int, default=8 * 1024**2, help="limit at which a tile splits")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     chance = np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
-        started = time.perf_counter()
-        if start(Path(name) / "whole.cube", arguments.workers, arguments.inputs).wait() != 0:
-            return 1
-        duration = time.perf_counter() - started
-        expected = hashes(Path(name) / "whole.cube")
-        equal = killed = 0
-        for kill in range(arguments.kills):
-            cube = Path(name) / "killed.cube"
-            shutil.rmtree(cube, ignore_errors=True)
-            process = start(cube, arguments.workers, arguments.inputs)
-            try:
-                process.wait(chance.uniform(0.0, duration))
-            except subprocess.TimeoutExpired:
-                killed += 1
-            process.kill()
-            process.wait()
+        whole, cube = Path(name) / "whole.cube", Path(name) / "killed.cube"
+        lengths = spans(whole, arguments)
+        expected = hashes(whole)
+        print(
+            f"{len(expected)} tiles; "
+            + ", ".join(f"{what} {length:.2f} s" for what, length in zip(PHASES, lengths, strict=True))
+        )
+        equal = 0
+        hit: Counter[str] = Counter()
+        while hit.total() < arguments.kills:
+            number = hit.total()
+            phase = number % len(PHASES)
+            delay = chance.uniform(0.0, lengths[phase])
+            phase = kill(cube, arguments, phase, delay, group=number % 2 == 0)
+            if phase == len(PHASES):
+                continue
+            hit[PHASES[phase]] += 1
             done = len(hashes(cube))
-            report = build(arguments.inputs, cube, workers=1)
+            report = build(arguments.inputs, cube, workers=1, max_tile_bytes=arguments.tile_bytes)
             same = hashes(cube) == expected and not check(cube)
             equal += same
             verdict = "equal" if same else "DIFFERENT"
-            print(f"kill {kill + 1}: {done} tiles stood, {report.built} tasks to do, {verdict}", flush=True)
+            print(
+                f"kill {number + 1}, {PHASES[phase]}: {done} tiles stood, {report.built} tasks to do, {verdict}",
+                flush=True,
+            )
     print(
-        f"{equal} of {arguments.kills} resumed builds equal the whole one in every byte (bound: all); "
-        f"{killed} were killed before their end"
+        f"{equal} of {arguments.kills} resumed builds equal the whole one in every byte (bound: all); killed "
+        + ", ".join(f"{count} while {what}" for what, count in hit.items())
     )
     return 0 if equal == arguments.kills else 1
 

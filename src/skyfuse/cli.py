@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import typer
 from skyfuse.errors import SkyfuseError, UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from skyfuse.cube.query import Box, Cone
 
 Progress = Callable[[int, int, str], None]
@@ -53,7 +56,10 @@ def main() -> None:
         context = getattr(error, "ctx", None)
         verb = context.command_path if context is not None else "skyfuse"
         message = " ".join(error.format_message().split())
-        if message:
+        if message.startswith("Usage:"):
+            # A call of no verb gets the list of verbs, as it is laid out.
+            sys.stderr.write(f"{error.format_message()}\n")
+        elif message:
             _fail(f"{message.rstrip('.')}; see '{verb} --help'", error.exit_code)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -61,6 +67,8 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; check the path, its permissions and the free disk space", 1)
+    except MemoryError:
+        _fail("the work needs more memory than this machine has; ask for less at a time", 1)
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -96,6 +104,27 @@ def _progress() -> Iterator[Progress]:
             bars.update(current.id, completed=done, description=what)
 
         yield update
+
+
+def _tabular(output: Path) -> Path:
+    """Return where a table goes, refused before the work if it could not be written there after it."""
+    if output.suffix not in (".parquet", ".csv"):
+        raise UsageError(
+            "its name does not say how to write the table", path=output, remedy="end it in .parquet or .csv"
+        )
+    if output.is_dir():
+        raise UsageError("is a folder", path=output, remedy="give the name of a file")
+    return output
+
+
+def _write_table(table: pd.DataFrame, output: Path) -> None:
+    from skyfuse.cube.layout import replaced
+
+    with replaced(output.absolute()) as partial:
+        if output.suffix == ".csv":
+            table.to_csv(partial, index=False)
+        else:
+            table.to_parquet(partial, index=False)
 
 
 def _say(text: str, as_json: bool, data: dict[str, Any]) -> None:
@@ -182,7 +211,22 @@ def info(
     from skyfuse.study.describe import describe
 
     data = describe(path)
-    _say("\n".join(f"{key:<22}{value}" for key, value in data.items()), as_json, data)
+    width = max(map(len, data)) + 2
+    _say("\n".join(f"{key:<{width}}{value}" for key, value in data.items()), as_json, data)
+
+
+def _numbers(text: str, count: int) -> list[float]:
+    """Read so many finite numbers.
+
+    Raises
+    ------
+    ValueError
+        If `text` is anything else.
+    """
+    numbers = [float(word) for word in text.replace(",", " ").split()]
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"'{text}' is not {count} numbers")
+    return numbers
 
 
 def _coordinate(text: str) -> Any:
@@ -193,7 +237,8 @@ def _coordinate(text: str) -> Any:
     words = text.replace(",", " ").split()
     try:
         if len(words) == 2 and not any(mark in text for mark in "hdms:°"):
-            return SkyCoord(float(words[0]), float(words[1]), unit=units.deg)
+            ra, dec = _numbers(text, 2)
+            return SkyCoord(ra, dec, unit=units.deg)
         if ":" in text:
             return SkyCoord(" ".join(words), unit=(units.hourangle, units.deg))
         return SkyCoord(" ".join(words))
@@ -216,7 +261,8 @@ def _interval(text: str | None) -> tuple[float, float] | None:
         ) from error
 
 
-@app.command()
+# A position may begin with a minus sign: what is no option is taken for it.
+@app.command(context_settings={"ignore_unknown_options": True})
 def cutout(
     cube: Annotated[Path, typer.Argument(help="The cube.")],
     position: Annotated[str, typer.Argument(help="'10.5 -0.5' (degrees) or '0h42m -0d30m'.")],
@@ -254,19 +300,19 @@ def _region(cone: str | None, box: str | None, moc: Path | None) -> Any:
     region: Cone | Box | None = None
     try:
         if cone is not None:
-            ra, dec, radius = (float(word) for word in cone.replace(",", " ").split())
-            region = Cone.degrees(ra, dec, radius)
+            region = Cone.degrees(*_numbers(cone, 3))
         elif box is not None:
-            ra_min, ra_max, dec_min, dec_max = (float(word) for word in box.replace(",", " ").split())
-            region = Box(ra_min, ra_max, dec_min, dec_max)
+            region = Box(*_numbers(box, 4))
     except ValueError as error:
         raise UsageError(
-            "the region is not written in numbers",
+            f"'{cone if box is None else box}' is no region of the sky",
             remedy="write --cone 'RA DEC RADIUS' or --box 'RA_MIN RA_MAX DEC_MIN DEC_MAX', all in degrees",
         ) from error
     if moc is not None:
         from mocpy import MOC
 
+        if not moc.is_file():
+            raise UsageError("there is no such file", path=moc, remedy="give a FITS file that holds a MOC")
         try:
             return MOC.from_fits(str(moc))
         except (OSError, ValueError) as error:
@@ -303,7 +349,8 @@ def export(
         Cube.open(cube), output, region=_region(cone, box, moc), ids=objects, zoom=zoom, bands=bands,
         time=_interval(time), fmt=fmt.value,
     )  # fmt: skip
-    _say(f"{output}: {written} objects", as_json, {"file": output, "objects": written})
+    noun = "object" if written == 1 else "objects"
+    _say(f"{output}: {written} {noun}", as_json, {"file": output, "objects": written})
 
 
 @app.command()
@@ -405,7 +452,7 @@ def tune(
 @app.command()
 def embed(
     dataset: Annotated[Path, typer.Argument(help="The dataset.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file of the coordinates.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .parquet or .csv.")] = Path(
         "embedding.parquet"
     ),
     method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
@@ -421,8 +468,9 @@ def embed(
     from skyfuse.dataset import Dataset
     from skyfuse.study.embed import embed_dataset
 
+    output = _tabular(output)
     table = embed_dataset(Dataset.open(dataset), method=method, modality=modality, zoom=zoom, seed=seed)
-    table.to_parquet(output, index=False)
+    _write_table(table, output)
     _say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
 
 
@@ -441,12 +489,10 @@ def predict(
     """
     from skyfuse.study.predict import predict_path
 
+    output = _tabular(output)
     with _progress() as progress:
         table = predict_path(model, data, progress=progress)
-    if output.suffix == ".csv":
-        table.to_csv(output, index=False)
-    else:
-        table.to_parquet(output, index=False)
+    _write_table(table, output)
     _say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
 
 
@@ -456,7 +502,8 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a study.")], a
 
     Example: skyfuse report sfr-study/study
     """
+    from skyfuse.study.describe import study_folder
     from skyfuse.study.report import write_report
 
-    page = write_report(folder)
+    page = write_report(study_folder(folder))
     _say(str(page), as_json, {"report": page})

@@ -198,7 +198,7 @@ def test_same_seed_same_bytes_and_going_on(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     first, second = tmp_path / "a", tmp_path / "b"
     summary = write_mock(first, fields=1, objects=6, progress=lambda *step: seen.append(step))
-    write_mock(second, fields=1, objects=6)
+    write_mock(second, fields=1, objects=6, workers=2)
     whole = contents(first)
     assert whole == contents(second)
     assert [done for done, _, _ in seen] == list(range(1, seen[-1][1] + 1))

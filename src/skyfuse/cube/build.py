@@ -15,7 +15,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +289,7 @@ def _finish(
     if not _stands(out, meta):
         for name, found in rows.items():
             write_catalogue(out, name, found, f"skyfuse {VERSION}")
-        write_json(out / "cube.json", meta | {"created": datetime.now(UTC).isoformat(timespec="seconds")})
+        write_json(out / "cube.json", meta)
     _clean(out)
     return BuildReport(
         out=out,
@@ -310,10 +309,9 @@ def _finish(
 def _stands(out: Path, meta: dict[str, Any]) -> bool:
     """Tell whether the cube is already sealed with just this content."""
     try:
-        old = read_json(out / "cube.json")
+        return bool(read_json(out / "cube.json") == meta)
     except StoreError:
         return False
-    return isinstance(old, dict) and {key: value for key, value in old.items() if key != "created"} == meta
 
 
 def _listed(counts: Mapping[str, int]) -> str:

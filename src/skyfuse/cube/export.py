@@ -69,12 +69,14 @@ def export(
     Raises
     ------
     UsageError
-        If the format, a zoom or a band does not exist.
+        If the format, a zoom or a band does not exist, or `out` is a folder.
     DataError
         If no object is left.
     """
     if fmt not in _FORMATS:
         raise UsageError(f"there is no export format '{fmt}'", remedy=f"choose one of {', '.join(_FORMATS)}")
+    cube.require(zoom=zoom, bands=bands)
+    out = _file(out)
     table = cube.select("objects", region=region, ids=ids, time=time)
     if table.empty:
         raise DataError(
@@ -82,8 +84,7 @@ def export(
         )
     rows = table.index.to_numpy()
     spectra = cube.gather("spectrum", zoom, rows)
-    out = Path(out)
-    with replaced(out.absolute()) as partial:
+    with replaced(out) as partial:
         if fmt == "fits":
             _write_fits(cube, partial, table, spectra, zoom, bands, time)
         elif fmt == "votable":
@@ -105,10 +106,18 @@ def write_cutout(cut: NDData, out: Path | str) -> None:
     out : path
         File to write; replaced if it exists.
     """
+    out = _file(out)
     hdus = fits.HDUList([_primary()])
     hdus.extend(_image_hdus(cut, ""))
-    with replaced(Path(out).absolute()) as partial:
+    with replaced(out) as partial:
         hdus.writeto(partial)
+
+
+def _file(out: Path | str) -> Path:
+    out = Path(out)
+    if out.is_dir():
+        raise UsageError("is a folder", path=out, remedy="give the name of a file")
+    return out.absolute()
 
 
 def _primary() -> fits.PrimaryHDU:

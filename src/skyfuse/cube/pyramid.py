@@ -8,6 +8,8 @@ float64, so that it is exact.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -120,19 +122,25 @@ def _means(
         sigma[j] = np.sqrt(variance[j]) * scale[j]
 
 
+@lru_cache
+def _tables(
+    rows: int, levels: int
+) -> tuple[tuple[NDArray[np.uint16], ...], tuple[NDArray[np.float64], ...]]:
+    """Return, for each zoom, coverage and one by n, both looked up by the n of valid samples of a block.
+
+    numba has no float16: coverage is its bit pattern.
+    """
+    numbers = [np.arange((2 * rows) ** zoom + 1) for zoom in range(levels)]
+    shares = tuple((n / n[-1]).astype(np.float16).view(np.uint16) for n in numbers)
+    inverses = tuple(np.append(np.nan, 1.0 / n[1:]) for n in numbers)
+    return shares, inverses
+
+
 def _levels(value: NDArray[np.float32], sigma: NDArray[np.float32], rows: int, levels: int) -> list[Samples]:
     """Build zooms of (m, ny, nx), each halving the columns and dividing the rows by `rows` (1 or 2)."""
     m, ny, nx = value.shape
     shapes = [(m, -(-ny // rows**zoom), -(-nx // 2**zoom)) for zoom in range(levels)]
-    # numba has no float16: coverage is looked up as the bit pattern of n over the samples of a full block.
-    shares = tuple(
-        (np.arange((2 * rows) ** zoom + 1) / (2 * rows) ** zoom).astype(np.float16).view(np.uint16)
-        for zoom in range(levels)
-    )
-    with np.errstate(divide="ignore"):
-        inverses = tuple(1.0 / np.arange(len(share)) for share in shares)
-    for inverse in inverses:
-        inverse[0] = np.nan
+    shares, inverses = _tables(rows, levels)
     nothing = np.empty((0, 0, 0), np.float32)
     values = (nothing, *(np.empty(shape, np.float32) for shape in shapes[1:]))
     sigmas = (nothing, *(np.empty(shape, np.float32) for shape in shapes[1:]))

@@ -36,8 +36,11 @@ _KEYS = {"objects": "object_id", "frames": "frame_id", "spectra": "spectrum_id"}
 # Depth at which boxes, MOCs and frames are compared: cells of 13 arc seconds.
 _MOC_DEPTH = 14
 
-# Cutouts of so many positions are in memory at their native resolution at a time.
-_BATCH = 256
+MAX_SIZE = 4096
+"""Greatest cutout, native pixels along each axis: twice a frame's longer side, and 1 GB in five bands."""
+
+# So many pixels of a band are in memory at their native resolution at a time: 256 cutouts of 64 pixels.
+_BATCH_PIXELS = 256 * 64 * 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,22 +172,15 @@ class Cube:
         Raises
         ------
         UsageError
-            If the kind or the zoom does not exist.
+            If the kind or the zoom does not exist, or the rows are no whole numbers.
         DataError
             If a row does not exist.
         """
         if kind not in ("image", "spectrum"):
             raise UsageError(f"objects have no '{kind}'", remedy="ask for 'image' or 'spectrum'")
         self._require_zoom(zoom)
-        positions = np.atleast_1d(np.asarray(rows, np.int64))
         table = self.objects
-        outside = positions[(positions < 0) | (positions >= len(table))]
-        if len(outside):
-            raise DataError(
-                f"row {outside[0]} is not among the {len(table)} objects",
-                remedy=f"ask for rows 0 to {len(table) - 1}",
-                path=self.path,
-            )
+        positions = self._require_rows(rows, "objects")
         size = -(-self.image_size // 2**zoom)
         shape = (len(BANDS), size, size) if kind == "image" else (self.grid.sizes[zoom],)
         out = [np.empty((len(positions), *shape), dtype) for dtype in COMPONENTS.values()]
@@ -219,7 +215,7 @@ class Cube:
         ra, dec : array_like, shape (n,)
             Degrees (ICRS).
         size : int
-            Native pixels along each axis.
+            Native pixels along each axis, at most `MAX_SIZE`.
         zooms : sequence of int
         bands : str
         time : tuple of float, optional
@@ -234,13 +230,12 @@ class Cube:
         Raises
         ------
         UsageError
-            If a zoom or band does not exist.
+            If a zoom or band does not exist, the size is out of range, or a position is not on the sky.
         """
         for zoom in zooms:
             self._require_zoom(zoom)
-        ra, dec = np.broadcast_arrays(
-            np.atleast_1d(ra).astype(np.float64), np.atleast_1d(dec).astype(np.float64)
-        )
+        self._require_size(size)
+        ra, dec = _positions(ra, dec)
         best = self._best_frames(ra, dec, size, self._require_bands(bands), time)
         out: dict[int, list[NDArray[Any]]] = {}
         for zoom in zooms:
@@ -249,8 +244,9 @@ class Cube:
         depth = max(zooms, default=0) + 1
         # Neighbours on the sky share frames: batches of neighbours touch few of them.
         order = np.argsort(healpix29(ra, dec), kind="stable") if len(ra) else np.empty(0, np.int64)
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
+        count = max(1, _BATCH_PIXELS // size**2)
+        for start in range(0, len(order), count):
+            batch = order[start : start + count]
             levels = image_levels(*self._native(batch, bands, size, best), depth)
             for zoom, arrays in out.items():
                 for array, values in zip(arrays, levels[zoom], strict=True):
@@ -377,13 +373,13 @@ class Cube:
         Raises
         ------
         UsageError
-            If a zoom or band does not exist.
+            If a zoom or band does not exist, the size is out of range, or `coord` is not one position.
         DataError
             If no frame holds the position.
         """
         self._require_zoom(zoom)
-        where = coord.icrs
-        ra, dec = np.array([where.ra.deg]), np.array([where.dec.deg])
+        self._require_size(size)
+        ra, dec = _position(coord)
         best = self._best_frames(ra, dec, size, self._require_bands(bands), time)
         found = {band: int(chosen.frame[0]) for band, chosen in best.items() if chosen.frame[0] >= 0}
         if not found:
@@ -429,11 +425,10 @@ class Cube:
         Raises
         ------
         UsageError
-            If the band does not exist.
+            If the band does not exist, or `coord` is not one position.
         """
-        where = coord.icrs
-        position = np.array([where.ra.deg]), np.array([where.dec.deg])
-        held = [frame for frame, *_ in self._holders(*position, 1, self._require_bands(band), None)]
+        ra, dec = _position(coord)
+        held = [frame for frame, *_ in self._holders(ra, dec, 1, self._require_bands(band), None)]
         return self.frames.iloc[held].sort_values("mjd").reset_index(drop=True)
 
     def spectrum(self, name: str, zoom: int = 0) -> SpecutilsSpectrum:
@@ -482,9 +477,17 @@ class Cube:
         return [self._spectrum(int(row), zoom) for row in rows[order]]
 
     def spectrum_samples(self, rows: ArrayLike, zoom: int = 0) -> Samples:
-        """Return stored spectra, shape (n, bins), by their positions in `spectra`."""
+        """Return stored spectra, shape (n, bins), by their positions in `spectra`.
+
+        Raises
+        ------
+        UsageError
+            If the zoom does not exist, or the rows are no whole numbers.
+        DataError
+            If a row does not exist.
+        """
         self._require_zoom(zoom)
-        positions = np.atleast_1d(np.asarray(rows, np.int64))
+        positions = self._require_rows(rows, "spectra")
         out = [np.empty((len(positions), self.grid.sizes[zoom]), dtype) for dtype in COMPONENTS.values()]
         picked = self.spectra[["tile", "row"]].iloc[positions].reset_index(drop=True)
         for tile, group in picked.groupby("tile", sort=True):
@@ -564,7 +567,9 @@ class Cube:
     def _named(self, what: What, ids: Sequence[str]) -> NDArray[np.bool_]:
         table: pd.DataFrame = getattr(self, what)
         key = _KEYS[what]
-        names = list(ids)
+        # A lone name is a sequence of characters.
+        ids = [ids] if isinstance(ids, str) else list(ids)
+        names = ids
         if what == "objects":
             of_spectrum = dict(zip(self.spectra["spectrum_id"], self.spectra["object_id"], strict=True))
             names = [of_spectrum.get(name, name) for name in names]
@@ -579,9 +584,13 @@ class Cube:
     ) -> NDArray[np.bool_]:
         ra, dec = table["ra"].to_numpy(), table["dec"].to_numpy()
         if isinstance(region, Cone):
-            centre = region.coord.icrs
-            middle = unit_vectors(centre.ra.deg, centre.dec.deg)[0]
-            radius = float(region.radius.to_value(units.deg))
+            middle = unit_vectors(*_position(region.coord))[0]
+            try:
+                radius = float(region.radius.to_value(units.deg))
+            except (AttributeError, TypeError, units.UnitConversionError) as error:
+                raise UsageError(
+                    f"the radius {region.radius} is no angle", remedy="give a Quantity, e.g. 0.1 * units.deg"
+                ) from error
             if not radius >= 0:
                 raise UsageError(f"a cone of {radius}° holds nothing", remedy="give a radius of 0 or more")
             if not footprints:
@@ -590,6 +599,11 @@ class Cube:
             corners = [_corners(row) for row in table["corners"]]
             return np.array([_cone_meets(middle, radius, polygon) for polygon in corners], bool)
         if isinstance(region, Box):
+            if not np.isfinite(region.ra_max - region.ra_min):
+                raise UsageError(
+                    f"a box from RA {region.ra_min} to {region.ra_max} holds nothing",
+                    remedy="give both in degrees",
+                )
             if not (-90 <= region.dec_min <= region.dec_max <= 90):
                 raise UsageError(
                     f"a box from Dec {region.dec_min} to {region.dec_max} holds nothing",
@@ -609,19 +623,52 @@ class Cube:
         cells = _box_moc(region) if isinstance(region, Box) else region
         return np.array([_moc_meets(cells, _corners(row)) for row in table["corners"]], bool)
 
+    def require(self, *, zoom: int = 0, bands: str = BANDS) -> None:
+        """Raise UsageError unless the cube has this zoom and these bands."""
+        self._require_zoom(zoom)
+        self._require_bands(bands)
+
+    def _require_rows(self, rows: ArrayLike, what: What) -> NDArray[np.int64]:
+        count = len(getattr(self, what))
+        given = np.atleast_1d(np.asarray(rows))
+        if given.size and (given.ndim > 1 or given.dtype.kind not in "iu"):
+            raise UsageError(
+                f"{given.dtype} of shape {given.shape} are no rows", remedy=f"give positions in Cube.{what}"
+            )
+        positions = given.astype(np.int64).reshape(-1)
+        outside = positions[(positions < 0) | (positions >= count)]
+        if len(outside):
+            raise DataError(
+                f"row {outside[0]} is not among the {count} {what}",
+                remedy=f"ask for rows 0 to {count - 1}",
+                path=self.path,
+            )
+        return positions
+
+    def _require_size(self, size: int) -> None:
+        if not isinstance(size, int | np.integer) or not 1 <= size <= MAX_SIZE:
+            raise UsageError(
+                f"a cutout of {size} pixels cannot be made",
+                remedy=f"give a whole number of pixels from 1 to {MAX_SIZE}",
+            )
+
     def _require_zoom(self, zoom: int) -> None:
-        if zoom not in range(self.zooms):
+        if not isinstance(zoom, int | np.integer) or zoom not in range(self.zooms):
             raise UsageError(
                 f"there is no zoom {zoom}", remedy=f"choose 0 (native) to {self.zooms - 1}", path=self.path
             )
 
     def _require_bands(self, bands: str) -> str:
-        if not bands or not set(bands) <= set(BANDS) or len(set(bands)) < len(bands):
+        known = isinstance(bands, str) and bands and set(bands) <= set(BANDS)
+        if not known or len(set(bands)) < len(bands):
             raise UsageError(f"'{bands}' are no bands", remedy=f"choose among {BANDS}, each once")
         return bands
 
     def _require_time(self, time: tuple[float, float]) -> tuple[float, float]:
-        start, end = time
+        try:
+            start, end = (float(mjd) for mjd in time)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{time!r} is no interval", remedy="give two MJD, the earlier first") from error
         if not start <= end:
             raise UsageError(f"the interval {start} to {end} is empty", remedy="give the earlier MJD first")
         return start, end
@@ -661,6 +708,35 @@ class _Best:
         self.inside = np.zeros(count, bool)
         self.x0 = np.zeros(count, np.int64)
         self.y0 = np.zeros(count, np.int64)
+
+
+def _position(coord: SkyCoord) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return right ascension and declination (degrees, ICRS) of one position, shape (1,) each."""
+    if not isinstance(coord, SkyCoord) or not coord.isscalar:
+        raise UsageError(
+            f"a {type(coord).__name__} is not one position on the sky",
+            remedy="give a scalar SkyCoord, and many positions to Cube.cutouts",
+        )
+    where = coord.icrs
+    return _positions(where.ra.deg, where.dec.deg)
+
+
+def _positions(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return positions as two arrays of one shape (n,), degrees."""
+    right, up = (np.atleast_1d(np.asarray(angle, np.float64)) for angle in (ra, dec))
+    if right.ndim > 1 or up.ndim > 1 or (len(right) != len(up) and 1 not in (len(right), len(up))):
+        raise UsageError(
+            f"right ascensions of shape {right.shape} and declinations of shape {up.shape} make no positions",
+            remedy="give one of each for every position",
+        )
+    right, up = np.broadcast_arrays(right, up)
+    wrong = np.flatnonzero(~(np.isfinite(right) & (np.abs(up) <= 90)))
+    if len(wrong):
+        raise UsageError(
+            f"RA {right[wrong[0]]:g} Dec {up[wrong[0]]:g} is no position on the sky",
+            remedy="give finite degrees, Dec from -90 to 90",
+        )
+    return right, up
 
 
 def _common(one: str, other: str) -> int:

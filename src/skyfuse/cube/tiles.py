@@ -33,7 +33,8 @@ from skyfuse.cube.layout import (
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
 from skyfuse.cube.scan import FrameSource, Reject, Scan, SpectrumSource, unexpected
 from skyfuse.errors import FileError, StoreError
-from skyfuse.survey.records import BANDS, Samples, Spectrum
+from skyfuse.survey.fits import Scratch
+from skyfuse.survey.records import BANDS, Frame, Samples, Spectrum
 from skyfuse.survey.sdss import read_frame, read_spectrum
 
 ZOOMS = 5
@@ -47,6 +48,10 @@ FLUX_UNIT = "1e-17 erg s-1 cm-2 Angstrom-1"
 
 # Cutouts of so many objects are in memory at a time (0.7 MB with their zooms and uncertainties).
 _BATCH = 16
+
+# Rows of a frame whose zooms are made and written at a time, so that they stay in the processor's cache: a
+# whole number of blocks of every zoom.
+_STRIP = 16 * (1 << (ZOOMS - 1))
 
 _SAMPLE_BYTES = sum(dtype.itemsize for dtype in COMPONENTS.values())
 
@@ -298,6 +303,7 @@ class _Tile:
         self.frames = frames
         self.objects = [epochs for epochs in objects if epochs]
         self.grid: SpectralGrid = GRIDS[tile_plan.grid]
+        self.scratch = Scratch()
         self.rejects: list[Reject] = []
         self.frame_rows: list[dict[str, Any]] = []
         self.spectrum_rows: list[dict[str, Any]] = []
@@ -406,7 +412,7 @@ class _Tile:
             if row is None and len(held) == 0:
                 continue
             try:
-                frame = read_frame(Path(source.path))
+                frame = read_frame(Path(source.path), self.scratch)
                 _require_same(source, frame.info == source.info and frame.value.shape == source.info.shape)
             # As in the scan: a broken file costs that file alone. A foreign frame counts in its own tile.
             except Exception as error:
@@ -414,14 +420,12 @@ class _Tile:
                     self._reject(source.path, error)
                 continue
             if row is not None:
-                levels = image_levels(frame.value, frame.sigma, ZOOMS)
-                for zoom, samples in enumerate(levels):
-                    _put(writer, f"/frames/{zoom}", row, _padded(samples, self.frame_shape, zoom))
+                good = _put_frame(writer, row, frame, self.frame_shape)
                 info = {key: value for key, value in asdict(frame.info).items() if key != "shape"}
                 self.frame_rows.append(
                     info
                     | {"ny": frame.info.shape[0], "nx": frame.info.shape[1], "sky_sigma": frame.sky_sigma}
-                    | {"good_fraction": _good_fraction(levels[0])}
+                    | {"good_fraction": good / frame.value.size}
                     | {"corners": list(source.corners), "radius": source.radius}
                     | {"file": Path(source.path).name, "sha256": frame.sha256}
                     | {"tile": self.plan.tile, "row": row}
@@ -468,10 +472,10 @@ def _require_same(source: FrameSource | SpectrumSource, same: bool) -> None:
         )
 
 
-def _good_fraction(native: Samples) -> float:
-    """Return the fraction of native samples that is valid."""
-    # As integers: a mean of 16-bit floats takes seven times as long.
-    return np.count_nonzero(native.coverage.view(np.uint16)) / native.coverage.size
+def _valid(native: Samples) -> int:
+    """Count the native samples that are valid."""
+    # As integers: 16-bit floats take seven times as long.
+    return int(np.count_nonzero(native.coverage.view(np.uint16)))
 
 
 def _zoomed(size: int, zoom: int) -> int:
@@ -485,17 +489,23 @@ def _put(writer: ArrayWriter, group: str, index: int | tuple[int, ...], samples:
     writer.write(f"{group}/coverage", index, samples.coverage)
 
 
-def _padded(samples: Samples, shape: tuple[int, int], zoom: int) -> Samples:
-    """Pad a frame smaller than the tile's largest with NaN, coverage 0."""
-    ny, nx = (_zoomed(size, zoom) for size in shape)
-    if samples.value.shape == (ny, nx):
-        return samples
-    pad = ((0, ny - samples.value.shape[0]), (0, nx - samples.value.shape[1]))
-    return Samples(
-        np.pad(samples.value, pad, constant_values=np.nan),
-        np.pad(samples.sigma, pad, constant_values=np.nan),
-        np.pad(samples.coverage, pad),
-    )
+def _put_frame(writer: ArrayWriter, row: int, frame: Frame, shape: tuple[int, int]) -> int:
+    """Write all zooms of a frame and return how many of its pixels are valid.
+
+    A frame smaller than the tile's largest is padded with NaN, which has coverage 0 at every zoom.
+    """
+    value, sigma = frame.value, frame.sigma
+    if value.shape != shape:
+        pad = [(0, size - own) for size, own in zip(shape, value.shape, strict=True)]
+        value, sigma = (np.pad(array, pad, constant_values=np.nan) for array in (value, sigma))
+    valid = 0
+    for start in range(0, shape[0], _STRIP):
+        strip = slice(start, start + _STRIP)
+        levels = image_levels(value[strip], sigma[strip], ZOOMS)
+        for zoom, samples in enumerate(levels):
+            _put(writer, f"/frames/{zoom}", (row, start >> zoom), samples)
+        valid += _valid(levels[0])
+    return valid
 
 
 def _held(
@@ -527,7 +537,7 @@ def _spectrum_row(spectrum: Spectrum, native: Samples, path: str) -> dict[str, A
     return (
         asdict(spectrum.info)
         | {key: value.item() if isinstance(value, np.generic) else value for key, value in catalogue.items()}
-        | {"good_fraction": _good_fraction(native)}
+        | {"good_fraction": _valid(native) / native.coverage.size}
         | {"file": Path(path).name, "sha256": spectrum.sha256}
     )
 

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -123,7 +124,7 @@ class Dataset:
     def from_cube(
         cls,
         cube: Cube,
-        path: str | Path,
+        path: str | Path | None = None,
         *,
         labels: pd.DataFrame | str | Path | None = None,
         label: str = "AVG",
@@ -146,8 +147,9 @@ class Dataset:
         Parameters
         ----------
         cube : Cube
-        path : path
-            Folder to create. It appears when it is whole.
+        path : path, optional
+            Folder to create. It appears when it is whole. Without it the dataset lies in a temporary folder
+            and lasts as long as the object that is returned.
         labels : DataFrame or path, optional
             Table with the label, joined by plate, MJD and fibre of any spectrum of the object, else by
             position within 1″. Without it the dataset has no labels and no split, for prediction.
@@ -186,6 +188,23 @@ class Dataset:
         StoreError
             If `path` holds something else already.
         """
+        if path is None:
+            return cls._temporary(
+                cube,
+                labels=labels,
+                label=label,
+                label_unit=label_unit,
+                label_definition=label_definition,
+                modalities=modalities,
+                zooms=zooms,
+                flag_zero=flag_zero,
+                complete_spectra=complete_spectra,
+                single_objects=single_objects,
+                fractions=fractions,
+                folds=folds,
+                seed=seed,
+                progress=progress,
+            )
         path = Path(path)
         kept = _zooms(cube, modalities, zooms)
         labels = _label_table(labels)
@@ -268,6 +287,18 @@ class Dataset:
         }
         _write(path, cube, rows, table, meta, splits, progress)
         return cls.open(path)
+
+    @classmethod
+    def _temporary(cls, cube: Cube, **options: Any) -> Dataset:
+        """Make a dataset in a folder that goes away with it."""
+        folder = tempfile.mkdtemp(prefix="skyfuse-dataset-")
+        try:
+            dataset = cls.from_cube(cube, Path(folder) / "dataset", **options)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        weakref.finalize(dataset, _remove, folder, os.getpid())
+        return dataset
 
     # --------------------------------------------------------------------------------------------------- read
 
@@ -514,6 +545,12 @@ def _check_meta(path: Path, meta: dict[str, Any], table: pd.DataFrame) -> None:
             path=path / _TABLE,
             remedy=_AGAIN,
         )
+
+
+def _remove(folder: str, process: int) -> None:
+    # A forked worker has a copy of the object, whose end is not the end of the dataset.
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _file_digest(path: Path) -> str:

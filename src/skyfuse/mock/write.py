@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -445,6 +449,7 @@ def write_mock(
     seed: int = 7,
     templates: Path | None = None,
     expected: bool = False,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> MockSummary:
     """Write a mock sky: frames, spectra and a star-formation table in the survey's formats, and the truth.
@@ -466,6 +471,8 @@ def write_mock(
     expected : bool
         Write the noise-free, sky-subtracted expectation of every frame and spectrum too, as
         ``expected/STEM.npy``.
+    workers : int, optional
+        Processes to write with; by default one for each processor, and none beside this one for a small sky.
     progress : callable, optional
         Called with (done, total, what).
 
@@ -505,15 +512,19 @@ def write_mock(
         if progress is not None:
             progress(done, total, what)
 
-    for where in sky.fields:
-        _write_field(out, sky, where, bank, expected)
-        report("frames")
-    rows = []
-    for source in sky.targets:
-        rows.append(_write_target(out, sky, source, bank, expected))
-        report("spectra")
+    if workers is None:
+        # Starting processes costs as much as some hundred spectra.
+        workers = min(os.cpu_count() or 1, max(1, (objects + 100 * fields) // 400))
+    writer = _Writer(out, sky, bank, expected)
+    rows: list[dict[str, Any]] = []
+    with _mapping(writer, workers) as mapped:
+        for _ in mapped(_Writer.field, range(fields)):
+            report("frames")
+        for row in mapped(_Writer.target, range(objects)):
+            rows.append(row)
+            report("spectra")
     for number in range(sky_fibres):
-        _write_sky_fibre(out, sky, number, expected)
+        writer.sky_fibre(number)
         report("spectra")
     truth = pd.DataFrame(rows)[list(COLUMNS)]
     listed = _write_tables(out, truth)
@@ -559,66 +570,109 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
     _write_once(marker, lambda: json.dumps(text, indent=1, ensure_ascii=False).encode("utf-8"))
 
 
-def _write_field(out: Path, sky: Sky, where: Field, bank: spectra.Populations | None, expected: bool) -> None:
-    paths = [out / frame_path(where, band) for band in BANDS]
-    extra = [out / "expected" / f"{path.stem}.npy" for path in paths] if expected else []
-    if all(path.exists() for path in [*paths, *extra]):
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes one field or one spectrum of a sky at a time, in any order and any process."""
+
+    out: Path
+    sky: Sky
+    bank: spectra.Populations | None
+    expected: bool
+
+    def field(self, index: int) -> None:
+        """Write the five frames of a field."""
+        where = self.sky.fields[index]
+        paths = [self.out / frame_path(where, band) for band in BANDS]
+        extra = [self.out / "expected" / f"{path.stem}.npy" for path in paths] if self.expected else []
+        if all(path.exists() for path in [*paths, *extra]):
+            return
+        observed = images.conditions(self.sky, where)
+        for number, (conditions, truth) in enumerate(
+            zip(observed, images.render(self.sky, where, observed, self.bank), strict=True)
+        ):
+            if self.expected:
+                _write_once(extra[number], partial(_npy, truth.astype(np.float32)))
+            image = images.expose(truth, conditions, images.noise_generator(self.sky, where, number))
+            _write_once(paths[number], partial(_frame_bytes, where, conditions, image))
+
+    def sky_fibre(self, number: int) -> None:
+        """Write a spectrum of empty sky: noise about zero, and no object."""
+        rng = generator(self.sky.seed, SPAWN_SKY_FIBRE, number)
+        plate, fibre = divmod(number, SKY_FIBRES)
+        where = (FIRST_PLATE + plate, FIRST_MJD + plate, FIBRES - fibre)
+        field_ = self.sky.fields[int(rng.integers(len(self.sky.fields)))]
+        ra, dec = field_.ra + rng.uniform(-0.07, 0.07), field_.dec + rng.uniform(-0.1, 0.1)
+        seen = spectra.observe(np.zeros(spectra.N_BINS), rng)
+        self._spectrum(where, ra, dec, seen, _specobj(None, where, ra, dec, seen, rng))
+
+    def target(self, index: int) -> dict[str, Any]:
+        """Write a target's spectrum and return its row of the truth table."""
+        source = self.sky.targets[index]
+        light = spectra.source_light(source, self.bank)
+        parts = images.transforms(source, images.box_size(source))
+        rng = generator(self.sky.seed, SPAWN_SPECTRUM, source.index)
+        fibre_light = images.fibre_shares(parts) @ light
+        seen = spectra.observe(fibre_light, rng)
+        where = fibre_of(source.index)
+        record = _specobj(source, where, source.ra, source.dec, seen, rng)
+        self._spectrum(where, source.ra, source.dec, seen, record)
+        return _truth_row(self.sky, source, light, parts, fibre_light, seen, self.bank)
+
+    def _spectrum(
+        self,
+        where: tuple[int, int, int],
+        ra: float,
+        dec: float,
+        seen: spectra.FibreSpectrum,
+        record: NDArray[np.void],
+    ) -> None:
+        path = self.out / spectrum_path(*where)
+        _write_once(path, lambda: _spectrum_bytes(seen, where, ra, dec, record))
+        if self.expected:
+            extra = self.out / "expected" / f"{path.stem}.npy"
+            _write_once(extra, lambda: _npy(seen.expected.astype(np.float32)))
+
+
+# A worker process's writer: the sky is the same for every task, so it travels once a process.
+_held: list[_Writer] = []
+
+
+def _start_worker(writer: _Writer) -> None:
+    _held.append(writer)
+
+
+def _in_worker(task: Callable[[_Writer, int], Any], index: int) -> Any:
+    return task(_held[0], index)
+
+
+@contextmanager
+def _mapping(writer: _Writer, workers: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """Yield a `map` of the writer's methods over indices: results in order, in this process or several."""
+    if workers == 1:
+        yield lambda task, indices: (task(writer, index) for index in indices)
         return
-    observed = images.conditions(sky, where)
-    for number, (conditions, truth) in enumerate(
-        zip(observed, images.render(sky, where, observed, bank), strict=True)
-    ):
-        if expected:
-            _write_once(extra[number], partial(_npy, truth.astype(np.float32)))
-        image = images.expose(truth, conditions, images.noise_generator(sky, where, number))
-        _write_once(paths[number], partial(_frame_bytes, where, conditions, image))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(writer,)) as pool:
+        try:
+            yield lambda task, indices: pool.map(
+                partial(_in_worker, task), indices, chunksize=max(1, min(16, len(indices) // (4 * workers)))
+            )
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _write_spectrum(
-    out: Path,
-    where: tuple[int, int, int],
-    ra: float,
-    dec: float,
+def _truth_row(
+    sky: Sky,
+    source: Source,
+    light: NDArray[np.float64],
+    parts: NDArray[np.complex128],
+    fibre_light: NDArray[np.float64],
     seen: spectra.FibreSpectrum,
-    record: NDArray[np.void],
-    expected: bool,
-) -> None:
-    path = out / spectrum_path(*where)
-    _write_once(path, lambda: _spectrum_bytes(seen, where, ra, dec, record))
-    if expected:
-        _write_once(out / "expected" / f"{path.stem}.npy", lambda: _npy(seen.expected.astype(np.float32)))
-
-
-def _write_sky_fibre(out: Path, sky: Sky, number: int, expected: bool) -> None:
-    """Write a spectrum of empty sky: noise about zero, and no object."""
-    rng = generator(sky.seed, SPAWN_SKY_FIBRE, number)
-    plate, fibre = divmod(number, SKY_FIBRES)
-    where = (FIRST_PLATE + plate, FIRST_MJD + plate, FIBRES - fibre)
-    field_ = sky.fields[int(rng.integers(len(sky.fields)))]
-    ra, dec = field_.ra + rng.uniform(-0.07, 0.07), field_.dec + rng.uniform(-0.1, 0.1)
-    seen = spectra.observe(np.zeros(spectra.N_BINS), rng)
-    _write_spectrum(out, where, ra, dec, seen, _specobj(None, where, ra, dec, seen, rng), expected)
-
-
-def _write_target(
-    out: Path, sky: Sky, source: Source, bank: spectra.Populations | None, expected: bool
+    bank: spectra.Populations | None,
 ) -> dict[str, Any]:
-    """Write a target's spectrum and return its row of the truth table."""
-    light = spectra.source_light(source, bank)
-    parts = images.transforms(source, images.box_size(source))
-    rng = generator(sky.seed, SPAWN_SPECTRUM, source.index)
-    fibre_light = images.fibre_shares(parts) @ light
-    seen = spectra.observe(fibre_light, rng)
+    """Return what is true of a target, and what its star-formation table says."""
     where = fibre_of(source.index)
-    _write_spectrum(
-        out,
-        where,
-        source.ra,
-        source.dec,
-        seen,
-        _specobj(source, where, source.ra, source.dec, seen, rng),
-        expected,
-    )
     weights = spectra.filter_weights()
     mags = 22.5 - 2.5 * np.log10(weights @ light.sum(axis=0))
     row: dict[str, Any] = dict.fromkeys(COLUMNS, np.nan)

@@ -7,18 +7,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.errors import DataError, StoreError, UsageError
 
+if TYPE_CHECKING:
+    from skyfuse.dataset.dataset import Dataset
+
 Arrays = dict[str, NDArray[np.float32]]
 """Model inputs by modality: ``image`` (n, bands, size, size), ``spectrum`` (n, bins); NaN where invalid."""
 
 Progress = Callable[[int, int, str], None]
 """Called with what is done, what there is to do, and a line about it."""
+
+_BLOCK = 1024  # objects of a dataset in memory at a time
 
 MODALITIES = {"image": 4, "spectrum": 2}
 """Number of dimensions of each modality's array, objects first, in the order in which fusion joins them."""
@@ -136,13 +141,16 @@ class Model(ABC):
         self.shapes = shapes
         return history
 
-    def predict(self, x: Arrays) -> Prediction:
+    def predict(self, x: Arrays | Dataset, *, progress: Progress | None = None) -> Prediction:
         """Predict the label of each object.
 
         Parameters
         ----------
-        x : dict of str to ndarray
-            The modalities that the model was fitted on, in the same shapes; others are ignored.
+        x : dict of str to ndarray, or Dataset
+            The modalities that the model was fitted on, in the same shapes; others are ignored. Of a dataset
+            all objects are read, block by block, at the zooms that the model's card names.
+        progress : callable, optional
+            See `Progress`; called where `x` is a dataset.
 
         Returns
         -------
@@ -151,12 +159,15 @@ class Model(ABC):
         Raises
         ------
         UsageError
-            If the model is not fitted.
+            If the model is not fitted, or its card does not tell how to read a dataset.
         DataError
-            If a modality is missing or has another shape than the model knows.
+            If a modality is missing or has another shape than the model knows, or a dataset lacks what the
+            model reads or was made on another wavelength grid or cutout size.
         """
         if not self.shapes:
             raise UsageError("the model is not fitted", remedy="call fit first, or load a saved model")
+        if not isinstance(x, Mapping):
+            return self._predict_dataset(x, progress)
         missing = [modality for modality in self.shapes if modality not in x]
         if missing:
             raise DataError(
@@ -173,6 +184,65 @@ class Model(ABC):
         if not len(next(iter(x.values()))):
             return Prediction(np.empty(0))
         return Prediction(self._predict(x))
+
+    def _predict_dataset(self, dataset: Dataset, progress: Progress | None) -> Prediction:
+        from skyfuse.dataset.dataset import Dataset
+
+        if not isinstance(dataset, Dataset):
+            raise UsageError(
+                f"a model cannot predict for a {type(dataset).__name__}",
+                remedy="give arrays by modality or a Dataset, and folders to skyfuse predict",
+            )
+        zooms = self.require_inputs(dataset)
+        values = [np.empty(0)]
+        for start in range(0, len(dataset), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(dataset)))
+            values.append(self.predict(dataset.inputs(zooms, rows)).value)
+            if progress is not None:
+                progress(start + len(rows), len(dataset), "predict")
+        return Prediction(np.concatenate(values))
+
+    def require_inputs(self, dataset: Dataset, path: Path | None = None) -> dict[str, int]:
+        """Return the zooms to read from a dataset, refusing one that the model would read as something else.
+
+        Parameters
+        ----------
+        dataset : Dataset
+        path : path, optional
+            What errors call the dataset; by default its own folder.
+
+        Raises
+        ------
+        UsageError
+            If the model's card does not tell its inputs.
+        DataError
+            If the dataset lacks a zoom, or was made with other bands, size or grid.
+        """
+        path = dataset.path if path is None else path
+        inputs = self.card.get("inputs")
+        if not inputs:
+            raise UsageError(
+                "the model's card does not tell at which zooms it reads a dataset",
+                remedy="give it dataset.inputs({modality: zoom}, rows), or fill card['inputs'] before saving",
+            )
+        image, spectrum = dataset.meta["image"], dataset.meta["spectrum"]
+        has = {"bands": image["bands"], "size": image["size"], "grid": spectrum["grid"]}
+        for key, value in has.items():
+            wanted = inputs.get(key)
+            if wanted is not None and wanted != value:
+                raise DataError(
+                    f"was made with {key} {value}, the model with {wanted}",
+                    path=path,
+                    remedy=f"build it with {wanted}",
+                )
+        for modality, zoom in inputs["zooms"].items():
+            if zoom not in dataset.zooms.get(modality, ()):
+                raise DataError(
+                    f"does not hold {modality} zoom {zoom}, which the model reads",
+                    path=path,
+                    remedy="give the cube instead",
+                )
+        return {modality: int(zoom) for modality, zoom in inputs["zooms"].items()}
 
     def save(self, folder: str | Path) -> Path:
         """Write the model into a folder; ``model.json`` last, so that a folder that has it is whole.

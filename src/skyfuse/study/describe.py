@@ -29,7 +29,7 @@ def describe(path: Path) -> dict[str, Any]:
         If the folder is none of these, or its description is damaged.
     """
     for mark, kind in _MARKS.items():
-        file = path / mark
+        file = (study_folder(path) if kind == "study" else path) / mark
         if file.is_file():
             try:
                 content = json.loads(file.read_text(encoding="utf-8"))
@@ -37,7 +37,13 @@ def describe(path: Path) -> dict[str, Any]:
                 raise StoreError(
                     f"is damaged ({error})", path=file, remedy="make it again with the command that wrote it"
                 ) from error
-            return {"kind": kind, "path": str(path), **dict(_flat(content))}
+            if not isinstance(content, dict):
+                raise StoreError(
+                    "is damaged (no JSON object)",
+                    path=file,
+                    remedy="make it again with the command that wrote it",
+                )
+            return {"kind": kind, "path": str(file.parent), **dict(_flat(content))}
     if (path / "ledger").is_dir():
         raise StoreError(
             "is a cube whose build has not finished", path=path, remedy="run the same build again"
@@ -46,12 +52,20 @@ def describe(path: Path) -> dict[str, Any]:
     raise StoreError(fault, path=path, remedy="give the folder that a skyfuse command wrote")
 
 
+def study_folder(path: Path) -> Path:
+    """Return the folder of a study, given it or the folder that ``skyfuse study -o`` wrote around it."""
+    inner = path / "study"
+    return inner if (inner / "study.json").is_file() and not (path / "study.json").exists() else path
+
+
 def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for key, value in content.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
             rows.extend(_flat(value, f"{name}."))
+        elif key == "funnel" and isinstance(value, list):
+            rows.extend((f"{name}.{step['name']}", step["count"]) for step in value)
         elif isinstance(value, list) and len(value) > 12:
             rows.append((name, f"{len(value)} entries"))
         else:

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.source import open_source
-from skyfuse.errors import DataError
+from skyfuse.errors import SkyfuseError, StoreError
 from skyfuse.models import load_model
 
 Progress = Callable[[int, int, str], None]
-_BLOCK = 1024  # objects in memory at a time
 
 
 def predict_path(model: Path, data: Path, *, progress: Progress | None = None) -> pd.DataFrame:
@@ -39,49 +35,35 @@ def predict_path(model: Path, data: Path, *, progress: Progress | None = None) -
     Raises
     ------
     StoreError
-        If either folder is missing or damaged.
+        If either folder is missing or damaged, or the model does not tell what it reads and predicts.
     DataError
         If the data lacks what the model reads, or was made on another wavelength grid or cutout size.
     """
     fitted = load_model(model)
-    inputs = fitted.card["inputs"]
-    zooms = {modality: int(zoom) for modality, zoom in inputs["zooms"].items()}
-    with TemporaryDirectory(prefix="skyfuse-predict-") as work:
-        dataset = open_source(
-            data,
-            Path(work),
-            zooms={m: [z] for m, z in zooms.items()},
-            grid=inputs.get("grid") or "sdss",
-            progress=progress,
+    inputs, label = fitted.card.get("inputs"), fitted.card.get("label")
+    if not inputs or not label:
+        raise StoreError(
+            "its card does not tell its inputs and its label",
+            path=model,
+            remedy="fill card['inputs'] and card['label'] before saving it",
         )
-        _check(dataset, inputs, data)
-        values = []
-        for start in range(0, len(dataset.table), _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, len(dataset.table)))
-            values.append(fitted.predict(dataset.inputs(zooms, rows)).value)
-            if progress is not None:
-                progress(int(rows[-1]) + 1, len(dataset.table), "predict")
+    with TemporaryDirectory(prefix="skyfuse-predict-") as work:
+        try:
+            dataset = open_source(
+                data,
+                Path(work),
+                zooms={modality: [int(zoom)] for modality, zoom in inputs["zooms"].items()},
+                grid=inputs.get("grid") or "sdss",
+                progress=progress,
+            )
+        except SkyfuseError as error:
+            if work not in error.remedy:
+                raise
+            # The ledger it points to goes away with the temporary cube.
+            error.remedy = "see why with skyfuse build"
+            raise
+        fitted.require_inputs(dataset, data)
+        value = fitted.predict(dataset, progress=progress).value
         table = dataset.table[["object_id", "ra", "dec", "plate", "mjd", "fiberid"]].reset_index(drop=True)
-    table[fitted.card["label"]["name"]] = np.concatenate(values) if values else np.empty(0)
+    table[label["name"]] = value
     return table
-
-
-def _check(dataset: Dataset, inputs: dict[str, Any], data: Path) -> None:
-    """Refuse data that the model would read as something else than it was trained on."""
-    image, spectrum = dataset.meta["image"], dataset.meta["spectrum"]
-    has = {"bands": image["bands"], "size": image["size"], "grid": spectrum["grid"]}
-    for key, value in has.items():
-        wanted = inputs.get(key)
-        if wanted is not None and wanted != value:
-            raise DataError(
-                f"was made with {key} {value}, the model with {wanted}",
-                path=data,
-                remedy=f"build it with {wanted}",
-            )
-    for modality, zoom in inputs["zooms"].items():
-        if zoom not in dataset.zooms.get(modality, ()):
-            raise DataError(
-                f"does not hold {modality} zoom {zoom}, which the model reads",
-                path=data,
-                remedy="give the cube instead",
-            )

@@ -54,6 +54,10 @@ def prepare(
         source = work / "sky"
         mock = recipe.mock
         write_mock(source, fields=mock.fields, objects=mock.objects, seed=mock.seed, progress=progress)
+    if not source.exists():
+        raise StoreError(
+            "does not exist", path=source, remedy="give a dataset, a cube or a folder of survey files"
+        )
     if labels is None and not (source / "dataset.json").exists():
         labels = _find_labels(source)
     split = recipe.split

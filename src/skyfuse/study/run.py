@@ -271,7 +271,7 @@ class Study:
     def run(
         self,
         dataset: Dataset,
-        out: str | Path,
+        out: str | Path = "skyfuse-study",
         progress: Progress | None = None,
         truth: pd.DataFrame | None = None,
         quick: bool = False,

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.config import Modality, Recipe
+from skyfuse.dataset.select import find_column
 from skyfuse.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,13 +74,7 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
         hold the test objects.
     """
     table = dataset.table
-    column = recipe.task.label
-    if column not in table:
-        raise DataError(
-            f"the dataset has no column {column}",
-            remedy="build it with labels that hold this column",
-            path=dataset.path,
-        )
+    column = find_column(table, recipe.task.label)
     label = table[column].to_numpy(dtype=np.float64)
     split = dataset.split()
     rows = {part: np.asarray(split[part], dtype=np.int64) for part in PARTS}

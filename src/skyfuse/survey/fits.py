@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from skyfuse.errors import FileError
 
@@ -152,16 +153,35 @@ def integer(header: Header, key: str, path: Path) -> int:
     return int(value)
 
 
-def read_bytes(path: Path) -> tuple[bytes, str]:
+class Scratch:
+    """Memory that serves one file after another: fresh pages for a frame take as long as its calibration.
+
+    What it gives holds until the same name is asked for again.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, NDArray[np.uint8]] = {}
+
+    def array(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an array with arbitrary content in the memory known by `name`."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if name not in self._held or self._held[name].size < size:
+            self._held[name] = np.empty(size, np.uint8)
+        return self._held[name][:size].view(dtype).reshape(shape)
+
+
+def read_bytes(path: Path, scratch: Scratch | None = None) -> tuple[memoryview, str]:
     """Read a file whole, decompressing ``.bz2`` and ``.gz``.
 
     Parameters
     ----------
     path : Path
+    scratch : Scratch, optional
+        Where the bytes of a plain file go.
 
     Returns
     -------
-    content : bytes
+    content : memoryview of bytes
         Decompressed.
     sha256 : str
         Of the bytes as they lie on disk.
@@ -172,13 +192,19 @@ def read_bytes(path: Path) -> tuple[bytes, str]:
         ``unreadable``, ``empty`` or ``truncated``.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            # One byte more than the file has: a read that fills it tells that the file has grown.
+            content = (scratch or Scratch()).array("content", (os.fstat(file.fileno()).st_size + 1,), np.uint8).data
+            size = 0
+            while count := file.readinto(content[size:]):
+                size += count
     except OSError as error:
         raise _unreadable(path, error) from error
-    if not content:
+    if not size:
         raise _empty(path)
+    content = content[:size]
     sha256 = hashlib.sha256(content, usedforsecurity=False).hexdigest()
-    decompress: Callable[[bytes], bytes] | None = None
+    decompress: Callable[[memoryview], bytes] | None = None
     # By what the bytes say, not by the name: archives rename files both ways.
     if content[:3] == b"BZh":
         decompress = bz2.decompress
@@ -186,7 +212,7 @@ def read_bytes(path: Path) -> tuple[bytes, str]:
         decompress = gzip.decompress
     if decompress is not None:
         try:
-            content = decompress(content)
+            content = memoryview(decompress(content))
         except (ValueError, OSError, EOFError) as error:
             raise _bad_compression(path, error) from error
     return content, sha256
@@ -225,12 +251,12 @@ def read_header(path: Path) -> Header:
         raise _unreadable(path, error) from error
 
 
-def parse(content: bytes, path: Path) -> list[HDU]:
+def parse(content: memoryview, path: Path) -> list[HDU]:
     """Find the HDUs of a file, to its end, so that a file cut off anywhere is told.
 
     Parameters
     ----------
-    content : bytes
+    content : memoryview of bytes
         The whole file, decompressed.
     path : Path
         For messages.
@@ -250,7 +276,7 @@ def parse(content: bytes, path: Path) -> list[HDU]:
     # After the last HDU there may be anything (FITS 4.0, special records).
     while not found or content[at : at + 8] == b"XTENSION":
         start = _end_of_header(content, at, path, last=True)
-        header = Header(content[at:start])
+        header = Header(bytes(content[at:start]))
         size = _data_size(header, path)
         if start + size > len(content):
             raise _cut_off(path, f"within the data of HDU {len(found)}")
@@ -277,12 +303,12 @@ def _data_size(header: Header, path: Path) -> int:
     return abs(integer(header, "BITPIX", path)) // 8 * groups * (extra + math.prod(lengths))
 
 
-def table(content: bytes, hdu: HDU, path: Path, wanted: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) -> dict[str, NDArray[Any]]:
     """Read some columns of a binary table, whatever the case of their names.
 
     Parameters
     ----------
-    content : bytes
+    content : memoryview of bytes
     hdu : HDU
     path : Path
         For messages.
@@ -333,7 +359,7 @@ def table(content: bytes, hdu: HDU, path: Path, wanted: Mapping[str, str]) -> di
     return {name: records[name] for name in names}
 
 
-def _end_of_header(content: bytes, at: int, path: Path, *, last: bool) -> int:
+def _end_of_header(content: bytes | memoryview, at: int, path: Path, *, last: bool) -> int:
     """Return where the header that begins at `at` ends, or 0 where more bytes are needed."""
     if at == 0 and content[:6] != b"SIMPLE" and (last or len(content) >= BLOCK):
         raise FileError(
@@ -344,11 +370,9 @@ def _end_of_header(content: bytes, at: int, path: Path, *, last: bool) -> int:
         )
     block = at
     while block + BLOCK <= len(content) and block - at < _MAX_HEADER:
-        end = content.find(b"END     ", block, block + BLOCK)
-        while end >= 0:
-            if (end - at) % CARD == 0:
-                return block + BLOCK
-            end = content.find(b"END     ", end + 1, block + BLOCK)
+        cards = bytes(content[block : block + BLOCK])
+        if any(cards[card : card + 8] == b"END     " for card in range(0, BLOCK, CARD)):
+            return block + BLOCK
         block += BLOCK
     if last or block - at >= _MAX_HEADER:
         raise _cut_off(path, "within a header")

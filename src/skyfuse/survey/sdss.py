@@ -259,7 +259,11 @@ def _calibrate(
         share_x[j] = at - left[j]
         scale[j] = calib[j] if calib[j] > 0 and calib[j] < np.inf else nan
         electrons[j] = one_by_gain / scale[j]
-    line = np.empty(sky_nx + 1, np.float32)
+    # The sky samples left and right of each column, in the sky rows below and above: picked anew only where
+    # those rows change, since picking takes longer than all the rest.
+    row = -1
+    below_left, below_right = np.empty(nx, np.float32), np.empty(nx, np.float32)
+    above_left, above_right = np.empty(nx, np.float32), np.empty(nx, np.float32)
     floor = np.empty(nx, np.float32)
     word = np.empty(nx, np.uint32)
     flux = word.view(np.float32)
@@ -269,12 +273,17 @@ def _calibrate(
         low = min(np.int32(at), max(sky_ny - 2, 0))
         high = min(low + 1, sky_ny - 1)
         share = np.float32(at - low)
-        for k in range(sky_nx):
-            line[k] = sky[low, k] + share * (sky[high, k] - sky[low, k])
-        line[sky_nx] = line[sky_nx - 1]
+        if low != row:
+            row = low
+            for j in range(nx):
+                k = left[j]
+                right = min(k + 1, sky_nx - 1)
+                below_left[j], below_right[j] = sky[low, k], sky[low, right]
+                above_left[j], above_right[j] = sky[high, k], sky[high, right]
         for j in range(nx):
-            k = left[j]
-            floor[j] = (line[k] + share_x[j] * (line[k + 1] - line[k])) * one_by_gain + dark
+            at_left = below_left[j] + share * (above_left[j] - below_left[j])
+            at_right = below_right[j] + share * (above_right[j] - below_right[j])
+            floor[j] = (at_left + share_x[j] * (at_right - at_left)) * one_by_gain + dark
         if i % _EMPTY_STEP == 0:
             for j in range(empty.shape[1]):
                 empty[i // _EMPTY_STEP, j] = scale[j * _EMPTY_STEP] * np.sqrt(floor[j * _EMPTY_STEP])
@@ -299,7 +308,7 @@ def _calibrate(
     return count
 
 
-def read_frame(path: str | Path) -> Frame:
+def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
     """Read an SDSS frame and compute the uncertainty of each pixel.
 
     With the calibration vector (HDU 1, nanomaggies per DN) and the sky (HDU 2, DN, interpolated bilinearly):
@@ -310,6 +319,8 @@ def read_frame(path: str | Path) -> Frame:
     ----------
     path : path
         ``frame-*.fits``, plain or compressed with bzip2 or gzip.
+    scratch : Scratch, optional
+        Memory for the frame's arrays, which the next frame read with the same `scratch` overwrites.
 
     Returns
     -------
@@ -321,8 +332,8 @@ def read_frame(path: str | Path) -> Frame:
     FileError
         As `skyfuse.survey.recognise.recognise`, and ``no-good-pixels`` where none is valid.
     """
-    path = Path(path)
-    content, sha256 = fits.read_bytes(path)
+    path, scratch = Path(path), scratch or fits.Scratch()
+    content, sha256 = fits.read_bytes(path, scratch)
     primary, *others = fits.parse(content, path)
     if not is_frame(primary.header):
         raise FileError(
@@ -356,7 +367,7 @@ def read_frame(path: str | Path) -> Frame:
         raise FileError(
             "the sky's positions in HDU 2 are not finite", reason="bad-values", remedy=_AGAIN, path=path
         )
-    value, sigma = np.empty((ny, nx), np.float32), np.empty((ny, nx), np.float32)
+    value, sigma = (scratch.array(name, (ny, nx), np.float32) for name in ("value", "sigma"))
     empty = np.empty((-(-ny // _EMPTY_STEP), -(-nx // _EMPTY_STEP)), np.float32)
     count = _calibrate(
         np.frombuffer(content, np.uint32, ny * nx, primary.start).reshape(ny, nx),
