@@ -116,12 +116,15 @@ def main() -> int:
                 continue
             hit[PHASES[phase]] += 1
             done = len(hashes(cube))
-            report = build(arguments.inputs, cube, workers=1, max_tile_bytes=arguments.tile_bytes)
+            report = build(
+                arguments.inputs, cube, workers=arguments.workers, max_tile_bytes=arguments.tile_bytes
+            )
             same = hashes(cube) == expected and not check(cube)
             equal += same
             verdict = "equal" if same else "DIFFERENT"
             print(
-                f"kill {number + 1}, {PHASES[phase]}: {done} tiles stood, {report.built} tasks to do, {verdict}",
+                f"kill {number + 1}, {PHASES[phase]}: {done} tiles stood, "
+                f"{report.built} tasks to do, {verdict}",
                 flush=True,
             )
     print(

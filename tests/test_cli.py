@@ -136,6 +136,15 @@ WRONG_CALLS = {
     "not a position": ["cutout", "CUBE", "over there"],
     "cutout of no cube": ["cutout", "EMPTY", "10 10"],
     "time that is no interval": ["cutout", "CUBE", "HERE", "--time", "yesterday"],
+    "position that is no number": ["cutout", "CUBE", "nan nan"],
+    "cutout larger than memory": ["cutout", "CUBE", "HERE", "--size", "100000000"],
+    "cutout onto a folder": ["cutout", "CUBE", "HERE", "-o", "EMPTY"],
+    "MOC that is not there": ["export", "CUBE", "out.fits", "--moc", "nowhere.fits"],
+    "region off the sky": ["export", "CUBE", "out.fits", "--cone", "10 95 1"],
+    "region without an end": ["export", "CUBE", "out.fits", "--box", "nan 1 0 1"],
+    "unknown band of spectra": ["export", "CUBE", "out.vot", "--format", "votable", "--bands", "y"],
+    "seed below zero": ["embed", "CUBE", "--seed", "-3"],
+    "table of no kind": ["embed", "CUBE", "-o", "out.xyz"],
     "unknown object": ["export", "CUBE", "out.fits", "--object", "J000000"],
     "unknown format": ["export", "CUBE", "out.xyz", "--format", "xyz"],
     "two regions": ["export", "CUBE", "out.fits", "--cone", "1 1 1", "--box", "1 2 1 2"],
@@ -196,3 +205,37 @@ def test_coordinates_are_read_as_users_write_them(skyfuse, cube):
             cuts.append(next(np.asarray(hdu.data) for hdu in hdus if hdu.data is not None))
     np.testing.assert_array_equal(cuts[0], cuts[1])
     np.testing.assert_array_equal(cuts[0], cuts[2])
+
+
+def test_no_verb_lists_the_verbs(skyfuse):
+    done = skyfuse()
+    assert (done.code, done.out) == (2, "")
+    assert all(any(line.strip().startswith(verb) for line in done.err.splitlines()) for verb in VERBS)
+
+
+def test_a_position_may_begin_with_a_minus_sign(skyfuse, cube):
+    row = Cube.open(cube).objects.iloc[0]
+    for number, ra in enumerate((row.ra, row.ra - 360)):
+        done = skyfuse("cutout", cube, f"{ra} {row.dec}", "-o", f"{number}.fits", "--bands", "r")
+        assert done.code == 0, done.err
+    with fits.open("0.fits") as plain, fits.open("1.fits") as negative:
+        np.testing.assert_array_equal(plain[1].data, negative[1].data)
+
+
+def test_a_study_is_found_in_the_folder_around_it(skyfuse, tmp_path):
+    inner = tmp_path / "mine" / "study"
+    inner.mkdir(parents=True)
+    (inner / "study.json").write_text('{"recipe": "sfr"}')
+    data = json.loads(skyfuse("info", "mine", "--json").out)
+    assert (data["kind"], data["recipe"]) == ("study", "sfr")
+
+
+def test_tables_are_written_whole_into_new_folders(skyfuse, cube):
+    from skyfuse.dataset import Dataset
+
+    Dataset.from_cube(Cube.open(cube), "data", zooms={"spectrum": [4]}, modalities=["spectrum"])
+    for name, read in (("new/at.csv", pd.read_csv), ("new/at.parquet", pd.read_parquet)):
+        done = skyfuse("embed", "data", "--zoom", 4, "-o", name)
+        assert done.code == 0, done.err
+        assert np.isfinite(read(name)[["x", "y"]].to_numpy()).all()
+    assert sorted(path.name for path in Path("new").iterdir()) == ["at.csv", "at.parquet"]

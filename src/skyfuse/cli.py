@@ -458,7 +458,7 @@ def embed(
     method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
     modality: Annotated[str, typer.Option(help="image or spectrum.")] = "spectrum",
     zoom: Annotated[int, typer.Option(help="0 is native.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the method.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of the method.", min=0)] = 7,
     as_json: Json = False,
 ) -> None:
     """Embed the objects of a dataset in the plane.

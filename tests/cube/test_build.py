@@ -199,16 +199,27 @@ def test_frames_of_unequal_shape_share_a_tile(sky: Path, tmp_path: Path) -> None
     folder = tmp_path / "in"
     folder.mkdir()
     make_frame(folder, 0, "r")
-    image = np.random.default_rng(1).normal(0, 0.1, (33, 150))
-    write_frame(folder / "small.fits", image, **(field_cards(0, "g") | {"CRPIX2": 16.0}))
+    # Taller than the other, than what is written at a time, and narrower; odd both ways.
+    image = np.random.default_rng(1).normal(0, 0.1, (299, 121))
+    write_frame(folder / "tall.fits", image, **(field_cards(0, "g") | {"CRPIX2": 150.0}))
     cube = Cube.open(build([folder], tmp_path / "c.cube", workers=1).out)
     assert check(cube.path) == []
-    row = cube.frames.set_index("band").loc["g"]
-    stored = map_array(tile_path(cube.path, row["tile"]), "/frames/1/value")[row["row"]]
-    assert stored.shape == (50, 75)
-    frame = read_frame(folder / "small.fits")
-    np.testing.assert_array_equal(stored[:17], image_levels(frame.value, frame.sigma, 2)[1].value)
-    assert np.isnan(stored[17:]).all()
+    rows = cube.frames.set_index("band")
+    tall, wide = read_frame(folder / "tall.fits"), read_frame(frame_path(folder, 0, "r"))
+    for zoom, shape in enumerate([(299, 130), (150, 65), (75, 33), (38, 17), (19, 9)]):
+        for band, frame in (("g", tall), ("r", wide)):
+            expected = image_levels(frame.value, frame.sigma, 5)[zoom]
+            for name, samples in expected._asdict().items():
+                path = tile_path(cube.path, rows.loc[band, "tile"])
+                stored = map_array(path, f"/frames/{zoom}/{name}")[rows.loc[band, "row"]]
+                assert stored.shape == shape
+                ny, nx = samples.shape
+                np.testing.assert_array_equal(stored[:ny, :nx], samples)
+                blank = np.ones(shape, bool)
+                blank[:ny, :nx] = False
+                np.testing.assert_array_equal(stored[blank], 0 if name == "coverage" else np.nan)
+    assert rows.loc["g", "good_fraction"] == 1
+    assert rows.loc["r", "good_fraction"] == np.isfinite(wide.value).mean()
 
 
 def test_indexes_open_in_lsdb_as_they_are(built: tuple[BuildReport, Cube]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,4 +110,13 @@ def test_bad_exports_write_nothing(cube: Cube, tmp_path: Path) -> None:
         export(cube, tmp_path / "a", region=Cone.degrees(80, 80, 1))
     with pytest.raises(UsageError, match="no zoom 9"):
         export(cube, tmp_path / "a", zoom=9)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fmt", ["fits", "votable", "numpy"])
+def test_every_format_refuses_unknown_bands_and_folders(cube: Cube, tmp_path: Path, fmt: Any) -> None:
+    with pytest.raises(UsageError, match="'q' are no bands"):
+        export(cube, tmp_path / "out", bands="q", fmt=fmt)
+    with pytest.raises(UsageError, match="is a folder; give the name of a file"):
+        export(cube, tmp_path, fmt=fmt)
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.typing import NDArray
 
 from skyfuse.cube.layout import (
     create_arrays,
@@ -19,10 +22,15 @@ from skyfuse.cube.layout import (
     read_json,
     replaced,
     tile_path,
-    write_arrays,
     write_json,
 )
 from skyfuse.errors import StoreError
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    with create_arrays(path, {name: (array.shape, array.dtype) for name, array in arrays.items()}) as writer:
+        for name, array in arrays.items():
+            writer.write(name, (), array)
 
 
 def test_tile_path_groups_ten_thousand_pixels_a_folder() -> None:

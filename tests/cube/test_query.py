@@ -253,3 +253,65 @@ def test_check_finds_each_kind_of_damage(cube: Cube, tmp_path: Path) -> None:
         strict=True,
     ):
         assert any(str(file) in problem and words in problem for problem in problems)
+
+
+@pytest.mark.parametrize("size", [0, -2, 3.5, 4097])
+def test_impossible_sizes_are_refused(cube: Cube, size: float) -> None:
+    with pytest.raises(UsageError, match="give a whole number of pixels from 1 to 4096"):
+        cube.cutout(at(*CENTRES[0]), size=size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("coord", "match"),
+    [
+        (SkyCoord([10, 11], [0, 1], unit="deg"), "give a scalar SkyCoord"),
+        ("10 5", "a str is not one position"),
+        (SkyCoord(np.nan, 0, unit="deg"), "RA nan Dec 0.0 is no position"),
+    ],
+)
+def test_what_is_not_one_position_is_refused(cube: Cube, coord: SkyCoord, match: str) -> None:
+    for ask in (cube.cutout, lambda c: cube.frame_epochs(c, "r"), lambda c: regions(cube, c)):
+        with pytest.raises(UsageError, match=match):
+            ask(coord)
+
+
+def regions(cube: Cube, coord: SkyCoord) -> None:
+    cube.select(region=Cone(coord, 1 * units.deg))
+
+
+def test_positions_that_cannot_be_are_refused(cube: Cube) -> None:
+    with pytest.raises(UsageError, match="declination 95 is not on the sky"):
+        cube.cutouts([1, 2], [2, 95.0])
+    with pytest.raises(UsageError, match="give one of each for every position"):
+        cube.cutouts([1, 2, 3], [1, 2])
+
+
+def test_regions_and_times_that_cannot_be_are_refused(cube: Cube) -> None:
+    with pytest.raises(UsageError, match="a box from RA nan to 1 holds nothing"):
+        cube.select(region=Box(np.nan, 1, 0, 1))
+    with pytest.raises(UsageError, match=r"the radius 1.0 m is no angle"):
+        cube.select(region=Cone(at(10, 0), 1 * units.m))
+    with pytest.raises(UsageError, match="give two MJD"):
+        cube.select(time=(1,))  # type: ignore[arg-type]
+
+
+def test_rows_that_are_no_rows_are_refused(cube: Cube) -> None:
+    with pytest.raises(UsageError, match="are no rows"):
+        cube.gather("image", 0, [0.5])
+    with pytest.raises(DataError, match="row 999 is not among the"):
+        cube.spectrum_samples([999])
+
+
+def test_a_lone_name_selects_like_a_list_of_one(cube: Cube) -> None:
+    name = cube.objects["object_id"].iloc[2]
+    assert cube.select(ids=name)["object_id"].to_list() == [name]
+
+
+def test_large_cutouts_of_many_positions_go_in_small_batches(
+    cube: Cube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ra, dec = cube.objects["ra"], cube.objects["dec"]
+    whole = cube.cutouts(ra, dec, size=30)[0]
+    monkeypatch.setattr("skyfuse.cube.query._BATCH_PIXELS", 2 * 30 * 30)
+    for one, other in zip(cube.cutouts(ra, dec, size=30)[0], whole, strict=True):
+        np.testing.assert_array_equal(one, other)

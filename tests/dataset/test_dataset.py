@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from skyfuse.cube import layout
 from skyfuse.dataset import Dataset, arrays
-from skyfuse.dataset.dataset import _frame_angles
+from skyfuse.dataset.dataset import _frame_angles, _remove
 from skyfuse.errors import DataError, SkyfuseError, StoreError, UsageError
 from tests.dataset.sky import GRID, SIZE, MemoryCube
 
@@ -139,7 +140,7 @@ def test_same_request_opens_and_another_is_refused(cube: MemoryCube, tmp_path: P
     make(cube, tmp_path / "d", labels=label_table())
     assert {path.name: path.stat().st_mtime_ns for path in made.path.iterdir()} == before
     for options in ({"labels": label_table().iloc[::-1]}, {"labels": label_table(), "seed": 1}, {}):
-        with pytest.raises(StoreError, match="is there already"):
+        with pytest.raises(StoreError, match="is a dataset of another state"):
             make(cube, tmp_path / "d", **options)
 
 
@@ -363,3 +364,52 @@ def test_bytes_on_disk_are_little_more_than_the_arrays(tmp_path: Path) -> None:
     made = make(MemoryCube(tmp_path / "sky.cube", 600), tmp_path / "d")
     held = sum(a.nbytes for m, zooms in made.zooms.items() for zoom in zooms for a in made.array(m, zoom))
     assert sum(path.stat().st_size for path in made.path.iterdir()) < 1.05 * held
+
+
+def test_dataset_without_a_path_lasts_as_long_as_its_object(cube: MemoryCube) -> None:
+    made = Dataset.from_cube(cube, labels=label_table())  # type: ignore[arg-type] # stands in for a Cube
+    folder = made.path.parent
+    assert len(made.split()["train"]) > 0
+    # A forked worker that lets its copy go must not take the files along.
+    _remove(str(folder), os.getpid() + 1)
+    assert Dataset.open(made.path).meta == made.meta
+    del made
+    assert not folder.exists()
+
+
+def test_refused_dataset_without_a_path_leaves_nothing(
+    cube: MemoryCube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(DataError, match="no column 'SFR'"):
+        Dataset.from_cube(cube, labels=label_table(), label="SFR")  # type: ignore[arg-type] # as above
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_dataset_is_not_replaced(cube: MemoryCube, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    with pytest.raises(StoreError, match="is there already and is something else"):
+        make(cube, tmp_path / "d", labels=label_table())
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        (5, "a int is no table of labels"),
+        (label_table().assign(AVG=[1, "a", 2.5] * ((N + 9) // 3)), "'AVG' of the label table mixes kinds"),
+        (pd.concat([label_table(), label_table()[["AVG"]]], axis=1), "the column 'AVG' more than once"),
+    ],
+)
+def test_label_tables_that_cannot_be_kept_are_refused(
+    cube: MemoryCube, tmp_path: Path, labels: Any, match: str
+) -> None:
+    with pytest.raises(SkyfuseError, match=match):
+        make(cube, tmp_path / "d", labels=labels)
+
+
+def test_big_endian_and_infinite_labels(cube: MemoryCube, dataset: Dataset, tmp_path: Path) -> None:
+    table = label_table()
+    swapped = table.assign(AVG=table["AVG"].to_numpy().astype(">f8"))
+    np.testing.assert_array_equal(make(cube, tmp_path / "d", labels=swapped).label(), dataset.label())
+    table.loc[10, "AVG"] = np.inf
+    assert np.isfinite(make(cube, tmp_path / "e", labels=table).label()).all()

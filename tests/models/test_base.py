@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -127,3 +129,34 @@ def test_fit_refuses_what_does_not_belong_together():
 def test_impossible_parameters_are_a_wrong_call(name, params):
     with pytest.raises(UsageError):
         MODELS[name](**params)
+
+
+def test_a_dataset_is_read_at_the_zooms_of_the_card(fitted, monkeypatch):
+    from skyfuse.dataset import Dataset
+    from tests.dataset.sky import MemoryCube
+
+    monkeypatch.setattr("skyfuse.models.base._BLOCK", 7)
+    with TemporaryDirectory() as folder:
+        data = Dataset.from_cube(MemoryCube(Path(folder) / "c", 20), seed=None)
+        zooms = {"image": 1, "spectrum": 2}
+        rng = np.random.default_rng(0)
+        train = data.inputs(zooms, np.arange(20))
+        model = MODELS["tree"](max_depth=3)
+        model.fit(train, rng.normal(size=20), train, rng.normal(size=20), seed=0)
+        with pytest.raises(UsageError, match="does not tell at which zooms"):
+            model.predict(data)
+        model.card["inputs"] = {"zooms": zooms, "grid": "test", "size": 16, "bands": "ugriz"}
+        seen = []
+        value = model.predict(data, progress=lambda done, total, what: seen.append((done, total))).value
+        assert np.array_equal(value, model.predict(train).value)
+        assert seen == [(7, 20), (14, 20), (20, 20)]
+        for change, match in [
+            ({"grid": "sdss"}, "made with grid test, the model with sdss"),
+            ({"size": 64}, "made with size 16, the model with 64"),
+            ({"zooms": {"image": 9}}, "does not hold image zoom 9"),
+        ]:
+            model.card["inputs"] = {"zooms": zooms} | change
+            with pytest.raises(DataError, match=match):
+                model.predict(data)
+    with pytest.raises(UsageError, match="cannot predict for a str"):
+        model.predict("some folder")

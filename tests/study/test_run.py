@@ -362,7 +362,7 @@ def test_a_foreign_folder_is_left_alone(sky, tmp_path):
 
 def test_missing_labels_folds_and_truth(sky, tmp_path):
     task = {"label": "MASS", "title": "mass", "unit": "dex", "definition": "made up"}
-    with pytest.raises(DataError, match="the dataset has no column MASS"):
+    with pytest.raises(DataError, match="the table has no column 'MASS'; nearest columns"):
         Study(small_recipe(task=task)).run(sky, tmp_path / "a")
     with pytest.raises(DataError, match="split has 5 folds, the recipe asks for 4"):
         Study(small_recipe(split={"folds": 4})).run(sky, tmp_path / "a")
@@ -447,3 +447,10 @@ def test_reports_of_no_study_or_half_a_study(done, tmp_path):
     (folder / "comparisons.parquet").write_bytes(b"half")
     with pytest.raises(StoreError, match=r"comparisons.parquet is missing or damaged; run the study again"):
         write_report(folder)
+
+
+@pytest.mark.parametrize("grid", [{"max_depth": ["a"]}, {"colour": [1]}])
+def test_a_parameter_that_a_model_cannot_take_is_told_before_the_work(sky, tmp_path, grid):
+    with pytest.raises(UsageError, match=r"gives tree a parameter .* mend models\.tree"):
+        Study(small_recipe(models={"tree": {"grid": grid}})).run(sky, tmp_path / "s")
+    assert not (tmp_path / "s").exists()

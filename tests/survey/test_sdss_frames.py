@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from skyfuse.errors import FileError
+from skyfuse.survey.fits import Scratch
 from skyfuse.survey.recognise import recognise
 from skyfuse.survey.records import FrameInfo
 from skyfuse.survey.sdss import dark_variance, gain, read_frame
@@ -120,6 +121,17 @@ def test_compressed_frames_read_the_same(tmp_path, compress, name):
     assert recognise(packed) == a.info == b.info
     assert b.sha256 == hashlib.sha256(packed.read_bytes()).hexdigest()
     assert a.sha256 == hashlib.sha256(plain.read_bytes()).hexdigest()
+
+
+def test_frames_that_share_their_memory_read_the_same(tmp_path):
+    rng = np.random.default_rng(3)
+    scratch = Scratch()
+    for number, shape in enumerate([(20, 31), (7, 9), (33, 40)]):
+        path = write_frame(tmp_path / f"{number}.fits", rng.normal(0, 0.1, shape))
+        shared, own = read_frame(path, scratch), read_frame(path)
+        np.testing.assert_array_equal(shared.value, own.value)
+        np.testing.assert_array_equal(shared.sigma, own.sigma)
+        assert (shared.sha256, shared.sky_sigma) == (own.sha256, own.sky_sigma)
 
 
 BROKEN_HEADERS = {

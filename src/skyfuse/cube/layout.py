@@ -188,13 +188,6 @@ class ArrayWriter:
             view = view[written:]
             place += written
 
-    def read(self, name: str, index: int) -> NDArray[Any]:
-        """Return ``array[index]`` as it stands in the unfinished file."""
-        offset, shape, dtype = self._places[name]
-        count = math.prod(shape[1:])
-        data = os.pread(self._fd, count * dtype.itemsize, offset + index * count * dtype.itemsize)
-        return np.frombuffer(data, dtype).reshape(shape[1:])
-
     def __enter__(self) -> Self:
         return self
 
@@ -220,16 +213,6 @@ def create_arrays(
     ...     arrays.write("/image/0/value", 7, image)
     """
     return ArrayWriter(path, specs, wavelengths=wavelengths, units=units)
-
-
-def write_arrays(
-    path: Path, arrays: Mapping[str, NDArray[Any]], *, units: Mapping[str, str] | None = None
-) -> None:
-    """Write whole arrays into one HDF5 file, contiguous and uncompressed, whole or not at all."""
-    specs = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    with create_arrays(path, specs, units=units) as writer:
-        for name, array in arrays.items():
-            writer.write(name, (), array)
 
 
 def _allocate(
@@ -309,7 +292,7 @@ def map_array(path: Path, name: str) -> NDArray[Any]:
     Parameters
     ----------
     path : Path
-        File written by `create_arrays` or `write_arrays`.
+        File written through `create_arrays`.
     name : str
         Path of the array inside the file, e.g. ``"/frames/0/value"``.
 

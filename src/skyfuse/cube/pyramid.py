@@ -123,9 +123,7 @@ def _means(
 
 
 @lru_cache
-def _tables(
-    rows: int, levels: int
-) -> tuple[tuple[NDArray[np.uint16], ...], tuple[NDArray[np.float64], ...]]:
+def _tables(rows: int, levels: int) -> tuple[tuple[NDArray[np.uint16], ...], tuple[NDArray[np.float64], ...]]:
     """Return, for each zoom, coverage and one by n, both looked up by the n of valid samples of a block.
 
     numba has no float16: coverage is its bit pattern.

@@ -717,12 +717,14 @@ def _position(coord: SkyCoord) -> tuple[NDArray[np.float64], NDArray[np.float64]
             f"a {type(coord).__name__} is not one position on the sky",
             remedy="give a scalar SkyCoord, and many positions to Cube.cutouts",
         )
-    where = coord.icrs
-    return _positions(where.ra.deg, where.dec.deg)
+    ra, dec = _positions(coord.icrs.ra.deg, coord.icrs.dec.deg)
+    if not np.isfinite([ra, dec]).all():
+        raise UsageError(f"RA {ra[0]} Dec {dec[0]} is no position", remedy="give finite angles")
+    return ra, dec
 
 
 def _positions(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return positions as two arrays of one shape (n,), degrees."""
+    """Return positions as two arrays of one shape (n,), degrees; NaN is a position on no frame."""
     right, up = (np.atleast_1d(np.asarray(angle, np.float64)) for angle in (ra, dec))
     if right.ndim > 1 or up.ndim > 1 or (len(right) != len(up) and 1 not in (len(right), len(up))):
         raise UsageError(
@@ -730,12 +732,9 @@ def _positions(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDAr
             remedy="give one of each for every position",
         )
     right, up = np.broadcast_arrays(right, up)
-    wrong = np.flatnonzero(~(np.isfinite(right) & (np.abs(up) <= 90)))
-    if len(wrong):
-        raise UsageError(
-            f"RA {right[wrong[0]]:g} Dec {up[wrong[0]]:g} is no position on the sky",
-            remedy="give finite degrees, Dec from -90 to 90",
-        )
+    beyond = up[np.abs(up) > 90]
+    if len(beyond):
+        raise UsageError(f"declination {beyond[0]:g} is not on the sky", remedy="give degrees from -90 to 90")
     return right, up
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.cube import layout
@@ -227,6 +228,11 @@ class Dataset:
             present = cls.open(path)
             if present.meta.get("request") == request:
                 return present
+            raise StoreError(
+                "is a dataset of another state of the cube, of other labels or of other options",
+                path=path,
+                remedy="remove it or give another path",
+            )
         if path.exists():
             raise StoreError(
                 "is there already and is something else", path=path, remedy="remove it or give another path"
@@ -243,7 +249,8 @@ class Dataset:
         if not keep.any():
             raise DataError(
                 "no object is left to use: " + " → ".join(f"{s.name} {s.count}" for s in funnel.steps),
-                remedy="drop a step of the funnel, or take a larger cube",
+                remedy="drop a step of the funnel, or take a cube with more objects that have "
+                + " and ".join(kept),
             )
         rows, table = rows[keep], table[keep].reset_index(drop=True)
         funnel.add("used", len(rows))
@@ -568,11 +575,42 @@ def _table_digest(table: pd.DataFrame) -> str:
 
 
 def _label_table(labels: pd.DataFrame | str | Path | None) -> pd.DataFrame | None:
-    if labels is None or isinstance(labels, pd.DataFrame):
-        return labels
+    if labels is None:
+        return None
+    if isinstance(labels, pd.DataFrame):
+        return _storable(labels)
+    if not isinstance(labels, str | Path):
+        raise UsageError(
+            f"a {type(labels).__name__} is no table of labels",
+            remedy="give a DataFrame or the path of a table",
+        )
     path = Path(labels)
     # The MPA-JHU rates come as two files of equal rows; their names are the catalogue's own.
     return read_sfr(path) if path.is_dir() or path.name.startswith("gal_") else read_table(path)
+
+
+def _storable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with native numbers, refused where Parquet could not hold it."""
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise DataError(
+            f"the label table has the column {twice[0]!r} more than once", remedy="keep one of them"
+        )
+    columns = {}
+    for name in table.columns:
+        values = table[name].to_numpy()
+        if values.dtype.kind == "O":
+            try:
+                pa.array(values, from_pandas=True)
+            except pa.ArrowException as error:
+                raise DataError(
+                    f"the column {name!r} of the label table mixes kinds of values ({error})",
+                    remedy="make it all numbers or all text, or leave it out",
+                ) from error
+        # Tables read from FITS by other programs are often big-endian, which pandas cannot join.
+        elif not values.dtype.isnative:
+            columns[name] = values.astype(values.dtype.newbyteorder("="))
+    return table.assign(**columns) if columns else table
 
 
 def _zooms(

@@ -235,8 +235,10 @@ def label_steps(values: pd.Series, flag: pd.Series | None) -> list[tuple[str, ND
         Quality of the label, 0 for good.
     """
     name = str(values.name)
-    steps = [(f"{name} defined", values.notna().to_numpy())]
-    if pd.api.types.is_numeric_dtype(values):
+    numeric = pd.api.types.is_numeric_dtype(values)
+    defined = values.notna() & ~values.isin([np.inf, -np.inf]) if numeric else values.notna()
+    steps = [(f"{name} defined", defined.to_numpy())]
+    if numeric:
         steps.append((f"{name} ≠ {SENTINEL:g}", (values != SENTINEL).to_numpy()))
     if flag is not None:
         steps.append((f"{flag.name} = 0", (flag == 0).to_numpy()))

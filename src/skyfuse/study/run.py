@@ -378,6 +378,16 @@ def _check_models(recipe: Recipe) -> None:
         raise UsageError(
             f"recipe {recipe.name} names the model {unknown[0]}", remedy=f"choose among {', '.join(known)}"
         )
+    # A wrong parameter shows before the first hour of fitting, not after it.
+    for name, plan_ in recipe.models.items():
+        for point in grid_points(plan_.grid):
+            try:
+                MODELS[name](**plan_.fixed, **point)
+            except (TypeError, ValueError) as error:
+                raise UsageError(
+                    f"recipe {recipe.name} gives {name} a parameter that it cannot take ({error})",
+                    remedy=f"mend models.{name} in the recipe",
+                ) from error
 
 
 def _own_folder(folder: Path, mark: str, what: str) -> Path:

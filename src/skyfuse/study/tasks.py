@@ -74,7 +74,11 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
         hold the test objects.
     """
     table = dataset.table
-    column = find_column(table, recipe.task.label)
+    try:
+        column = find_column(table, recipe.task.label)
+    except DataError as error:
+        error.path = dataset.path
+        raise
     label = table[column].to_numpy(dtype=np.float64)
     split = dataset.split()
     rows = {part: np.asarray(split[part], dtype=np.int64) for part in PARTS}

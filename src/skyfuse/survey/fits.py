@@ -193,8 +193,8 @@ def read_bytes(path: Path, scratch: Scratch | None = None) -> tuple[memoryview, 
     """
     try:
         with path.open("rb", buffering=0) as file:
-            # One byte more than the file has: a read that fills it tells that the file has grown.
-            content = (scratch or Scratch()).array("content", (os.fstat(file.fileno()).st_size + 1,), np.uint8).data
+            room = os.fstat(file.fileno()).st_size
+            content = (scratch or Scratch()).array("content", (room,), np.uint8).data
             size = 0
             while count := file.readinto(content[size:]):
                 size += count
@@ -206,9 +206,9 @@ def read_bytes(path: Path, scratch: Scratch | None = None) -> tuple[memoryview, 
     sha256 = hashlib.sha256(content, usedforsecurity=False).hexdigest()
     decompress: Callable[[memoryview], bytes] | None = None
     # By what the bytes say, not by the name: archives rename files both ways.
-    if content[:3] == b"BZh":
+    if bytes(content[:3]) == b"BZh":
         decompress = bz2.decompress
-    elif content[:2] == b"\x1f\x8b":
+    elif bytes(content[:2]) == b"\x1f\x8b":
         decompress = gzip.decompress
     if decompress is not None:
         try:
@@ -274,7 +274,7 @@ def parse(content: memoryview, path: Path) -> list[HDU]:
     found: list[HDU] = []
     at = 0
     # After the last HDU there may be anything (FITS 4.0, special records).
-    while not found or content[at : at + 8] == b"XTENSION":
+    while not found or bytes(content[at : at + 8]) == b"XTENSION":
         start = _end_of_header(content, at, path, last=True)
         header = Header(bytes(content[at:start]))
         size = _data_size(header, path)
