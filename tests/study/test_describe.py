@@ -12,10 +12,15 @@ from skyfuse.study.describe import describe
 
 @pytest.mark.parametrize("kind", ["cube", "dataset", "model", "study"])
 def test_facts_are_flat_and_the_kind_comes_first(tmp_path, kind):
-    content = {"format": 1, "counts": {"objects": 3, "deep": {"er": "x"}}, "empty": {}, "many": list(range(20))}
+    content = {
+        "format": 1,
+        "counts": {"objects": 3, "deep": {"er": "x"}},
+        "empty": {},
+        "many": list(range(20)),
+    }
     (tmp_path / f"{kind}.json").write_text(json.dumps(content))
     facts = describe(tmp_path)
-    assert list(facts)[0] == "kind"
+    assert next(iter(facts)) == "kind"
     assert facts == {
         "kind": kind,
         "path": str(tmp_path),

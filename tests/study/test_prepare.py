@@ -39,5 +39,5 @@ def test_without_data_a_mock_sky_with_its_truth_is_made(recipe, tmp_path):
 
 def test_a_cube_alone_has_no_labels(recipe, small_sky, tmp_path):
     build([small_sky], tmp_path / "my.cube", workers=1)
-    with pytest.raises(StoreError, match="holds no table of labels .* give one with --labels"):
+    with pytest.raises(StoreError, match=r"holds no table of labels .* give one with --labels"):
         prepare(recipe, tmp_path / "w", source=tmp_path / "my.cube")
