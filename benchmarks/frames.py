@@ -81,7 +81,7 @@ def main() -> int:
         packed = sorted((folder / "bz2").iterdir())
         if packed:
             base, ours = [], []
-            for _ in range(2):
+            for _ in range(max(2, arguments.rounds // 2)):
                 base.append(seconds(lambda: [bz2.decompress(file.read_bytes()) for file in packed]))
                 ours.append(seconds(lambda: fresh([folder / "bz2"], cube)))
             ratio = min(ours) / min(base)

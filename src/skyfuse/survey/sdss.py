@@ -483,7 +483,7 @@ def _catalogue(row: dict[str, NDArray[Any]], path: Path) -> dict[str, Any]:
 
 def _require_object(catalogue: dict[str, Any], path: Path) -> None:
     """Raise where the flags say that the fibre saw no known object."""
-    remedy = "pass keep_unknown=True to read it all the same"
+    remedy = "leave it out, or read it from Python with keep_unknown=True"
     for bit, reason, fault in _NO_OBJECT:
         if catalogue["zwarning"] & bit:
             raise FileError(f"it is {fault}", reason=reason, remedy=remedy, path=path)
