@@ -217,6 +217,8 @@ def _build_tiles(
     total = sum(tile_plan.files for tile_plan in plans)
     done = total - sum(tile_plan.files for tile_plan in todo)
     finished = 0
+    if progress is not None:
+        progress(done, total, "building tiles")
     try:
         # The largest first, so that none is left running alone at the end.
         for report in run(build_tile, sorted(todo, key=lambda tile_plan: -tile_plan.files)):

@@ -218,6 +218,8 @@ def scan(
             new.append(path)
     chunks = [new[start : start + CHUNK] for start in range(0, len(new), CHUNK)]
     cache.parent.mkdir(parents=True, exist_ok=True)
+    if progress is not None:
+        progress(len(records), len(files), "recognising files")
     with cache.open("a", encoding="utf-8") as file:
         # A line that a killed build left half-written must not swallow the next one.
         file.write("\n")
