@@ -98,9 +98,7 @@ def raw_path(folder: Path, modality: str, zoom: int, name: str) -> Path:
 def make(folder: Path, n: int) -> float:
     """Write the dataset and the same arrays as raw files; return its size over that of the arrays."""
     zooms = {modality: (zoom,) for modality, zoom in CASES}
-    dataset = Dataset.from_cube(
-        NoiseCube(folder / "noise.cube", n), folder / "dataset", zooms=zooms, seed=None
-    )
+    dataset = Dataset.from_cube(NoiseCube(folder / "noise.cube", n), folder / "dataset", zooms=zooms)
     raw = 0
     for modality, zoom in CASES:
         for name, values in zip(COMPONENTS, dataset.array(modality, zoom), strict=True):

@@ -118,6 +118,28 @@ def test_a_damaged_cube_fails_the_check(skyfuse, cube, tmp_path):
     assert tile.name in done.out
 
 
+def kinds(folder: Path) -> Path:
+    """Write a recipe that classifies rows of a table by two columns."""
+    path = folder / "kinds.yaml"
+    path.write_text(
+        """
+        name: kinds
+        title: Kinds
+        task:
+          {label: kind, title: kind, definition: made up, kind: classification, forbidden: {leak: told}}
+        reader: table
+        modalities: [table]
+        columns: [u, u-g]
+        leaking: [leak]
+        models: {tree: {fixed: {max_depth: 3}}}
+        embeddings: {methods: [pca]}
+        bootstrap: 200
+        variants: {few: {columns: [u], leaking: []}}
+        """
+    )
+    return path
+
+
 WRONG_CALLS = {
     "no such verb": ["fly"],
     "no such option": ["build", "--fast"],
@@ -152,6 +174,9 @@ WRONG_CALLS = {
     "empty region": ["export", "CUBE", "out.fits", "--cone", "10 80 0.01"],
     "check of nothing": ["check", "nowhere"],
     "unknown recipe": ["study", "astrology"],
+    "unknown variant": ["study", "sfr", "--variant", "andromeda"],
+    "unknown product": ["mock", "sky", "--products", "frames,horoscopes"],
+    "table without the label": ["study", "KINDS", "--data", "ELSEWHERE"],
     "study of nothing": ["study", "sfr", "--data", "nowhere"],
     "study without labels": ["study", "sfr", "--data", "CUBE"],
     "labels with other columns": ["study", "sfr", "--data", "CUBE", "--labels", "TABLE"],
@@ -177,6 +202,7 @@ def test_a_wrong_call_gets_one_line_and_a_remedy(skyfuse, small_sky, cube, tmp_p
         "HERE": f"{row.ra} {row.dec}",
         "TABLE": tmp_path / "table.csv",
         "ELSEWHERE": tmp_path / "elsewhere.csv",
+        "KINDS": kinds(tmp_path),
     }
     done = skyfuse(*(words.get(word, word) for word in WRONG_CALLS[case]))
     assert done.code in (1, 2)
@@ -205,6 +231,35 @@ def test_coordinates_are_read_as_users_write_them(skyfuse, cube):
             cuts.append(next(np.asarray(hdu.data) for hdu in hdus if hdu.data is not None))
     np.testing.assert_array_equal(cuts[0], cuts[1])
     np.testing.assert_array_equal(cuts[0], cuts[2])
+
+
+def test_a_table_is_classified_and_new_rows_are_predicted(skyfuse, tmp_path):
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame(rng.normal(size=(240, 2)), columns=["u", "g"])
+    table["leak"] = table["u"] + 0.1 * rng.normal(size=240)
+    table["kind"] = np.where(table["u"] + 0.2 * rng.normal(size=240) > 0, "blue", "red")
+    table["err_u"] = 0.2
+    for name, rows in (("one", slice(0, 120)), ("two", slice(120, 240))):
+        table[rows].to_csv(tmp_path / f"{name}.csv", index=False)
+    done = skyfuse("study", kinds(tmp_path), "--data", "one.csv", "--data", "two.csv", "-o", "out")
+    assert done.code == 0, done.err
+    assert "macro F1" in done.out
+    assert "table + leaks" in done.out
+    results = pd.read_parquet("out/study/results.parquet").set_index("cell")
+    assert results.loc["tree-table", "test_accuracy"] > 0.8
+    assert len(pd.read_parquet("out/study/objects.parquet")) == 240
+    few = skyfuse("study", "kinds.yaml", "--variant", "few", "--data", "one.csv", "-o", "few", "--json")
+    assert few.code == 0, few.err
+    assert [row["cell"] for row in json.loads(few.out)] == ["tree-table"]
+    facts = json.loads(Path("few/study/study.json").read_text())
+    assert (facts["variant"], facts["data"], facts["quick"]) == ("few", "user", False)
+    model = "out/study/cells/tree-table/model"
+    told = skyfuse("predict", model, "two.csv", "-o", "new.csv", "--draws", 4)
+    assert told.code == 0, told.err
+    found = pd.read_csv("new.csv")
+    assert {"kind", "p_blue", "p_red", "kind_set", "kind_agreement"} <= set(found)
+    assert (found["kind"].to_numpy() == table["kind"].to_numpy()[120:]).mean() > 0.8
+    assert skyfuse("embed", "out/dataset", "--modality", "table", "-o", "at.csv").code == 0
 
 
 def test_no_verb_lists_the_verbs(skyfuse):

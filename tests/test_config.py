@@ -1,14 +1,34 @@
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skyfuse.config import Recipe, inputs_of, load_recipe, recipe_names
+from skyfuse.config import Recipe, load_recipe, recipe_names
 from skyfuse.errors import UsageError
 
 
 def sfr() -> dict:
     return load_recipe("sfr").model_dump(mode="json")
+
+
+def table_recipe(**changes) -> dict:
+    """Return a classification by a table in which one column leaks."""
+    content = {
+        "name": "kinds",
+        "title": "Kinds",
+        "task": {
+            "label": "kind",
+            "title": "kind",
+            "definition": "made up",
+            "kind": "classification",
+            "forbidden": {"redshift": "fitted with the class", "ew": "needs the redshift"},
+        },
+        "modalities": ["table"],
+        "columns": ["u", "g", "u-g"],
+        "leaking": ["redshift"],
+        "models": {"tree": {}},
+    }
+    return content | changes
 
 
 def written(tmp_path, data):
@@ -24,16 +44,13 @@ def test_sfr_follows_the_original_study():
     assert max(recipe.models["vggnet12"].grid["learning_rate"]) == 1e-3
     assert recipe.models["vggnet12"].fixed == {"dropout": 0.5, "patience": 30}
     assert set(recipe.models["lightgbm"].grid) == {"learning_rate", "max_depth"}
-    assert (recipe.split.train, recipe.split.valid, recipe.split.test, recipe.split.folds) == (
-        0.6,
-        0.2,
-        0.2,
-        5,
-    )
+    assert recipe.split.train == 0.6
+    assert recipe.split.valid + recipe.split.calibration == pytest.approx(0.2)
+    assert recipe.split.folds == 5
     assert recipe.zooms["image"] == [0, 1, 2, 3]
     assert set(recipe.zooms["spectrum"]) >= {0, 1, 2, 3}
     best = next(p for p in recipe.published if (p.model, p.fusion) == ("lightgbm", "early"))
-    assert (best.r2, best.mae, best.rmse) == (0.308, 0.19, 0.32)
+    assert best.scores == {"r2": 0.308, "mae": 0.19, "rmse": 0.32}
 
 
 def test_quick_is_smaller_and_still_whole():
@@ -63,6 +80,37 @@ def test_quick_merges_sections_and_replaces_lists_and_grids():
     assert quick.models["vggnet12"].model_dump() == data["models"]["vggnet12"]
     assert quick.embeddings.methods == ["pca"]
     assert quick.embeddings.zooms == data["embeddings"]["zooms"]
+
+
+def test_null_takes_an_entry_or_a_field_away():
+    data = sfr()
+    new = {"forest": {"grid": None}}
+    data["quick"] = {"models": {"vggnet12": None, **new}, "task": {"attainable": None}}
+    quick = Recipe.model_validate(data).shortened()
+    assert list(quick.models) == ["tree", "lightgbm", "forest"]
+    assert quick.task.attainable is None
+
+
+def test_a_variant_brings_its_own_data_and_its_own_short_run():
+    data = table_recipe(
+        variants={
+            "other": {
+                "task": {"classes": {"x": ["X"], "y": ["Y"]}},
+                "columns": ["g"],
+                "leaking": [],
+                "quick": {"bootstrap": 300},
+            }
+        },
+        quick={"bootstrap": 200},
+    )
+    recipe = Recipe.model_validate(data)
+    other = recipe.varied("other")
+    assert list(other.task.classes) == ["x", "y"]
+    assert (other.columns, other.leaking) == (["g"], [])
+    assert other.task.forbidden == recipe.task.forbidden
+    assert (recipe.shortened().bootstrap, other.shortened().bootstrap) == (200, 300)
+    with pytest.raises(UsageError, match="has no variant 'real'; its variants are: other"):
+        recipe.varied("real")
 
 
 def test_a_wrong_override_is_an_error_that_says_so(tmp_path):
@@ -100,23 +148,47 @@ def test_every_field_is_documented():
         (["models", "tree", "gird"], {}, r"unknown field models.tree.gird; the fields there are fixed, grid"),
         (
             ["task", "kind"],
-            "classification",
-            r"field task.kind is \"classification\"; allowed are 'regression'",
+            "ranking",
+            r"field task.kind is \"ranking\"; allowed are 'regression'",
         ),
         (["fusions"], ["image", "middle"], r"field fusions.1 is \"middle\"; allowed are 'image'"),
-        (["fusions"], ["image", "late-mean"], r"late-mean needs image and spectrum in fusions too"),
-        (["modalities"], ["image"], r"modalities does not name spectrum"),
+        (["fusions"], ["image", "late-mean"], r"fusions names late-mean; name image and spectrum there too"),
+        (["modalities"], ["image"], r"zooms names spectrum, which modalities does not; name it there too"),
         (["zooms", "image"], [0, 5], r"zooms.image holds zooms from 0 to 4"),
         (["zooms", "image"], [1, 1], r"each once"),
         (["reference"], {"image": 1}, r"reference.spectrum is needed"),
-        (["split", "train"], 0.7, r"field split: train \+ valid \+ test must be 1"),
+        (["split", "train"], 0.7, r"field split: train \+ valid \+ calibration \+ test must be 1"),
         (["split", "folds"], 2, r"field split.folds is 2; .*3"),
         (["models"], {}, r"field models is \{\}; "),
         (["models", "tree", "grid", "max_depth"], [], r"grid.max_depth is empty; name at least one value"),
         (["models", "tree", "grid", "max_depth"], [2, 2], r"grid.max_depth repeats a value"),
         (["models", "tree", "fixed", "max_depth"], 3, r"max_depth stands in both fixed and grid"),
-        (["flaws", 0, "model"], "forest", r"flaws.0.model.*forest is not among models"),
+        (["flaws", 0, "model"], "forest", r"flaws.0.model names forest; choose among models"),
         (["flaws", 0, "fusion"], None, r"variant, model and fusion belong together"),
+        (["flaws", 0, "fusion"], "table", r"flaws.0.fusion names table; choose among"),
+        (
+            ["models", "tree", "fusions"],
+            ["table"],
+            r"models.tree.fusions names table; name it in fusions too",
+        ),
+        (
+            ["models", "tree", "fusions"],
+            ["late-mean"],
+            r"models.tree.fusions names late-mean; name image and spectrum there too",
+        ),
+        (["models", "tree", "space"], {"a": {"low": 1, "high": 2}}, r"tree.space needs a random or bayesian"),
+        (["models", "tree", "space"], {"a": {"low": 2, "high": 1}}, r"space.a: low must lie below high"),
+        (["models", "tree", "space"], {"a": {}}, r"a space is either choices or low and high"),
+        (["models", "tree", "space"], {"a": {"low": 0, "high": 1, "log": True}}, r"needs a positive low"),
+        (["models", "tree", "space"], {"max_depth": {"choices": [1]}}, r"max_depth stands in both grid"),
+        (["sizes"], [100], r"sizes and learning belong together"),
+        (["search"], {"scored": 9}, r"search.scored is above split.folds"),
+        (["balance"], "smote", r"balance smote needs a classification"),
+        (["split", "rounds"], 5, r"split.rounds above 1 leaves no part for tuning"),
+        (["split", "column"], "survey", r"column and parts belong together"),
+        (["mock", "shares"], [1, 1, 0], r"shares are not negative and must add up to 1"),
+        (["modalities"], ["image", "spectrum", "table"], r"columns is empty"),
+        (["funnel", "where"], {"r": {"low": 1}}, r"field funnel.where.r is"),
         (["bootstrap"], "many", r"field bootstrap is \"many\""),
         (["name"], "My Study", r"field name is \"My Study\""),
     ],
@@ -177,9 +249,65 @@ def test_one_seed_reaches_sky_split_and_models():
 
 
 def test_inputs_of_fusions():
-    assert inputs_of("image") == ("image",)
-    assert inputs_of("spectrum") == ("spectrum",)
-    assert inputs_of("late-mean") == inputs_of("early") == ("image", "spectrum")
+    recipe = load_recipe("sfr")
+    assert recipe.inputs_of("image") == ("image",)
+    assert recipe.inputs_of("late-mean") == recipe.inputs_of("early") == ("image", "spectrum")
+    both = Recipe.model_validate(table_recipe(modalities=["table", "spectrum"], reference={"spectrum": 2}))
+    assert both.fusions == ["table", "spectrum", "early", "late-mean", "late-weighted"]
+    assert both.inputs_of("early") == ("table", "spectrum")
+    assert both.views() == {"table": [0], "spectrum": [2]}
+    assert Recipe.model_validate(table_recipe()).fusions == ["table"]
+
+
+# -------------------------------------------------------------------------------- leakage
+
+
+def test_leaking_columns_are_used_beside_the_sound_ones_alone():
+    recipe = Recipe.model_validate(table_recipe(columns=["u", "redshift", "g"]))
+    assert recipe.sound_columns == ["u", "g"]
+    assert recipe.leaky_columns == ["u", "g", "redshift"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"leaking": [], "columns": ["u", "redshift"]},
+            r"columns holds redshift, .*\(fitted with the class\)",
+        ),
+        ({"columns": ["u", "REDSHIFT-u"]}, r"columns holds REDSHIFT-u, which gives the answer away"),
+        (
+            {"columns": ["u", "log10(Redshift)"]},
+            r"columns holds log10\(Redshift\), .*(fitted with the class)",
+        ),
+        ({"columns": ["u", "g-log10(redshift)"]}, r"columns holds g-log10\(redshift\), .*(fitted)"),
+        ({"columns": ["u", "red*"]}, r"columns holds red\*, .*; drop it, or name it in leaking"),
+        ({"columns": ["u", "ew_halpha"]}, r"columns holds ew_halpha, .*\(needs the redshift\)"),
+        ({"columns": ["u", "ew_*"]}, r"columns holds ew_\*"),
+        ({"columns": ["Kind", "u"]}, r"columns holds Kind, .*\(it is the label\)"),
+        ({"columns": ["u", "kind"], "leaking": ["kind"]}, r"columns holds kind, .*\(it is the label\)"),
+        ({"leaking": ["g"]}, r"leaking holds g, which is not forbidden; name it in columns instead"),
+        ({"columns": ["redshift"]}, r"columns holds leaking columns alone"),
+    ],
+)
+def test_the_guard_refuses_what_gives_the_answer_away(tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message):
+        load_recipe(written(tmp_path, table_recipe(**changes)))
+
+
+@pytest.mark.parametrize("column", ["u", "g-u", "reds", "news_ew", "mag*", "z-err"])
+def test_the_guard_lets_other_columns_pass(column):
+    recipe = Recipe.model_validate(table_recipe(columns=["u", column]))
+    assert recipe.forbids(column) is None
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_and_variant_is_whole_also_when_short(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.shows
+    for own in (recipe, *(recipe.varied(variant) for variant in recipe.variants)):
+        assert own.shortened().quick == {}
 
 
 @settings(max_examples=40, deadline=None)
@@ -191,6 +319,7 @@ def test_inputs_of_fusions():
     ),
     st.sampled_from(sorted(Recipe.model_fields)),
 )
+@example(value={"\n": None}, field="embeddings")
 def test_any_value_in_any_field_is_taken_or_named(tmp_path_factory, value, field):
     data = sfr()
     data[field] = value

@@ -32,6 +32,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Templates = Annotated[
+    Path | None, typer.Option(help="Folder of SDSS spEigen*.fits, for mock spectra and template fits.")
+]
 Workers = Annotated[
     int | None,
     typer.Option(help="Worker processes; by default one for each processor.", min=1, show_default=False),
@@ -144,13 +147,18 @@ def demo(
 
     Example: skyfuse demo
     """
-    _study("sfr", None, folder, None, True, seed, as_json)
+    _study("sfr", None, [], folder, None, None, True, seed, as_json)
 
 
 @app.command()
 def mock(
     folder: Annotated[Path, typer.Argument(help="Where the survey files go.")],
     fields: Annotated[int, typer.Option(help="Number of fields, 13.5′ × 9.8′ each.", min=1)] = 2,
+    products: Annotated[
+        str,
+        typer.Option(help="What is written: frames,spectra,sfr,gaia,zoo,lamost,catalogue,scene."),
+    ] = "frames,spectra,sfr",
+    z_max: Annotated[float, typer.Option(help="Highest redshift of the galaxies.")] = 0.1,
     objects: Annotated[int, typer.Option(help="Number of objects with a spectrum.", min=1)] = 1500,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.", min=0)] = 7,
     templates: Annotated[
@@ -160,7 +168,7 @@ def mock(
 ) -> None:
     """Write a sky with known truth in the surveys' own formats.
 
-    Example: skyfuse mock sky --fields 2 --objects 1500 --seed 7
+    Example: skyfuse mock sky --fields 2 --objects 1500 --products spectra,gaia --seed 7
     """
     from dataclasses import asdict
 
@@ -168,7 +176,14 @@ def mock(
 
     with _progress() as progress:
         summary = write_mock(
-            folder, fields=fields, objects=objects, seed=seed, templates=templates, progress=progress
+            folder,
+            fields=fields,
+            objects=objects,
+            seed=seed,
+            products=products.replace(",", " ").split(),
+            z_max=z_max,
+            templates=templates,
+            progress=progress,
         )
     _say(str(summary), as_json, asdict(summary))
 
@@ -371,15 +386,19 @@ def check(cube: Annotated[Path, typer.Argument(help="The cube.")], as_json: Json
 def study(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a recipe file.")],
     data: Annotated[
-        Path | None,
-        typer.Option(help="A cube, a dataset or a folder of survey files; by default a mock sky is made."),
+        list[Path] | None,
+        typer.Option(
+            help="A cube, a dataset, files or a folder; may be repeated; by default a mock sky is made."
+        ),
     ] = None,
+    variant: Annotated[str | None, typer.Option(help="A variant of the recipe, e.g. for other data.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the study.")] = Path(
         "skyfuse-study"
     ),
     labels: Annotated[
-        Path | None, typer.Option(help="Table of labels; by default the one found among the survey files.")
+        Path | None, typer.Option(help="Table of labels; by default the one found among the files.")
     ] = None,
+    templates: Templates = None,
     quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's seed.")] = None,
     as_json: Json = False,
@@ -388,30 +407,35 @@ def study(
 
     Example: skyfuse study sfr --data sky/ -o sfr-study
     """
-    _study(recipe, data, output, labels, quick, seed, as_json)
+    _study(recipe, variant, data or [], output, labels, templates, quick, seed, as_json)
 
 
 def _study(
     recipe: str,
-    data: Path | None,
+    variant: str | None,
+    data: list[Path],
     output: Path,
     labels: Path | None,
+    templates: Path | None,
     quick: bool,
     seed: int | None,
     as_json: bool,
 ) -> None:
-    from skyfuse.config import load_recipe
+    from dataclasses import replace
+
     from skyfuse.study.prepare import prepare
     from skyfuse.study.run import Study
 
-    plan = load_recipe(recipe)
+    plan = Study.from_recipe(recipe, variant=variant, quick=quick)
     if seed is not None:
-        plan = plan.with_seed(seed)
+        plan = replace(plan, recipe=plan.recipe.with_seed(seed))
     with _progress() as progress:
         dataset, truth = prepare(
-            plan.shortened() if quick else plan, output, source=data, labels=labels, progress=progress
+            plan.recipe, output, sources=data, labels=labels, templates=templates, progress=progress
         )
-        result = Study(plan).run(dataset, output / "study", progress=progress, truth=truth, quick=quick)
+        result = plan.run(
+            dataset, output / "study", progress=progress, truth=truth, mock=not data, templates=templates
+        )
     if as_json:
         typer.echo(result.results.to_json(orient="records", indent=2))
     else:
@@ -425,27 +449,36 @@ def _study(
 @app.command()
 def tune(
     recipe: Annotated[
-        str, typer.Argument(help="Name of a shipped recipe, or a recipe file: it holds the grids.")
+        str, typer.Argument(help="Name of a shipped recipe, or a recipe file: it says what to try.")
     ],
     dataset: Annotated[Path, typer.Argument(help="The dataset.")],
     model: Annotated[str, typer.Option(help="Model of the recipe.")] = "lightgbm",
-    modality: Annotated[str, typer.Option(help="image, spectrum or early.")] = "early",
+    modality: Annotated[str, typer.Option(help="image, spectrum, table or early.")] = "early",
+    variant: Annotated[str | None, typer.Option(help="A variant of the recipe.")] = None,
+    templates: Templates = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the trials.")] = Path(
         "skyfuse-tune"
     ),
     quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Search a model's grid by 5-fold cross-validation on the training part; run again to resume.
+    """Search a model's parameters by cross-validation on the training part; run again to resume.
 
     Example: skyfuse tune sfr sfr-study/dataset --model lightgbm --modality early
     """
     from skyfuse.dataset import Dataset
     from skyfuse.study.run import Study
 
-    plan = Study.from_recipe(recipe, quick=quick)
+    plan = Study.from_recipe(recipe, variant=variant, quick=quick)
     with _progress() as progress:
-        trials = plan.tune(Dataset.open(dataset), output, model=model, modality=modality, progress=progress)
+        trials = plan.tune(
+            Dataset.open(dataset),
+            output,
+            model=model,
+            modality=modality,
+            templates=templates,
+            progress=progress,
+        )
     _say(trials.to_string(index=False), as_json, {"trials": trials.to_dict(orient="records")})
 
 
@@ -456,8 +489,8 @@ def embed(
         "embedding.parquet"
     ),
     method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
-    modality: Annotated[str, typer.Option(help="image or spectrum.")] = "spectrum",
-    zoom: Annotated[int, typer.Option(help="0 is native.")] = 3,
+    modality: Annotated[str, typer.Option(help="image, spectrum or table.")] = "spectrum",
+    zoom: Annotated[int, typer.Option(help="0 is native; a table has none.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the method.", min=0)] = 7,
     as_json: Json = False,
 ) -> None:
@@ -477,13 +510,17 @@ def embed(
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
-    data: Annotated[Path, typer.Argument(help="A cube, a dataset or a folder of FITS files.")],
+    data: Annotated[Path, typer.Argument(help="A cube, a dataset, a file or a folder of files.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .parquet or .csv.")] = Path(
         "predictions.parquet"
     ),
+    draws: Annotated[
+        int, typer.Option(help="Redraw the inputs within their σ so many times; 0 does not.", min=0)
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 7,
     as_json: Json = False,
 ) -> None:
-    """Predict with a saved model on new files.
+    """Predict with a saved model on new files, with intervals or sets of classes.
 
     Example: skyfuse predict sfr-study/study/cells/lightgbm-early-i2-s3/model newfield/ -o sfr.csv
     """
@@ -491,7 +528,7 @@ def predict(
 
     output = _tabular(output)
     with _progress() as progress:
-        table = predict_path(model, data, progress=progress)
+        table = predict_path(model, data, draws=draws, seed=seed, progress=progress)
     _write_table(table, output)
     _say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
 

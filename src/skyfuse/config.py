@@ -8,22 +8,30 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from skyfuse.errors import UsageError
 
-Modality = Literal["image", "spectrum"]
-Fusion = Literal["image", "spectrum", "early", "late-mean", "late-weighted"]
+Kind = Literal["regression", "classification", "reconstruction"]
+Modality = Literal["image", "spectrum", "table"]
+Fusion = Literal["image", "spectrum", "table", "early", "late-mean", "late-weighted"]
 Variant = Literal["tiny-pixels", "shuffled-bands", "complete-only"]
+Reader = Literal["cube", "table", "gaia-xp", "images", "scene"]
+Product = Literal["frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene"]
+Part = Literal["train", "valid", "calibration", "test"]
 Scalar = bool | int | float | str
 
-MODALITIES: tuple[Modality, ...] = ("image", "spectrum")
-FUSIONS: tuple[Fusion, ...] = ("image", "spectrum", "early", "late-mean", "late-weighted")
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+PARTS: tuple[str, ...] = get_args(Part)
+
+DERIVED = {"ew": "ew_*", "indices": "idx_*", "morphology": "morph_*"}
+"""Columns that each name in `derive` stands for."""
 
 
 class _Part(BaseModel):
@@ -33,11 +41,35 @@ class _Part(BaseModel):
 class Task(_Part):
     """What is predicted."""
 
-    label: str = Field(description="Column of the dataset's table that holds the label.")
+    label: str = Field(
+        description="Column of the dataset's table that holds the label; for a reconstruction, the column by "
+        "which views are coloured."
+    )
     title: str = Field(description="The label as axes and tables name it, e.g. `log SFR`.")
-    unit: str = Field(description="Unit of the label as printed, e.g. `dex`.")
+    unit: str = Field("", description="Unit of the label as printed, e.g. `dex`; empty for classes.")
     definition: str = Field(description="What the label means and where it comes from, in one sentence.")
-    kind: Literal["regression"] = Field("regression", description="Kind of task.")
+    kind: Kind = Field("regression", description="Kind of task.")
+    redshift: bool = Field(
+        False, description="The label is a redshift: bias, σ_NMAD and outliers of Δz/(1+z) are stated too."
+    )
+    outlier: float = Field(0.15, gt=0, description="Size of Δz/(1+z) above which a redshift is an outlier.")
+    classes: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="Classes in their order, each with regular expressions that a label must match in full; "
+        "the first match counts, rows without one are dropped and counted. Empty: the labels as they are.",
+    )
+    forbidden: dict[str, str] = Field(
+        default_factory=dict,
+        description="Columns that carry the answer, each with the reason; `*` stands for any letters, `ew` "
+        "and other names in `derive` for what is derived under them.",
+    )
+    level: float = Field(0.9, gt=0.5, lt=1, description="Level of the prediction intervals and sets.")
+    attainable: str | None = Field(
+        None, description="Column of the mock's truth with the σ of the label that no model can beat."
+    )
+    magnitude: str | None = Field(
+        None, description="Column of the table, `a-b` for a difference, by which results are broken down."
+    )
 
 
 class MockSource(_Part):
@@ -46,12 +78,42 @@ class MockSource(_Part):
     fields: int = Field(2, ge=1, description="Number of imaging fields.")
     objects: int = Field(1500, ge=20, description="Number of objects with a spectrum.")
     seed: int = Field(7, ge=0, description="Seed of the sky.")
+    products: list[Product] = Field(
+        default=["frames", "spectra", "sfr"], min_length=1, description="What is written."
+    )
+    z_max: float = Field(0.1, gt=0.02, description="Highest redshift of the galaxies.")
+    shares: list[float] = Field(
+        default=[0.78, 0.11, 0.11],
+        min_length=3,
+        max_length=3,
+        description="Shares of galaxies, quasars and stars; they add up to 1.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> MockSource:
+        if min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-9:
+            raise ValueError("shares are not negative and must add up to 1")
+        return self
+
+
+class Simulation(_Part):
+    """Mock spectra that join the user's own: simulation to reality."""
+
+    objects: int = Field(ge=20, description="Number of simulated objects.")
+    z_max: float = Field(0.1, gt=0.02, description="Highest redshift of the simulated galaxies.")
 
 
 class Funnel(_Part):
     """Which objects the dataset keeps; the steps are counted one by one."""
 
-    flag_zero: bool = Field(True, description="Keep only labels of good quality (FLAG = 0).")
+    flag_zero: bool = Field(
+        True, description="Keep only labels of good quality: FLAG = 0 of a table, ZWARNING = 0 of spectra."
+    )
+    where: dict[str, list[str | float | None]] = Field(
+        default_factory=dict,
+        description="Conditions on columns: for numbers [lowest, highest] with null for none, for text "
+        "regular expressions of which one must match in full.",
+    )
     complete_spectra: bool = Field(
         False, description="Drop every spectrum with an invalid bin, as the original study did."
     )
@@ -60,13 +122,48 @@ class Funnel(_Part):
     )
 
 
-class ModelPlan(_Part):
-    """One model: what is fixed and what is tuned."""
+class Space(_Part):
+    """Values among which a random or Bayesian search draws one parameter: a range, or choices."""
 
-    fixed: dict[str, Scalar] = Field(default_factory=dict, description="Parameters given as they are.")
-    grid: dict[str, list[Scalar]] = Field(
-        default_factory=dict, description="Parameters tuned by cross-validation: every combination is tried."
+    low: float | None = Field(None, description="Lowest value.")
+    high: float | None = Field(None, description="Highest value; whole numbers for both mean whole numbers.")
+    log: bool = Field(False, description="Draw evenly in the logarithm.")
+    step: float | None = Field(None, gt=0, description="Distance of the values.")
+    choices: list[Scalar] = Field(default_factory=list, description="The values themselves.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Space:
+        if bool(self.choices) == (self.low is not None or self.high is not None):
+            raise ValueError("a space is either choices or low and high: give one of them")
+        if not self.choices and (self.low is None or self.high is None or self.low >= self.high):
+            raise ValueError("low must lie below high: give both")
+        if self.log and (self.low is None or self.low <= 0 or self.step is not None):
+            raise ValueError("log needs a positive low and no step: correct it")
+        return self
+
+
+class ModelPlan(_Part):
+    """One model: what is fixed, what is tuned, and what it reads."""
+
+    fixed: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict, description="Parameters given as they are."
     )
+    grid: dict[str, list[Scalar]] = Field(
+        default_factory=dict,
+        description="Parameters tuned by cross-validation: a grid search tries every combination, other "
+        "searches draw among the values.",
+    )
+    space: dict[str, Space] = Field(
+        default_factory=dict, description="Parameters that a random or Bayesian search draws."
+    )
+    fusions: list[Fusion] | None = Field(
+        None, min_length=1, description="Inputs of this model; by default all fusions of the recipe."
+    )
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there is more than one point to try."""
+        return bool(self.space) or any(len(values) > 1 for values in self.grid.values())
 
     @model_validator(mode="after")
     def _check(self) -> ModelPlan:
@@ -75,25 +172,51 @@ class ModelPlan(_Part):
                 raise ValueError(f"grid.{name} is empty: name at least one value")
             if len(set(values)) < len(values):
                 raise ValueError(f"grid.{name} repeats a value: name each value once")
-        both = sorted(set(self.fixed) & set(self.grid))
-        if both:
-            raise ValueError(f"{', '.join(both)} stands in both fixed and grid: keep one of them")
+        for one, other in (("fixed", "grid"), ("fixed", "space"), ("grid", "space")):
+            both = sorted(set(getattr(self, one)) & set(getattr(self, other)))
+            if both:
+                raise ValueError(f"{', '.join(both)} stands in both {one} and {other}: keep one of them")
         return self
+
+
+class Search(_Part):
+    """How parameters are tuned, by cross-validation inside the training part."""
+
+    method: Literal["grid", "random", "bayesian"] = Field("grid", description="Kind of search.")
+    trials: int = Field(20, ge=1, description="Points that a random or Bayesian search tries.")
+    scored: int | None = Field(
+        None, ge=1, description="Folds that score each point, the first ones; by default all of them."
+    )
 
 
 class Split(_Part):
     """How objects are divided; frozen in the dataset before any model is fitted."""
 
     train: float = Field(0.6, gt=0, lt=1, description="Share of objects that models learn from.")
-    valid: float = Field(0.2, gt=0, lt=1, description="Share that stops training and chooses between models.")
+    valid: float = Field(0.1, gt=0, lt=1, description="Share that stops training and chooses between models.")
+    calibration: float = Field(0.1, gt=0, lt=1, description="Share that sets intervals and sets.")
     test: float = Field(0.2, gt=0, lt=1, description="Share on which results are stated.")
     folds: int = Field(5, ge=3, description="Cross-validation folds of the training part, for tuning.")
     seed: int = Field(0, ge=0, description="Seed of the split.")
+    rounds: int = Field(
+        1,
+        ge=1,
+        description="1: hold out. k > 1: cross-validation, each object in exactly one test part of k.",
+    )
+    column: str | None = Field(None, description="Column of the table that tells the part of each object.")
+    parts: dict[Part, list[str]] = Field(
+        default_factory=dict,
+        description="Values of that column by part, `*` for any letters; parts not named are taken out of "
+        "the training part. With rounds, rows of the values named for train always train, and only the "
+        "others are tested.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Split:
-        if abs(self.train + self.valid + self.test - 1) > 1e-9:
-            raise ValueError("train + valid + test must be 1")
+        if abs(self.train + self.valid + self.calibration + self.test - 1) > 1e-9:
+            raise ValueError("train + valid + calibration + test must be 1")
+        if bool(self.parts) != (self.column is not None):
+            raise ValueError("column and parts belong together: give both or none")
         return self
 
 
@@ -103,9 +226,16 @@ class Embeddings(_Part):
     methods: list[Literal["pca", "tsne", "umap"]] = Field(
         default=["pca", "tsne", "umap"], description="Which methods."
     )
-    zooms: dict[Modality, list[int]] = Field(
-        default={"image": [0, 1, 2, 3], "spectrum": [0, 1, 2, 3]}, description="At which zooms."
+    zooms: dict[Modality, list[int]] | None = Field(
+        None, description="Of which modalities, at which zooms; by default all at their reference zooms."
     )
+
+
+class Learning(_Part):
+    """Whose scores are measured against the size of the training part."""
+
+    models: list[str] = Field(min_length=1, description="Models.")
+    fusion: Fusion = Field(description="Their input.")
 
 
 class Flaw(_Part):
@@ -120,7 +250,7 @@ class Flaw(_Part):
         "`complete-only` trains on spectra without an invalid bin alone.",
     )
     model: str | None = Field(None, description="Model with which the effect is measured.")
-    fusion: Literal["image", "spectrum", "early"] | None = Field(
+    fusion: Literal["image", "spectrum", "table", "early"] | None = Field(
         None, description="Input with which the effect is measured."
     )
 
@@ -135,11 +265,12 @@ class Flaw(_Part):
 class Published(_Part):
     """A figure that the authors of the original study state for their data; quoted, never compared."""
 
-    model: str = Field(description="Model.")
-    fusion: Fusion = Field(description="Input.")
-    r2: float | None = Field(None, description="R².")
-    mae: float | None = Field(None, description="Mean absolute error.")
-    rmse: float | None = Field(None, description="Root mean square error.")
+    model: str = Field(description="Model, in the words of the recipe or of the authors.")
+    fusion: str = Field("", description="Input, in the words of the recipe or of the authors.")
+    scores: dict[str, float] = Field(min_length=1, description="Scores by name, e.g. `r2: 0.308`.")
+    data: str = Field("", description="Their data, e.g. `11,179 galaxies`.")
+    split: str = Field("", description="Their split, e.g. `60/20/20`.")
+    comparable: bool = Field(False, description="Their data and split are those of this recipe.")
 
 
 class Recipe(_Part):
@@ -148,56 +279,214 @@ class Recipe(_Part):
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$", description="Short name, e.g. `sfr`.")
     title: str = Field(description="Title of the report.")
     task: Task = Field(description="What is predicted.")
+    reader: Reader = Field("cube", description="What the data is made from.")
     mock: MockSource = Field(
         default=MockSource.model_validate({}), description="Mock sky used when no data is given."
     )
+    simulate: Simulation | None = Field(
+        None, description="Simulated spectra that join the user's data, with `mock` in the column survey."
+    )
     funnel: Funnel = Field(default=Funnel.model_validate({}), description="Which objects are kept.")
-    modalities: list[Modality] = Field(default=["image", "spectrum"], description="Inputs of the dataset.")
+    every_spectrum: bool = Field(
+        False, description="One row for each spectrum instead of one for each object; epochs stay together."
+    )
+    image_size: int = Field(64, ge=8, description="Pixels on a side of colour images, at zoom 0.")
+    derive: list[Literal["ew", "indices", "morphology"]] = Field(
+        default_factory=list,
+        description="Columns made from the arrays: `ew` rest-frame equivalent widths, `ew_…`; `indices` line "
+        "indices in the observed frame, `idx_…`; `morphology` profile and moments of images, `morph_…`.",
+    )
+    smooth: float = Field(0, ge=0, description="Gaussian σ, in bins, by which spectra are smoothed.")
+    modalities: list[Modality] = Field(
+        default=["image", "spectrum"], min_length=1, description="Inputs of the dataset."
+    )
+    columns: list[str] = Field(
+        default_factory=list,
+        description="Columns of the table that are inputs; `a-b` is a difference, `*` any letters.",
+    )
+    leaking: list[str] = Field(
+        default_factory=list,
+        description="Forbidden columns used all the same: what reads the table runs without and with them.",
+    )
     zooms: dict[Modality, list[int]] = Field(
-        description="Zooms of the resolution study: each model is fitted at each of them."
+        default_factory=dict,
+        description="Zooms of the resolution study: each model is fitted at each of them.",
     )
     reference: dict[Modality, int] = Field(
-        description="Zooms at which fusions are compared and parameters tuned."
+        default_factory=dict,
+        description="Zooms at which fusions are compared and parameters tuned; tables have none.",
     )
     models: dict[str, ModelPlan] = Field(min_length=1, description="Models by name, with their parameters.")
-    fusions: list[Fusion] = Field(default=list(FUSIONS), min_length=1, description="Inputs compared.")
-    split: Split = Field(default=Split.model_validate({}), description="Training, validation and test parts.")
+    fusions: list[Fusion] = Field(
+        default_factory=list,
+        description="Inputs compared; by default each modality, and with several early and late fusion too.",
+    )
+    balance: Literal["none", "weights", "smote", "rarest"] = Field(
+        "none", description="How unequal classes are balanced, on the training part alone."
+    )
+    sizes: list[int] = Field(default_factory=list, description="Sizes of the training part, for `learning`.")
+    learning: Learning | None = Field(None, description="Scores against the size of the training part.")
+    search: Search = Field(default=Search.model_validate({}), description="How parameters are tuned.")
+    split: Split = Field(default=Split.model_validate({}), description="The parts of the data.")
     embeddings: Embeddings = Field(
         default=Embeddings.model_validate({}), description="Two-dimensional views."
     )
+    clusters: int = Field(0, ge=0, description="Number of k-means clusters of the inputs; 0 makes none.")
     bootstrap: int = Field(5000, ge=200, description="Bootstrap samples behind each interval.")
     seed: int = Field(0, ge=0, description="The one seed from which every cell's seed follows.")
     flaws: list[Flaw] = Field(default_factory=list, description="Known flaws of the original study.")
     published: list[Published] = Field(default_factory=list, description="The authors' own figures.")
     source: str = Field("", description="The original study, as the report cites it.")
+    shows: str = Field("", description="What the study shows, in one line.")
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="Overrides by name, e.g. for other data: same fields; sections merge; lists, grids, "
+        "spaces, classes, parts and conditions are replaced; null takes a field or an entry away.",
+    )
     quick: dict[str, Any] = Field(
         default_factory=dict,
-        description="Overrides for a short run: same fields; sections merge, lists and grids are replaced.",
+        description="Overrides for a short run, likewise; a variant may hold its own.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, data: Any) -> Any:
+        """Name the default fusions, which depend on the modalities."""
+        if not isinstance(data, dict) or data.get("fusions"):
+            return data
+        modalities = data.get("modalities", ["image", "spectrum"])
+        if not isinstance(modalities, list):
+            return data
+        joined = ["early", "late-mean", "late-weighted"] if len(modalities) > 1 else []
+        return {**data, "fusions": [*modalities, *joined]}
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        for field, zooms in (("zooms", self.zooms), ("embeddings.zooms", self.embeddings.zooms)):
+        for field, zooms in (("zooms", self.zooms), ("embeddings.zooms", self.embeddings.zooms or {})):
             for modality, levels in zooms.items():
                 if modality not in self.modalities:
-                    raise ValueError(f"{field}.{modality}: modalities does not name {modality}")
+                    raise ValueError(
+                        f"{field} names {modality}, which modalities does not: name it there too"
+                    )
                 if any(not 0 <= z <= 4 for z in levels) or len(set(levels)) < len(levels):
                     raise ValueError(f"{field}.{modality} holds zooms from 0 to 4, each once")
         for modality in self.modalities:
-            if not 0 <= self.reference.get(modality, -1) <= 4:
+            if modality == "table":
+                if not self.columns:
+                    raise ValueError("columns is empty: name the columns of the table that are inputs")
+            elif not 0 <= self.reference.get(modality, -1) <= 4:
                 raise ValueError(f"reference.{modality} is needed: a zoom from 0 to 4")
-        for fusion in self.fusions:
-            needed = set(inputs_of(fusion))
-            if not needed <= set(self.modalities):
-                raise ValueError(f"fusions: {fusion} needs {', '.join(sorted(needed))} in modalities")
-            if fusion.startswith("late") and not {"image", "spectrum"} <= set(self.fusions):
-                raise ValueError(f"fusions: {fusion} needs image and spectrum in fusions too")
+        self._check_fusions()
         for index, flaw in enumerate(self.flaws):
             if flaw.model is not None and flaw.model not in self.models:
-                raise ValueError(f"flaws.{index}.model: {flaw.model} is not among models")
-            if flaw.fusion is not None and flaw.fusion not in self.fusions:
-                raise ValueError(f"flaws.{index}.fusion: {flaw.fusion} is not among fusions")
+                raise ValueError(f"flaws.{index}.model names {flaw.model}: choose among models")
+            if flaw.model and flaw.fusion and flaw.fusion not in self.fusions_of(flaw.model):
+                raise ValueError(
+                    f"flaws.{index}.fusion names {flaw.fusion}: choose among the model's fusions"
+                )
+        if self.learning is not None:
+            for model in self.learning.models:
+                if model not in self.models or self.learning.fusion not in self.fusions_of(model):
+                    raise ValueError(
+                        f"learning names {model} on {self.learning.fusion}: choose an input it reads"
+                    )
+        if bool(self.sizes) != (self.learning is not None):
+            raise ValueError("sizes and learning belong together: give both or none")
+        for name, plan in self.models.items():
+            if plan.space and self.search.method == "grid":
+                raise ValueError(f"models.{name}.space needs a random or bayesian search: set search.method")
+        if self.search.scored is not None and self.search.scored > self.split.folds:
+            raise ValueError("search.scored is above split.folds: score fewer folds")
+        if self.split.rounds > 1 and any(plan.tuned for plan in self.models.values()):
+            raise ValueError(
+                "split.rounds above 1 leaves no part for tuning that no round tests: fix the parameters"
+            )
+        if self.task.kind != "classification" and self.balance != "none":
+            raise ValueError(f"balance {self.balance} needs a classification: set none")
+        self._check_leaks()
         return self
+
+    def _check_fusions(self) -> None:
+        for place, fusions in [
+            ("fusions", self.fusions),
+            *((f"models.{n}.fusions", p.fusions or []) for n, p in self.models.items()),
+        ]:
+            for fusion in fusions:
+                if place != "fusions" and fusion not in self.fusions:
+                    raise ValueError(f"{place} names {fusion}: name it in fusions too")
+                needed = self.inputs_of(fusion)
+                if not set(needed) <= set(self.modalities):
+                    raise ValueError(
+                        f"{place} names {fusion}, which needs {', '.join(needed)}: name them in modalities"
+                    )
+                if len(needed) < 2 and fusion not in MODALITIES:
+                    raise ValueError(
+                        f"{place} names {fusion}, which joins modalities: name two or more in modalities"
+                    )
+                if fusion.startswith("late") and not set(needed) <= set(fusions):
+                    raise ValueError(f"{place} names {fusion}: name {' and '.join(needed)} there too")
+
+    def _check_leaks(self) -> None:
+        for column in dict.fromkeys([*self.columns, *self.leaking]):
+            if self.forbids(column) is None and column in self.leaking:
+                raise ValueError(
+                    f"leaking holds {column}, which is not forbidden: name it in columns instead"
+                )
+            reason = self.forbids(column)
+            if reason is not None and (column not in self.leaking or _touches(column, self.task.label)):
+                raise ValueError(
+                    f"columns holds {column}, which gives the answer away ({reason}): drop it, or name it in "
+                    "leaking to run both ways"
+                )
+        if "table" in self.modalities and not self.sound_columns:
+            raise ValueError("columns holds leaking columns alone: name one that does not leak")
+
+    def forbids(self, column: str) -> str | None:
+        """Return why a column may not be an input, None where it may.
+
+        Parameters
+        ----------
+        column : str
+            As in `columns`: a name, a difference ``a-b``, or a pattern with ``*``.
+        """
+        if _touches(column, self.task.label):
+            return "it is the label"
+        for name, reason in self.task.forbidden.items():
+            if _touches(column, DERIVED.get(name, name)):
+                return reason
+        return None
+
+    @property
+    def sound_columns(self) -> list[str]:
+        """Columns of the table that are inputs and do not leak."""
+        return [column for column in self.columns if column not in self.leaking]
+
+    @property
+    def leaky_columns(self) -> list[str]:
+        """Columns of the table where the leaking ones are used too."""
+        return [*self.sound_columns, *self.leaking]
+
+    def inputs_of(self, fusion: Fusion) -> tuple[Modality, ...]:
+        """Return the modalities that a fusion reads: itself, or all of the recipe's."""
+        for modality in MODALITIES:
+            if fusion == modality:
+                return (modality,)
+        return tuple(self.modalities)
+
+    def fusions_of(self, model: str) -> list[Fusion]:
+        """Return the inputs of a model."""
+        own = self.models[model].fusions
+        return list(self.fusions if own is None else own)
+
+    def reference_of(self, modality: Modality) -> int:
+        """Return the zoom at which fusions are compared; a table has zoom 0 alone."""
+        return 0 if modality == "table" else self.reference[modality]
+
+    def views(self) -> dict[Modality, list[int]]:
+        """Return the modalities and zooms that are embedded."""
+        if self.embeddings.zooms is not None:
+            return dict(self.embeddings.zooms)
+        return {modality: [self.reference_of(modality)] for modality in self.modalities}
 
     def shortened(self) -> Recipe:
         """Return the recipe with its `quick` overrides applied.
@@ -215,6 +504,23 @@ class Recipe(_Part):
         whole = self.model_dump(mode="json")
         overrides = whole.pop("quick")
         return _validated(_merged(whole, overrides), where=f"{self.name}, quick")
+
+    def varied(self, name: str) -> Recipe:
+        """Return the recipe with the overrides of one of its variants applied.
+
+        Raises
+        ------
+        UsageError
+            There is no such variant, or it names an unknown field or a value that the field cannot hold.
+        """
+        if name not in self.variants:
+            known = ", ".join(self.variants) or "none"
+            raise UsageError(
+                f"recipe {self.name} has no variant {name!r}", remedy=f"its variants are: {known}"
+            )
+        whole = self.model_dump(mode="json")
+        overrides = whole.pop("variants")[name]
+        return _validated(_merged(whole, overrides), where=f"{self.name}, variant {name}")
 
     def with_seed(self, seed: int) -> Recipe:
         """Return the recipe with one seed for the mock sky, the split and the models.
@@ -238,15 +544,6 @@ class Recipe(_Part):
         """Return the recipe as YAML, readable by `load_recipe`."""
         content = self.model_dump(mode="json")
         return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))
-
-
-def inputs_of(fusion: Fusion) -> tuple[Modality, ...]:
-    """Return the modalities that a fusion reads."""
-    if fusion == "image":
-        return ("image",)
-    if fusion == "spectrum":
-        return ("spectrum",)
-    return MODALITIES
 
 
 def recipe_names() -> list[str]:
@@ -319,7 +616,8 @@ def _validated(data: dict[str, Any], *, where: str) -> Recipe:
 
 def _faults(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for item in error.errors(include_url=False):
-        field = ".".join(str(step) for step in item["loc"]) or "recipe"
+        # Names come from the file: a line break in one would break the message in two.
+        field = " ".join(".".join(str(step) for step in item["loc"]).split()) or "recipe"
         value = _short(item["input"])
         kind = item["type"]
         if kind == "extra_forbidden":
@@ -365,13 +663,35 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+# These have a meaning only as a whole: half a grid or half a set of classes would say something else.
+_WHOLE = ("grid", "space", "classes", "parts", "where")
+
+
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge overrides into a recipe; `grid` is replaced whole, since half a grid has no meaning."""
+    """Merge overrides into a recipe: sections merge, all else is replaced, None takes away."""
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
         old = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(old, dict) and key != "grid":
-            merged[key] = _merged(old, value)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and key not in _WHOLE:
+            merged[key] = _merged(old if isinstance(old, dict) else {}, value)
         else:
             merged[key] = copy.deepcopy(value)
     return merged
+
+
+def _touches(column: str, name: str) -> bool:
+    """Tell whether a column, or one inside a difference ``a-b`` or ``log10(a)``, may be `name`.
+
+    Either may be a pattern.
+    """
+    # Names of tables differ in case from release to release.
+    name, own = (_bare(text.casefold()) for text in (name, column))
+    parts = (own, *(_bare(part) for part in own.split("-")))
+    return any(fnmatchcase(part, name) or fnmatchcase(name, part) for part in parts)
+
+
+def _bare(column: str) -> str:
+    """Return the column inside ``log10(column)``: a logarithm gives away as much as the value."""
+    return column.removeprefix("log10(").removesuffix(")") if column.startswith("log10(") else column

@@ -1,4 +1,4 @@
-"""A small cube in memory: the attributes and the one method that a dataset takes from a cube."""
+"""A small cube in memory: the attributes and the methods that a dataset takes from a cube."""
 
 from __future__ import annotations
 
@@ -52,6 +52,9 @@ class MemoryCube:
                 "plate": 1,
                 "mjd": 51000,
                 "fiberid": np.arange(1, n + 1),
+                "survey": np.where(np.arange(n) % 3 == 0, "mock", "sdss"),
+                "class": np.array(["GALAXY", "QSO", "STAR"])[np.arange(n) % 3],
+                "zwarning": [4.0, np.nan] + [0.0] * (n - 2),
                 "z": rng.uniform(0, 0.3, n),
                 "tile": "6/1",
                 "row": np.arange(n),
@@ -61,7 +64,7 @@ class MemoryCube:
         # The first object has a second, worse epoch.
         self.spectra = pd.concat(
             [
-                self.objects[["object_id", "spectrum_id", "ra", "dec", "plate", "mjd", "fiberid"]],
+                self.objects.drop(columns=[f"frame_{band}" for band in BANDS]),
                 pd.DataFrame(
                     {
                         "object_id": ["J0000"],
@@ -71,6 +74,12 @@ class MemoryCube:
                         "plate": [2],
                         "mjd": [52000],
                         "fiberid": [7],
+                        "survey": ["mock"],
+                        "class": ["GALAXY"],
+                        "zwarning": [0.0],
+                        "z": [0.1],
+                        "tile": ["6/1"],
+                        "row": [n],
                     }
                 ),
             ],
@@ -79,7 +88,7 @@ class MemoryCube:
         self.frames = pd.DataFrame({"frame_id": [f"f-{band}" for band in BANDS], "wcs": _CARDS})
         self._image = rng.normal(0, 1, (n, 5, SIZE, SIZE)).astype(np.float32)
         self._image[:, :, SIZE // 2, SIZE // 2] += 200
-        self._spectrum = rng.normal(10, 1, (n, GRID.sizes[0])).astype(np.float32)
+        self._spectrum = rng.normal(10, 1, (n + 1, GRID.sizes[0])).astype(np.float32)
         self.no_image = np.zeros(n, dtype=bool)
 
     def spoil(self, rows: NDArray[np.int64], bins: slice) -> None:
@@ -92,6 +101,13 @@ class MemoryCube:
             value = self._image[rows].reshape(len(rows), 5, s, 1 << zoom, s, 1 << zoom).mean(axis=(3, 5))
             value[self.no_image[rows]] = np.nan
         else:
-            value = self._spectrum[rows].reshape(len(rows), -1, 1 << zoom).mean(axis=2)
+            return self.spectrum_samples(rows, zoom)
+        return self._samples(value)
+
+    def spectrum_samples(self, rows: NDArray[np.int64], zoom: int) -> Samples:
+        return self._samples(self._spectrum[rows].reshape(len(rows), -1, 1 << zoom).mean(axis=2))
+
+    @staticmethod
+    def _samples(value: NDArray[np.float32]) -> Samples:
         sigma = np.where(np.isnan(value), np.nan, 1.0).astype(np.float32)
         return Samples(value, sigma, np.isfinite(value).astype(np.float16))

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from skyfuse.cube import layout
-from skyfuse.dataset import Dataset, arrays
-from skyfuse.dataset.dataset import _frame_angles, _remove
+from skyfuse.dataset import Dataset, SplitPlan, arrays
+from skyfuse.dataset.dataset import _remove
+from skyfuse.dataset.make import _frame_angles
 from skyfuse.errors import DataError, SkyfuseError, StoreError, UsageError
 from tests.dataset.sky import GRID, SIZE, MemoryCube
 
@@ -69,7 +70,7 @@ def test_funnel_counts_every_step(dataset: Dataset) -> None:
         ["no NaN in the spectrum", N - 7, False],
         ["one object in the cutout", N - 4, False],
         ["used", N - 4, True],
-        ["in a part of the split (the others have pixels on two sides)", N - 4, True],
+        ["in a part of the split (the others would part a group)", N - 4, True],
     ]
     assert dataset.meta["matched"] == {"by": "plate, mjd, fiberid", "matched": N, "unmatched": 9}
 
@@ -115,7 +116,7 @@ def test_table_belongs_to_the_arrays(cube: MemoryCube, dataset: Dataset) -> None
 
 def test_split_is_frozen(dataset: Dataset, cube: MemoryCube, tmp_path: Path) -> None:
     split = dataset.split()
-    every = np.concatenate([split["train"], split["valid"], split["test"]])
+    every = np.concatenate([split[part] for part in ("train", "valid", "calibration", "test")])
     assert np.array_equal(np.sort(every), np.arange(len(dataset)))
     assert np.array_equal(np.sort(np.concatenate(split["folds"])), split["train"])
     assert {dataset.split_digest()} == {Dataset.open(dataset.path).split_digest()}
@@ -124,12 +125,13 @@ def test_split_is_frozen(dataset: Dataset, cube: MemoryCube, tmp_path: Path) -> 
 
 def test_further_split_keeps_its_name(cube: MemoryCube, tmp_path: Path) -> None:
     made = make(cube, tmp_path / "d", labels=label_table())
-    other = made.make_split("other", seed=5, folds=3)
+    plan = SplitPlan(seed=5, folds=3)
+    other = made.make_split("other", plan)
     assert len(other["folds"]) == 3
-    assert np.array_equal(made.make_split("other", seed=5, folds=3)["test"], other["test"])
+    assert np.array_equal(made.make_split("other", plan)["test"], other["test"])
     assert np.array_equal(Dataset.open(made.path).split("other")["test"], other["test"])
     with pytest.raises(StoreError, match="'other' is frozen and differs"):
-        made.make_split("other", seed=6)
+        made.make_split("other", SplitPlan(seed=6))
     with pytest.raises(DataError, match=r"no split 'third'.*default, other"):
         made.split("third")
 
@@ -139,7 +141,8 @@ def test_same_request_opens_and_another_is_refused(cube: MemoryCube, tmp_path: P
     before = {path.name: path.stat().st_mtime_ns for path in made.path.iterdir()}
     make(cube, tmp_path / "d", labels=label_table())
     assert {path.name: path.stat().st_mtime_ns for path in made.path.iterdir()} == before
-    for options in ({"labels": label_table().iloc[::-1]}, {"labels": label_table(), "seed": 1}, {}):
+    reseeded = {"labels": label_table(), "split": SplitPlan(seed=1)}
+    for options in ({"labels": label_table().iloc[::-1]}, reseeded, {}):
         with pytest.raises(StoreError, match="is a dataset of another state"):
             make(cube, tmp_path / "d", **options)
 
@@ -158,7 +161,7 @@ def test_dataset_without_labels_has_no_split(cube: MemoryCube, tmp_path: Path) -
         made.split()
     with pytest.raises(DataError, match="has no label"):
         made.label()
-    with pytest.raises(DataError, match="no label or no sky groups"):
+    with pytest.raises(DataError, match="no label or no groups"):
         made.make_split("x")
     with pytest.raises(DataError, match="no images"):
         made.multi_object_check()
@@ -199,7 +202,7 @@ def test_interrupted_write_leaves_nothing_behind(
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skyfuse.dataset.dataset.write_block", interrupt)
+    monkeypatch.setattr("skyfuse.dataset.make.write_block", interrupt)
     with pytest.raises(KeyboardInterrupt):
         make(cube, tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
@@ -344,7 +347,7 @@ def store_outside(path: Path) -> None:
         pytest.param(spoil_text("dataset.json", "[]"), id="json of another kind"),
         pytest.param(spoil_text("table.parquet", "x"), id="broken table"),
         pytest.param(spoil_text("splits.json", "[1]"), id="broken splits"),
-        pytest.param(spoil_json("dataset.json", format=2), id="another version"),
+        pytest.param(spoil_json("dataset.json", format=1), id="another version"),
         pytest.param(spoil_json("dataset.json", objects=3), id="another length"),
         pytest.param(spoil_json("dataset.json", modalities={"xray": [0]}), id="unknown modality"),
         pytest.param(spoil_json("dataset.json", modalities={"image": [9]}), id="missing array"),
@@ -396,7 +399,7 @@ def test_what_is_no_dataset_is_not_replaced(cube: MemoryCube, tmp_path: Path) ->
     ("labels", "match"),
     [
         (5, "a int is no table of labels"),
-        (label_table().assign(AVG=[1, "a", 2.5] * ((N + 9) // 3)), "'AVG' of the label table mixes kinds"),
+        (label_table().assign(AVG=[1, "a", 2.5] * ((N + 9) // 3)), "'AVG' of the table mixes kinds"),
         (pd.concat([label_table(), label_table()[["AVG"]]], axis=1), "the column 'AVG' more than once"),
     ],
 )

@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skyfuse.dataset.select import Funnel, find_column, label_steps, match_labels
+from skyfuse.dataset.select import (
+    Funnel,
+    class_names,
+    expand_columns,
+    find_column,
+    label_steps,
+    match_labels,
+    numbers,
+)
 from skyfuse.errors import DataError
 
 OBJECTS = pd.DataFrame(
@@ -108,3 +116,45 @@ def test_funnel_counts_losses_against_the_last_step_applied() -> None:
     assert "(no NaN in the spectrum: would leave)" in str(funnel)
     assert str(funnel).splitlines()[0].split()[-1] == "1,000"
     assert Funnel.from_json(funnel.to_json()).steps == funnel.steps
+
+
+def test_first_class_that_matches_wins() -> None:
+    text = pd.Series([" STARFORMING BROADLINE", "STARFORMING", "AGN", "", None, "starforming"])
+    classes = {"broadline": [".*BROADLINE"], "starforming": ["STARFORMING.*"], "none": [""]}
+    found = class_names(text, classes)
+    assert found.tolist() == ["broadline", "starforming", None, "none", "none", None]
+    numbers_as_text = class_names(pd.Series([0, 1, 1]), {"elliptical": ["0"], "clockwise": ["1"]})
+    assert numbers_as_text.tolist() == ["elliptical", "clockwise", "clockwise"]
+
+
+def test_steps_of_cleaned_labels() -> None:
+    label = pd.Series(["G2 ", "??", None], name="subclass")
+    ((name, passes),) = label_steps(label, None, {"G": ["G.*"], "K": ["K.*"]})
+    assert name == "subclass is one of G, K"
+    assert passes.tolist() == [True, False, False]
+    # Without classes every text but an empty one is a label.
+    ((name, passes),) = label_steps(pd.Series(["a", " ", None, ""], name="class"))
+    assert passes.tolist() == [True, False, False, False]
+
+
+def test_columns_differences_and_logarithms() -> None:
+    table = pd.DataFrame(
+        {"u": [1.0, 100.0], "g": [3, 4], "g-r": [7.0, 8.0], "r": [0.0, -1.0], "t": ["a", "b"]}
+    )
+    table["n"] = pd.array([1, None], dtype="Int64")
+    assert numbers(table, "u-g").tolist() == [-2, 96]
+    # A column of that name comes first.
+    assert numbers(table, "g-r").tolist() == [7, 8]
+    assert numbers(table, "u-g-r").tolist() == [-6, 92]
+    assert numbers(table, "log10(u)").tolist() == [0, 2]
+    assert np.isnan(numbers(table, "log10(r)")).all()
+    assert numbers(table, "log10(u-r)").tolist() == pytest.approx([0, np.log10(101)])
+    np.testing.assert_array_equal(numbers(table, "n"), [1, np.nan])
+    assert expand_columns(table, ["G*", "u", "g", "u-g"]) == ["g", "g-r", "u", "u-g"]
+    for name, fault in (
+        ("t", "holds no numbers"),
+        ("x-u", "no column 'x-u'"),
+        ("T*", "no column of numbers"),
+    ):
+        with pytest.raises(DataError, match=fault):
+            expand_columns(table, [name])

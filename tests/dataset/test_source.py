@@ -1,22 +1,33 @@
-"""Survey files, a cube and a dataset all lead to the same dataset."""
+"""From files of every kind to a dataset."""
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
+from astropy.table import Table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from skyfuse.cube.build import build
-from skyfuse.dataset.source import open_source
-from skyfuse.errors import StoreError
+from skyfuse.cube.pyramid import image_levels
+from skyfuse.dataset import SplitPlan
+from skyfuse.dataset.source import coarser, open_source
+from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.survey.gaia import read_xp
+from skyfuse.survey.records import Samples
 
 ZOOMS = {"image": [4], "spectrum": [4]}
 
 
 def test_every_kind_of_source_gives_the_same_arrays(small_sky, tmp_path):
     labels = small_sky / "sfr" / "gal_totsfr_dr7_v5_2.fits"
-    from_files = open_source(small_sky, tmp_path / "a", labels=labels, zooms=ZOOMS, seed=None)
+    from_files = open_source(small_sky, tmp_path / "a", labels=labels, zooms=ZOOMS, split=None)
     build([small_sky], tmp_path / "my.cube", workers=1)
-    from_cube = open_source(tmp_path / "my.cube", tmp_path / "b", labels=labels, zooms=ZOOMS, seed=None)
+    from_cube = open_source(tmp_path / "my.cube", tmp_path / "b", labels=labels, zooms=ZOOMS, split=None)
     from_dataset = open_source(from_cube.path, tmp_path / "c", zooms=ZOOMS)
     assert len(from_files) > 20
     for other in (from_cube, from_dataset):
@@ -37,3 +48,322 @@ def test_a_second_call_uses_what_is_there(small_sky, tmp_path):
 def test_a_source_that_is_not_there(tmp_path):
     with pytest.raises(StoreError, match="does not exist; give a dataset, a cube or a folder"):
         open_source(tmp_path / "no", tmp_path, zooms=ZOOMS)
+
+
+def test_a_cube_is_not_joined_with_files(small_sky, tmp_path):
+    (tmp_path / "my.cube").mkdir()
+    (tmp_path / "my.cube" / "cube.json").write_text("{}")
+    with pytest.raises(UsageError, match="cannot be joined with other data"):
+        open_source([tmp_path / "my.cube", small_sky], tmp_path / "w", zooms=ZOOMS)
+
+
+# ----------------------------------------------------------------------------------------------------- tables
+
+
+def write_annz(folder, part, n):
+    rng = np.random.default_rng(n)
+    rows = np.hstack([rng.normal(19, 1, (n, 5)), rng.uniform(0, 0.1, (n, 5)), rng.uniform(0, 0.4, (n, 1))])
+    np.savetxt(folder / f"sdss.ugriz.{part}", rows, fmt="%.8f")
+    return rows
+
+
+def test_tables_stand_one_below_the_other(tmp_path):
+    folder = tmp_path / "annz"
+    folder.mkdir()
+    rows = np.concatenate([write_annz(folder, p, n) for p, n in (("test", 30), ("train", 70), ("valid", 20))])
+    (folder / "readme.txt").write_text("where it is from")
+    made = open_source(
+        folder,
+        tmp_path / "w",
+        reader="table",
+        label="redshift",
+        zooms={"table": [0]},
+        columns=["u", "u-g", "err_*"],
+        split=SplitPlan(column="part", train=("train",), valid=("valid",), test=("test",), folds=2),
+    )
+    assert made.funnel.steps[0].count == 120
+    assert made.table["source"].unique().tolist() == [f"sdss.ugriz.{p}" for p in ("test", "train", "valid")]
+    np.testing.assert_allclose(made.label(), rows[:, 10], atol=1e-8)
+    expected = np.column_stack([rows[:, 0], rows[:, 0] - rows[:, 1], rows[:, 5:10]])
+    np.testing.assert_allclose(made.inputs({"table": 0}, range(120))["table"], expected, atol=1e-6)
+    assert made.split()["test"].tolist() == list(range(30))
+    assert made.split()["valid"].tolist() == list(range(100, 120))
+
+
+def test_sentinels_become_missing_and_are_counted(tmp_path):
+    rng = np.random.default_rng(0)
+    one = pd.DataFrame({"name": [f"r{k}" for k in range(50)], "mag": rng.normal(18, 1, 50), "mass": 9.5})
+    two = one.assign(name=[f"e{k}" for k in range(50)], extra=1.0)
+    one["mass"], one["mag"] = rng.normal(9.5, 1, 50), rng.normal(18, 1, 50)
+    one.loc[3, "mass"], one.loc[4, "mag"], two.loc[6, "mag"] = -9999.0, -9999.0, -999.0
+    one.to_csv(tmp_path / "RESOLVE.csv", index=False)
+    two.to_parquet(tmp_path / "ECO.parquet")
+    made = open_source(
+        [tmp_path / "RESOLVE.csv", tmp_path / "ECO.parquet"],
+        tmp_path / "w",
+        reader="table",
+        label="mass",
+        columns=["mag"],
+        split=SplitPlan(column="source", train=("RESOLVE",), test=("ECO",), folds=2),
+    )
+    assert [(s.name, s.count) for s in made.funnel.steps[:2]] == [
+        ("rows of the tables", 100),
+        ("mass defined", 99),
+    ]
+    assert made.table["object_id"].iloc[[0, -1]].tolist() == ["r0", "e49"]
+    assert made.meta["request"]["provenance"]["sentinels"] == {
+        "RESOLVE.csv: mag": {"-9999": 1},
+        "RESOLVE.csv: mass": {"-9999": 1},
+        "ECO.parquet: mag": {"-999": 1},
+    }
+    assert made.table["mag"].isna().sum() == 2
+
+
+def test_readers_that_cannot_give_what_is_asked(tmp_path):
+    pd.DataFrame({"a": [1.0]}).to_csv(tmp_path / "t.csv", index=False)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="'table' gives no spectrum at zooms"):
+        open_source(tmp_path / "t.csv", tmp_path, reader="table", zooms={"spectrum": [0]})
+    with pytest.raises(UsageError, match="gives no image at zooms"):
+        open_source(tmp_path, tmp_path, reader="images", zooms={"image": [-1]})
+    with pytest.raises(UsageError, match="tables hold their labels themselves"):
+        open_source(tmp_path / "t.csv", tmp_path, reader="table", labels=tmp_path / "t.csv")
+    with pytest.raises(UsageError, match="set image_size"):
+        open_source(tmp_path, tmp_path, reader="images")
+    with pytest.raises(UsageError, match="2 scene folders"):
+        open_source([tmp_path, tmp_path], tmp_path, reader="scene", image_size=8)
+    with pytest.raises(StoreError, match="holds no table"):
+        open_source(tmp_path / "empty", tmp_path, reader="table")
+    with pytest.raises(StoreError, match="holds no BP/RP spectra"):
+        open_source(tmp_path / "t.csv", tmp_path, reader="gaia-xp")
+    with pytest.raises(StoreError, match="is no folder of images"):
+        open_source(tmp_path / "t.csv", tmp_path, reader="images", image_size=8)
+
+
+# ------------------------------------------------------------------------------------------------------- Gaia
+
+
+def write_xp(path, first, n):
+    rng = np.random.default_rng(first)
+    table = {"source_id": 10**18 + first + np.arange(n), "ra": np.arange(n) + first / 100, "dec": np.zeros(n)}
+    for band in ("bp", "rp"):
+        table[f"{band}_flux"] = rng.normal(10, 1, (n, 120)).astype(np.float32)
+        table[f"{band}_flux_error"] = np.full((n, 120), 0.5, np.float32)
+    Table(table).write(path)
+
+
+def test_gaia_spectra_are_joined_with_their_labels(tmp_path):
+    folder = tmp_path / "gaia"
+    folder.mkdir()
+    write_xp(folder / "a.fits", 0, 40)
+    write_xp(folder / "b.fits", 30, 40)
+    ids = 10**18 + np.arange(60, 0, -1)
+    pd.DataFrame({"SOURCE_ID": ids}).to_csv(folder / "0-others.csv", index=False)
+    redshift = np.linspace(0, 0.6, 60)
+    pd.DataFrame({"SOURCE_ID": ids, "ra": 1.0, "redshift": redshift}).to_csv(folder / "z.csv", index=False)
+    made = open_source(
+        folder,
+        tmp_path / "w",
+        reader="gaia-xp",
+        label="redshift",
+        zooms={"spectrum": [0, 3]},
+        split=SplitPlan(folds=2),
+    )
+    assert [(s.name, s.count) for s in made.funnel.steps[:3]] == [
+        ("rows of the files", 80),
+        ("with a usable spectrum, each source once", 70),
+        ("with a row in the table of labels", 60),
+    ]
+    a, b = read_xp(folder / "a.fits"), read_xp(folder / "b.fits")
+    value = np.concatenate([a.samples.value, b.samples.value[10:]])[1:61]
+    np.testing.assert_array_equal(made.array("spectrum", 0).value, value)
+    np.testing.assert_allclose(made.label(), redshift[::-1])
+    assert made.table["object_id"].tolist() == [str(k) for k in ids[::-1]]
+    # The spectra's own positions stay.
+    assert made.table["ra"].iloc[1] == 2
+    np.testing.assert_allclose(made.wavelength(0), 10 * a.wavelength)
+    assert made.wavelength(3)[0] == pytest.approx(10 * a.wavelength[:8].mean())
+    assert made.array("spectrum", 3).value.shape == (60, 24)
+    assert made.meta["spectrum"] == {
+        "grid": "gaia-xp",
+        "sizes": [186, 93, 47, 24],
+        "unit": "electron/s",
+    }
+    alone = open_source(folder / "a.fits", tmp_path / "x", reader="gaia-xp")
+    assert len(alone) == 40
+    named = open_source(
+        folder / "a.fits",
+        tmp_path / "y",
+        reader="gaia-xp",
+        label="redshift",
+        labels=folder / "z.csv",
+        split=None,
+    )
+    assert len(named) == 39
+    with pytest.raises(DataError, match="no table of labels with source_id and 'teff'"):
+        open_source(folder, tmp_path / "v", reader="gaia-xp", label="teff")
+
+
+# ----------------------------------------------------------------------------------------------------- images
+
+
+def write_images(folder, names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        pixels = np.zeros((20, 24, 3), np.uint8)
+        pixels[..., number % 3] = 3 * number
+        pixels[number % 20] = 200
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+
+
+def test_images_with_a_table_of_labels(tmp_path):
+    names = [str(1000 + k) for k in range(40)]
+    write_images(tmp_path / "zoo" / "images", names)
+    (tmp_path / "zoo" / "images" / "damaged.png").write_bytes(b"no image")
+    shutil.copy(tmp_path / "zoo" / "images" / "1000.png", tmp_path / "zoo" / "images" / "1039.png")
+    table = pd.DataFrame({"objid": [*names[1:], "1000"], "shape": ["spiral", "round"] * 20})
+    table.to_csv(tmp_path / "zoo" / "votes.csv", index=False)
+    # Any other table that has the label, too, but for labels.csv.
+    table[["objid"]].assign(shape="x").to_csv(tmp_path / "zoo" / "images" / "labels.csv", index=False)
+    arguments = {"reader": "images", "label": "shape", "image_size": 10, "zooms": {"image": [0, 1]}}
+    arguments["split"] = SplitPlan(folds=2)
+    made = open_source(tmp_path / "zoo", tmp_path / "w", labels=tmp_path / "zoo" / "votes.csv", **arguments)
+    assert [(s.name, s.count) for s in made.funnel.steps[:3]] == [
+        ("images", 41),
+        ("that can be read", 40),
+        ("with a row in the table of labels", 40),
+    ]
+    assert made.table["shape"].tolist() == ["round", "spiral"] * 20
+    assert made.table["object_id"].tolist() == names
+    native = made.array("image", 0)
+    assert native.value.shape == (40, 3, 10, 10)
+    # The blue channel of the sixth image: 15 of 255 but for the bright row.
+    assert np.median(native.value[5, 2]) == pytest.approx(15 / 255)
+    np.testing.assert_allclose(
+        made.array("image", 1).value, native.value.reshape(40, 3, 5, 2, 5, 2).mean(axis=(3, 5)), atol=1e-6
+    )
+    assert np.isnan(native.sigma).all()
+    assert (native.coverage == 1).all()
+    assert made.meta["image"] == {"size": 10, "bands": "rgb"}
+    # The same picture under two names is one object.
+    group = made.table["group"]
+    assert group[0] == group[39]
+    assert group.nunique() == 39
+    other = open_source(tmp_path / "zoo", tmp_path / "v", **(arguments | {"split": None}))
+    assert set(other.table["shape"]) == {"x"}
+    write_images(tmp_path / "zoo" / "images", ["1007"])
+    with pytest.raises(StoreError, match="of another state of the data"):
+        open_source(tmp_path / "zoo", tmp_path / "w", labels=tmp_path / "zoo" / "votes.csv", **arguments)
+
+
+def test_images_in_folders_of_their_class(tmp_path):
+    write_images(tmp_path / "sky" / "spiral", [f"s{k}" for k in range(20)])
+    with pytest.raises(DataError, match="no table with 'class' is beside the images, nor are they sorted"):
+        open_source(tmp_path / "sky", tmp_path / "w", reader="images", label="class", image_size=8)
+    write_images(tmp_path / "sky" / "round", [f"r{k}" for k in range(3, 23)])
+    made = open_source(
+        [tmp_path / "sky" / "round", tmp_path / "sky" / "spiral"],
+        tmp_path / "w",
+        reader="images",
+        label="class",
+        zooms={"image": [0], "table": [0]},
+        image_size=8,
+        derive=["morphology"],
+        columns=["morph_*"],
+        split=SplitPlan(folds=2),
+    )
+    assert made.table["class"].value_counts().to_dict() == {"round": 20, "spiral": 20}
+    assert made.table["name"].tolist()[0] == "r10"
+    assert np.isfinite(made.inputs({"table": 0}, [0, 1])["table"]).any()
+    unlabelled = open_source(
+        tmp_path / "sky", tmp_path / "v", reader="images", zooms={"image": [2]}, image_size=8
+    )
+    assert len(unlabelled) == 40
+    assert unlabelled.array("image", 2).value.shape == (40, 3, 2, 2)
+
+
+def test_scene_folder(tmp_path):
+    names = [f"i{k}" for k in range(40)]
+    write_images(tmp_path / "scene" / "images", names)
+    features = np.arange(40 * 104.0).reshape(40, 104) % 7
+    table = pd.DataFrame(features, columns=[f"MFCC_{k}" for k in range(1, 105)])
+    table = table.assign(IMAGE=[f"{name}.png" for name in names], CLASS1=["IN", "OUT"] * 20, CLASS2="x")
+    table.head(39).to_csv(tmp_path / "scene" / "features.csv", index=False)
+    made = open_source(
+        tmp_path / "scene",
+        tmp_path / "w",
+        reader="scene",
+        label="CLASS1",
+        image_size=8,
+        zooms={"image": [0], "table": [0]},
+        columns=["mfcc_*"],
+        split=SplitPlan(folds=2),
+    )
+    assert [(s.name, s.count) for s in made.funnel.steps[:4]] == [
+        ("images", 40),
+        ("that can be read", 40),
+        ("with features", 39),
+        ("CLASS1 defined", 39),
+    ]
+    order = [names.index(name) for name in made.table["name"]]
+    np.testing.assert_array_equal(made.inputs({"table": 0}, range(39))["table"], features[order])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), zoom=st.integers(0, 3), ny=st.integers(1, 13), nx=st.integers(1, 13))
+def test_blocks_are_those_of_the_pyramid(seed, zoom, ny, nx):
+    rng = np.random.default_rng(seed)
+    value = rng.normal(5, 2, (2, ny, nx)).astype(np.float32)
+    value[rng.random(value.shape) < 0.2] = np.nan
+    sigma = np.where(np.isnan(value), np.nan, rng.uniform(0.5, 2, value.shape)).astype(np.float32)
+    found = coarser(Samples(value, sigma, np.isfinite(value).astype(np.float16)), zoom, 2)
+    expected = image_levels(value, sigma, zoom + 1)[zoom]
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)
+    np.testing.assert_allclose(found.sigma, expected.sigma, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- real files
+
+
+def test_real_annz_split_keeps_equal_rows_together(real_data, tmp_path):
+    folder = real_data / "tables" / "annz_sdss"
+    made = open_source(
+        [folder / f"sdss.ugriz.{part}" for part in ("train", "valid", "test")],
+        tmp_path,
+        reader="table",
+        label="redshift",
+        columns=["u", "g", "r", "i", "z"],
+        split=SplitPlan(column="part", train=("train",), valid=("valid",), test=("test",)),
+    )
+    split = made.split()
+    assert len(split["test"]) == 6000
+    assert (made.table["part"].iloc[split["test"]] == "test").all()
+    magnitudes = made.table[list("ugriz")].to_numpy()
+    test = {row.tobytes() for row in magnitudes[split["test"]]}
+    for part in ("train", "valid", "calibration"):
+        assert test.isdisjoint(row.tobytes() for row in magnitudes[split[part]])
+
+
+def test_real_spectra_carry_their_own_labels(real_data, tmp_path):
+    files = sorted((real_data / "sdss_spectra" / "objects").glob("*.fits"))[::9]
+    build(files, tmp_path / "my.cube", workers=1)
+    made = open_source(
+        tmp_path / "my.cube",
+        tmp_path / "w",
+        label="class",
+        zooms={"spectrum": [3]},
+        derive=["ew", "indices"],
+        every_spectrum=True,
+        flag_zero=False,
+        split=None,
+    )
+    table = made.table
+    labels = pd.read_csv(real_data / "sdss_spectra" / "labels.csv")
+    keys = ["plate", "mjd", "fiberid"]
+    joined = table.merge(labels.drop_duplicates(keys), on=keys, suffixes=("", "_told"))
+    assert len(joined) == len(table) == len(files)
+    assert (joined["class"] == joined["class_told"]).all()
+    # Quasars show Mg II and Hβ in emission, galaxies Ca K in absorption.
+    median = table.groupby("class")[["ew_mgii_2799", "ew_caii_k_3934"]].median()
+    assert median.loc["QSO", "ew_mgii_2799"] < -5
+    assert median.loc["GALAXY", "ew_caii_k_3934"] > 2

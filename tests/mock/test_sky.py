@@ -149,7 +149,7 @@ def test_galaxy_image_is_galsims(galaxies: list[Source]) -> None:
     shape = source.shape
     assert shape is not None
     size = images.box_size(source)
-    part = images.transforms(source, size)[1] * images._point_spread(size, 1.3)
+    part = images.transforms(source, size)[1] * images.point_spread(size, 1.3)
     stamp = np.fft.fftshift(np.fft.irfft2(part, s=(size, size)))
     q = np.cos(np.radians(shape.inclination))
     disc = galsim.Sersic(n=1.0, half_light_radius=shape.re_disc, trunc=5 * shape.re_disc)

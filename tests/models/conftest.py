@@ -4,12 +4,24 @@ import pytest
 
 from skyfuse.models import MODELS, LateFusion
 
-from .sky import make, only
+from .sky import CLASSES, brightness, make, only
 
 QUICK = {
+    "linear": {},
+    "knn": {"k": 5},
+    "svm": {},
     "tree": {},
+    "forest": {"trees": 10},
     "lightgbm": {"max_rounds": 30},
     "vggnet12": {"width": 0.0625, "max_epochs": 3},
+}
+QUICK_CLASSES = {
+    "logistic": {},
+    "knn": {"k": 5},
+    "svm": {},
+    "tree": {},
+    "forest": {"trees": 10},
+    "lightgbm": {"max_rounds": 10},
 }
 
 
@@ -20,8 +32,14 @@ def parts():
 
 
 @pytest.fixture(scope="session")
+def class_parts(parts):
+    """The same objects, with classes of brightness instead of labels."""
+    return [(x, brightness(y)) for x, y in parts]
+
+
+@pytest.fixture(scope="session")
 def fitted(parts):
-    """One fitted model of each kind, and late fusions of the trees."""
+    """One fitted regression of each kind, and a late fusion of trees."""
     (train, y), (valid, y_valid), _ = parts
     models = {}
     for name, params in QUICK.items():
@@ -34,4 +52,20 @@ def fitted(parts):
         members.append(member)
     models["late"] = LateFusion(members, "weighted")
     models["late"].fit(train, y, valid, y_valid, seed=0)
+    return models
+
+
+@pytest.fixture(scope="session")
+def classifiers(class_parts):
+    """One fitted and calibrated classification of each kind, and a late fusion of two."""
+    (train, y), (valid, y_valid), test = class_parts
+    kind = {"kind": "classification", "classes": CLASSES}
+    models = {}
+    for name, params in QUICK_CLASSES.items():
+        models[name] = MODELS[name](**params)
+        models[name].fit(train, y, valid, y_valid, seed=0, **kind)
+    models["late"] = LateFusion([models["logistic"], models["forest"]], "weighted")
+    models["late"].fit(train, y, valid, y_valid, seed=0, **kind)
+    for model in models.values():
+        model.calibrate(*test, level=0.8)
     return models

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from sklearn import ensemble, linear_model, neighbors, svm
+from sklearn.preprocessing import RobustScaler
 
 from skyfuse.models import MODELS
 
+from .conftest import QUICK, QUICK_CLASSES
 from .sky import make, only, r2
 
 
@@ -68,13 +71,217 @@ def test_early_fusion_joins_image_features_before_those_of_the_spectrum(parts):
     model = MODELS["tree"](max_depth=1)
     model.fit(x, y, x, y, seed=0)
     assert model.modalities == ("image", "spectrum")
-    assert model._tree.tree_.feature[0] >= 5 * 8 * 8
+    assert model._nodes["feature"][0] >= 5 * 8 * 8
 
 
-@pytest.mark.parametrize("name", ["tree", "lightgbm"])
+@pytest.mark.parametrize("name", ["linear", "knn", "svm", "tree", "forest", "lightgbm"])
 def test_classic_models_beat_the_mean_on_each_modality(name, parts):
     (train, y), (valid, y_valid), (test, y_test) = parts
     for modality in ("image", "spectrum"):
-        model = MODELS[name]()
+        model = MODELS[name](**QUICK[name])
         model.fit(only(train, modality), y, only(valid, modality), y_valid, seed=0)
         assert r2(model.predict(test).value, y_test) > 0.3
+
+
+def table(n=300, columns=4, gaps=0.0, seed=0):
+    """Columns of very different scales, without gaps unless asked for, and three classes in them."""
+    rng = np.random.default_rng(seed)
+    x = (rng.normal(size=(n, columns)) * 10.0 ** np.arange(columns) + 5).astype(np.float32)
+    y = ((x[:, 0] > 5).astype(int) + (x[:, 1] > 5)).astype(np.int64)
+    x[rng.uniform(size=x.shape) < gaps] = np.nan
+    return x, y
+
+
+def learn(name, x, y, x_valid, y_valid, *, weight=None, seed=0, **params):
+    kind = {"kind": "classification", "classes": "abc"} if y.dtype == np.int64 else {}
+    model = MODELS[name](**params)
+    model.fit({"table": x}, y, {"table": x_valid}, y_valid, seed=seed, weight=weight, **kind)
+    return model
+
+
+def ready(x, train, limit=5.0):
+    """Scale by median and middle 68 %, fill gaps by the median, and limit, as scikit-learn does."""
+    scaled = RobustScaler(quantile_range=(15.87, 84.13)).fit(train.astype(float)).transform(x.astype(float))
+    return np.clip(np.nan_to_num(2 * scaled), -limit, limit)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_least_squares_are_those_of_numpy(weighted):
+    x, _ = table(gaps=0.05)
+    rng = np.random.default_rng(1)
+    y, weight = rng.normal(100, 5, 300), rng.uniform(0.5, 2, 300) if weighted else None
+    model = learn("linear", x, y, x[:50], y[:50], weight=weight)
+    filled = np.where(np.isnan(x), np.nanmedian(x, axis=0), x).astype(float)
+    design = np.column_stack([filled, np.ones(300)])
+    root = np.ones(300) if weight is None else np.sqrt(weight)
+    solution = np.linalg.lstsq(design * root[:, None], y * root, rcond=None)[0]
+    assert np.allclose(model.predict({"table": x}).value, design @ solution, rtol=1e-7)
+
+
+def test_ridge_is_that_of_scikit_learn_and_collinear_columns_do_no_harm():
+    x, _ = table()
+    x = np.column_stack([x, x[:, 0] - x[:, 1], np.full(300, 7.0)]).astype(np.float32)
+    y = np.random.default_rng(1).normal(size=300)
+    z = ready(x, x, np.inf)
+    ridge = linear_model.Ridge(alpha=0.3 * 300).fit(z, y)
+    assert np.allclose(
+        learn("linear", x, y, x, y, alpha=0.3).predict({"table": x}).value, ridge.predict(z), atol=1e-6
+    )
+    plain = linear_model.LinearRegression().fit(z[:, :4], y)
+    value = learn("linear", x, y, x, y, alpha=0.0).predict({"table": x}).value
+    assert np.allclose(value, plain.predict(z[:, :4]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["logistic", "knn", "svm"])
+def test_one_wild_value_does_not_rule_the_distances(name):
+    x, y = table()
+    wild = x.copy()
+    wild[0] = 1e9
+    sane, upset = (learn(name, data, y, x, y).predict({"table": x}) for data in (x, wild))
+    assert np.mean(sane.value == upset.value) > 0.97
+
+
+def test_a_column_that_is_nearly_constant_keeps_its_rare_values():
+    x = np.zeros((200, 2), np.float32)
+    x[::20, 0], x[:, 1] = 1.0, 0.1
+    y = np.where(x[:, 0] > 0, 7.0, -1.0)
+    assert np.allclose(learn("linear", x, y, x, y).predict({"table": x}).value, y, atol=1e-6)
+    assert np.allclose(learn("knn", x, y, x, y, k=5).predict({"table": x}).value, y)
+
+
+def test_wide_inputs_get_the_penalty_that_is_best_on_validation():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 80)).astype(np.float32)
+    y = x[:, :3].sum(axis=1) + rng.normal(scale=2, size=120)
+    parts = x[:60], y[:60], x[60:], y[60:]
+    chosen = learn("linear", *parts)
+    errors = [
+        np.mean((learn("linear", *parts, alpha=10.0**power).predict({"table": x[60:]}).value - y[60:]) ** 2)
+        for power in range(-6, 4)
+    ]
+    error = np.mean((chosen.predict({"table": x[60:]}).value - y[60:]) ** 2)
+    assert error == pytest.approx(min(errors), rel=1e-9)
+    assert 0 < np.argmin(errors) < 9
+
+
+def test_logistic_regression_is_that_of_scikit_learn():
+    x, y = table(gaps=0.05)
+    z = ready(x, x)
+    for labels in (y, np.minimum(y, 1)):
+        reference = linear_model.LogisticRegression(C=0.5, max_iter=1000, tol=1e-8).fit(z, labels)
+        probability = learn("logistic", x, labels, x, labels, C=0.5).predict({"table": x}).probability
+        assert np.allclose(probability[:, reference.classes_], reference.predict_proba(z), atol=1e-3)
+
+
+def test_neighbours_are_those_of_scikit_learn_and_weights_count():
+    x, y = table(gaps=0.05)
+    z = ready(x, x[:200])
+    model = learn("knn", x[:200], y[:200], x[:50], y[:50], k=7)
+    reference = neighbors.KNeighborsClassifier(7).fit(z[:200], y[:200])
+    assert np.allclose(model.predict({"table": x[200:]}).probability, reference.predict_proba(z[200:]))
+    numbers = y + 0.5
+    model = learn("knn", x[:200], numbers[:200], x[:50], numbers[:50], k=7)
+    reference = neighbors.KNeighborsRegressor(7).fit(z[:200], numbers[:200])
+    assert np.allclose(model.predict({"table": x[200:]}).value, reference.predict(z[200:]))
+    weight = np.where(numbers > 1, 1e6, 1e-6)[:200]
+    model = learn("knn", x[:200], numbers[:200], x[:50], numbers[:50], k=7, weight=weight)
+    near = neighbors.NearestNeighbors(n_neighbors=7).fit(z[:200]).kneighbors(z[200:])[1]
+    rare = (numbers[near] > 1).any(axis=1)
+    assert (model.predict({"table": x[200:]}).value[rare] > 1.4).all()
+
+
+def test_more_neighbours_than_objects_are_all_objects():
+    x, y = table(30)
+    model = learn("knn", x, y + 0.0, x, y + 0.0, k=100)
+    assert np.allclose(model.predict({"table": x}).value, y.mean())
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_decisions_between_classes_are_those_of_libsvm(count):
+    x, y = table(200)
+    y = np.minimum(y, count - 1)
+    model = learn("svm", x, y, x, y, C=2.0, gamma=0.3)
+    z = model._scale(x)
+    reference = svm.SVC(C=2.0, gamma=0.3, decision_function_shape="ovo").fit(z, y)
+    expected = reference.decision_function(z).reshape(200, -1)
+    assert np.allclose(model._decisions(z, model._own), expected, atol=1e-6)
+    prediction = model.predict({"table": x})
+    assert np.mean(prediction.value == reference.predict(z)) > 0.98
+    if count == 2:
+        slope = model._own["unit"][0]
+        assert np.allclose(prediction.probability[:, 1], 1 / (1 + np.exp(-slope * expected[:, 0])), atol=1e-3)
+
+
+def test_support_vector_regression_is_that_of_libsvm():
+    x, _ = table(200)
+    y = np.sin(x[:, 0]) * 1e6 + 1e7
+    z = ready(x, x).astype(np.float32)
+    model = learn("svm", x, y, x, y, C=3.0)
+    reference = svm.SVR(C=3.0, gamma=1 / 4).fit(z, (y - y.mean()) / y.std())
+    expected = reference.predict(z) * y.std() + y.mean()
+    assert np.allclose(model.predict({"table": x}).value, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_walking_the_trees_gives_what_scikit_learn_gives(regression):
+    x, y = table(400, gaps=0.2)
+    y = y + 0.5 if regression else y
+    module = ensemble.RandomForestRegressor if regression else ensemble.RandomForestClassifier
+    features = {"max_features": 1 / 3} if regression else {}
+    reference = module(20, min_samples_leaf=2, random_state=3, **features).fit(x, y)
+    model = learn("forest", x, y, x, y, trees=20, seed=3)
+    other, _ = table(200, gaps=0.2, seed=5)
+    other[:, 2] = np.nan
+    prediction = model.predict({"table": other})
+    expected = reference.predict(other) if regression else reference.predict_proba(other)
+    assert np.allclose(prediction.value if regression else prediction.probability, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["logistic", "svm", "tree", "forest", "lightgbm"])
+def test_weights_turn_the_choice_between_equal_classes(name):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2)).astype(np.float32)
+    y = rng.integers(0, 2, 400)
+    heavy = learn(name, x, y, x, y, weight=np.where(y == 1, 20.0, 1.0), **QUICK_CLASSES[name])
+    light = learn(name, x, y, x, y, weight=np.where(y == 0, 20.0, 1.0), **QUICK_CLASSES[name])
+    assert np.mean(heavy.predict({"table": x}).value) > 0.9
+    assert np.mean(light.predict({"table": x}).value) < 0.1
+
+
+@pytest.mark.parametrize("name", ["linear", "knn", "svm", "tree", "forest", "lightgbm"])
+def test_infinite_features_count_as_missing_and_empty_ones_do_no_harm(name, parts):
+    (train, y), (valid, y_valid), (test, _) = parts
+    bad, gap = test["spectrum"].copy(), test["spectrum"].copy()
+    bad[:, 20], gap[:, 20] = np.inf, np.nan
+    x = only(train, "spectrum")
+    x["spectrum"] = x["spectrum"].copy()
+    x["spectrum"][:, 7] = np.nan
+    model = MODELS[name](**QUICK[name])
+    model.fit(x, y, only(valid, "spectrum"), y_valid, seed=0)
+    value = model.predict({"spectrum": bad}).value
+    assert np.isfinite(value).all()
+    assert np.array_equal(value, model.predict({"spectrum": gap}).value)
+
+
+def test_lightgbm_grows_as_told():
+    x, y = table(600)
+    model = learn(
+        "lightgbm",
+        x,
+        y,
+        x,
+        y,
+        leaves=7,
+        max_depth=3,
+        min_leaf=50,
+        rows=0.5,
+        features=0.5,
+        bins=15,
+        max_rounds=4,
+    )
+    text = model._booster.model_to_string()
+    assert model._booster.num_trees() == 3 * 4
+    for setting in ("num_leaves: 7", "min_data_in_leaf: 50", "bagging_fraction: 0.5", "max_bin: 15"):
+        assert f"[{setting}]" in text
+    assert "[feature_fraction: 0.5]" in text
+    assert "[bagging_freq: 1]" in text

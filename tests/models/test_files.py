@@ -1,27 +1,39 @@
 import hashlib
-import io
 import json
 import os
 import pickle
 import shutil
-import zipfile
+import sys
 
 import numpy as np
 import pytest
-import skops.io
+import safetensors.numpy
 import torch
 from safetensors.torch import save_file
-from sklearn.linear_model import LinearRegression
-from sklearn.tree import DecisionTreeRegressor
 
 from skyfuse.errors import StoreError, UsageError
-from skyfuse.models import MODELS, load_model
-from skyfuse.models.files import WEIGHTS
+from skyfuse.models import MODELS, files, load_model
 
-KINDS = ["tree", "lightgbm", "vggnet12", "late"]
+from .conftest import QUICK, QUICK_CLASSES
+
+KINDS = [*QUICK, "late"]
+CLASSES = [*QUICK_CLASSES, "late"]
+WEIGHTS = {
+    "tree": "arrays.safetensors",
+    "svm": "arrays.safetensors",
+    "lightgbm": "model.txt",
+    "vggnet12": "weights.safetensors",
+}
 CARD = {
-    "label": {"name": "AVG", "unit": "log10(Msun/yr)"},
-    "inputs": {"zooms": {"image": 3, "spectrum": 4}, "bands": "ugriz", "size": 64, "grid": "sdss"},
+    "label": {"name": "AVG", "unit": "log10(Msun/yr)", "definition": "star formation in the last Gyr"},
+    "inputs": {
+        "zooms": {"image": 3, "spectrum": 4, "table": 0},
+        "bands": "ugriz",
+        "size": 64,
+        "grid": "sdss",
+        "columns": ["u", "u-g"],
+        "smooth": 4.0,
+    },
     "split": "0" * 64,
     "metrics": {"r2": 0.5, "nmad": float("nan")},
 }
@@ -41,9 +53,9 @@ class Bomb:
 def saved(fitted, tmp_path):
     """Return a function that saves the fitted model of a kind into a new folder."""
 
-    def save(kind):
+    def save(kind, models=fitted):
         folder = tmp_path / kind
-        model = fitted[kind]
+        model = models[kind]
         model.card = {**CARD}
         assert model.save(folder) == folder
         return folder
@@ -74,13 +86,26 @@ def test_loaded_model_predicts_bit_for_bit_and_keeps_its_card(kind, saved, fitte
     assert model.params == fitted[kind].params
     card = model.card
     assert card["name"] == kind
-    assert card["task"] == "regression"
+    assert card["kind"] == model.kind == "regression"
+    assert card["classes"] == []
+    assert card["interval"] is None
     assert card["label"] == CARD["label"]
     assert card["inputs"] == CARD["inputs"]
     assert card["split"] == CARD["split"]
     assert card["metrics"] == {"r2": 0.5, "nmad": None}
     assert card["shapes"] == {"image": [5, 8, 8], "spectrum": [40]}
     assert card["libraries"]["skyfuse"]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_loaded_classifier_predicts_bit_for_bit_with_its_sets(kind, saved, classifiers, class_parts):
+    model = load_model(saved(kind, classifiers))
+    now, then = (m.predict(class_parts[2][0]) for m in (model, classifiers[kind]))
+    assert np.array_equal(now.probability, then.probability)
+    assert np.array_equal(now.members, then.members)
+    assert now.classes == then.classes
+    assert now.level == model.card["interval"]["level"] == 0.8
+    assert model.card["kind"] == "classification"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,7 +117,8 @@ def test_loaded_model_can_be_saved_again(kind, saved, tmp_path, parts):
 
 
 def test_weights_are_in_the_formats_of_the_design(saved):
-    assert {path.name for path in saved("tree").iterdir()} == {"model.json", "tree.skops"}
+    for kind in ("linear", "knn", "svm", "tree", "forest"):
+        assert {path.name for path in saved(kind).iterdir()} == {"model.json", "arrays.safetensors"}
     assert {path.name for path in saved("lightgbm").iterdir()} == {"model.json", "model.txt"}
     assert {path.name for path in saved("vggnet12").iterdir()} == {"model.json", "weights.safetensors"}
     assert {path.name for path in saved("late").iterdir()} == {"model.json", "member-0", "member-1"}
@@ -128,7 +154,7 @@ def test_interrupted_save_leaves_no_model(saved, fitted, monkeypatch):
         load_model(folder)
 
 
-@pytest.mark.parametrize("kind", ["tree", "lightgbm", "vggnet12"])
+@pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize("honest_hash", [False, True])
 def test_a_pickle_in_the_place_of_the_weights_is_not_executed(kind, honest_hash, saved, tmp_path):
     folder = saved(kind)
@@ -141,11 +167,11 @@ def test_a_pickle_in_the_place_of_the_weights_is_not_executed(kind, honest_hash,
     assert not (tmp_path / "bang").exists()
 
 
-@pytest.mark.parametrize("place", ["model.json", "member-1/model.json", "member-0/tree.skops"])
+@pytest.mark.parametrize("place", ["model.json", "member-1/model.json", "member-0/arrays.safetensors"])
 def test_a_pickle_anywhere_in_a_fusion_is_not_executed(place, saved, tmp_path):
     folder = saved("late")
     (folder / place).write_bytes(pickle.dumps(Bomb(tmp_path / "bang")))
-    if place.endswith("skops"):
+    if place.endswith("safetensors"):
         edit(folder / "member-0")
     with pytest.raises(StoreError):
         load_model(folder)
@@ -162,88 +188,112 @@ def test_a_torch_pickle_is_not_executed(saved, tmp_path):
 
 
 def forge(folder, change):
-    """Rewrite the schema and the arrays of a stored tree."""
-    path = folder / "tree.skops"
-    with zipfile.ZipFile(path) as archive:
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    schema = json.loads(entries["schema.json"])
-    change(schema, entries)
-    entries["schema.json"] = json.dumps(schema).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data)
+    """Rewrite the arrays of a model."""
+    path = folder / "arrays.safetensors"
+    arrays = safetensors.numpy.load_file(path)
+    change(arrays)
+    safetensors.numpy.save_file(arrays, path)
     edit(folder)
 
 
-def test_skops_with_a_pickled_array_is_not_executed(saved, tmp_path):
-    folder = saved("tree")
-
-    def poison(schema, entries):
-        for name in entries:
-            if name.endswith(".npy"):
-                file = io.BytesIO()
-                np.save(file, np.array([Bomb(tmp_path / "bang")], dtype=object), allow_pickle=True)
-                entries[name] = file.getvalue()
-
-    forge(folder, poison)
-    with pytest.raises(StoreError):
-        load_model(folder)
-    assert not (tmp_path / "bang").exists()
-
-
 @pytest.mark.parametrize(
-    ("module", "kind", "loader"),
+    ("field", "node", "value"),
     [
-        ("os", "system", "FunctionNode"),
-        ("builtins", "eval", "FunctionNode"),
-        ("operator", "methodcaller", "OperatorFuncNode"),
-        ("sklearn.pipeline", "Pipeline", "ObjectNode"),
+        ("left", 0, 10**6),
+        ("right", 0, -7),
+        ("left", 0, 0),
+        ("left", -1, 1),
+        ("right", -1, 1),
+        ("feature", 0, 10**6),
+        ("feature", 0, -5),
+        ("roots", 0, -1),
+        ("roots", 0, 10**6),
     ],
 )
-def test_skops_with_another_type_is_refused_by_name(module, kind, loader, saved):
-    folder = saved("tree")
-    forge(
-        folder,
-        lambda schema, _: schema["content"]["content"].update(
-            extra={"__class__": kind, "__module__": module, "__loader__": loader, "content": {}}
-        ),
-    )
-    with pytest.raises(StoreError, match=f"types that a decision tree has not.*{module}.{kind}"):
+@pytest.mark.parametrize("kind", ["tree", "forest"])
+def test_tree_whose_nodes_lead_astray_is_refused(kind, field, node, value, saved):
+    folder = saved(kind)
+
+    def mislead(arrays):
+        arrays[field][node] = value
+
+    forge(folder, mislead)
+    with pytest.raises(StoreError, match="sound trees"):
         load_model(folder)
 
 
-def test_skops_of_another_estimator_is_refused(saved):
-    folder = saved("tree")
-    x = np.arange(6.0).reshape(3, 2)
-    skops.io.dump(LinearRegression().fit(x, x[:, 0]), folder / "tree.skops")
-    edit(folder)
-    with pytest.raises(StoreError, match="LinearRegression"):
+@pytest.mark.parametrize("kind", ["linear", "knn", "svm", "tree", "forest"])
+def test_arrays_of_another_shape_type_or_name_are_refused(kind, saved):
+    folder = saved(kind)
+    whole = (folder / "arrays.safetensors").read_bytes()
+    for name, array in safetensors.numpy.load(whole).items():
+        other_type = np.zeros(array.shape, "f2" if array.dtype.kind != "f" else "i2")
+        wrong = [array[None], other_type]
+        if name != "roots":
+            wrong.append(array[:-1])
+        if array.dtype.kind == "f":
+            wrong += [np.full_like(array, np.nan), np.full_like(array, -np.inf)]
+        for other in wrong:
+            (folder / "arrays.safetensors").write_bytes(whole)
+            forge(folder, lambda arrays, name=name, other=other: arrays.update({name: other}))
+            with pytest.raises(StoreError, match=r"does not fit its card|is not finite"):
+                load_model(folder)
+    (folder / "arrays.safetensors").write_bytes(whole)
+    forge(folder, lambda arrays: arrays.update(more=np.zeros(3)))
+    with pytest.raises(StoreError, match=r"where .* belong"):
         load_model(folder)
-    skops.io.dump(DecisionTreeRegressor(), folder / "tree.skops")
-    edit(folder)
-    with pytest.raises(StoreError, match="tree"):
+    forge(folder, dict.clear)
+    with pytest.raises(StoreError, match=r"holds \[\] where"):
         load_model(folder)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("left_child", 10**6), ("right_child", -7), ("left_child", 0), ("feature", 10**6), ("feature", -5)],
+    ("kind", "name", "value", "fault"),
+    [
+        ("linear", "scale", 0.0, "scale that is not positive"),
+        ("svm", "scale", -1.0, "scale that is not positive"),
+        ("knn", "weight", 0.0, "no objects of positive weight"),
+        ("svm", "sides", 1, "between no classes"),
+        ("svm", "sides", -1, "between no classes"),
+    ],
 )
-def test_tree_whose_nodes_lead_astray_is_refused(field, value, saved):
-    folder = saved("tree")
+def test_numbers_that_make_no_sense_are_refused(kind, name, value, fault, saved):
+    folder = saved(kind)
 
-    def mislead(schema, entries):
-        for name, data in entries.items():
-            if name.endswith(".npy"):
-                nodes = np.load(io.BytesIO(data))
-                if nodes.dtype.names and field in nodes.dtype.names:
-                    nodes[field][0] = value
-                    file = io.BytesIO()
-                    np.save(file, nodes)
-                    entries[name] = file.getvalue()
+    def spoil(arrays):
+        arrays[name].flat[0] = value
 
-    forge(folder, mislead)
-    with pytest.raises(StoreError, match="sound decision tree"):
+    forge(folder, spoil)
+    with pytest.raises(StoreError, match=fault):
+        load_model(folder)
+
+
+def test_neighbours_without_objects_are_refused(saved):
+    folder = saved("knn")
+    forge(folder, lambda arrays: arrays.update({k: arrays[k][:0] for k in ("points", "labels", "weight")}))
+    with pytest.raises(StoreError, match="no objects of positive weight"):
+        load_model(folder)
+
+
+def test_constant_labels_leave_no_support_vectors_and_are_kept(parts, tmp_path):
+    x, y = parts[0]
+    model = MODELS["svm"]()
+    model.fit(x, np.full_like(y, 2.5), x, np.full_like(y, 2.5), seed=0)
+    assert (load_model(model.save(tmp_path / "svm")).predict(x).value == 2.5).all()
+
+
+def test_weights_in_any_memory_order_are_stored_alike(tmp_path):
+    array = np.arange(12.0).reshape(3, 4)
+    files.write_arrays({"a": np.asfortranarray(array), "b": array[:, ::2]}, tmp_path)
+    found = files.read_arrays(tmp_path, {"a": ("f8", ("n", "m")), "b": ("f8", ("n", "k"))}, m=4)
+    assert np.array_equal(found["a"], array)
+    assert np.array_equal(found["b"], array[:, ::2])
+
+
+def test_a_missing_library_is_named(saved, monkeypatch):
+    folder = saved("lightgbm")
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    with pytest.raises(StoreError, match=r"holds a lightgbm model, which needs lightgbm.*; install lightgbm"):
         load_model(folder)
 
 
@@ -260,6 +310,8 @@ def test_tree_whose_nodes_lead_astray_is_refused(field, value, saved):
         ("num_leaves", "0", "sound trees"),
         ("num_leaves", "many", "damaged"),
         ("leaf_value", "", "sound trees"),
+        ("num_class", "3", "sound trees"),
+        ("num_tree_per_iteration", "1000000", "sound trees"),
     ],
 )
 def test_lightgbm_text_whose_nodes_lead_astray_is_refused(key, value, fault, saved):
@@ -319,12 +371,19 @@ def test_impossible_fusion_weights_are_refused(weights, saved):
         ({"name": "os"}, "unknown model"),
         ({"name": 3}, "name"),
         ({"name": "lightgbm"}, "not those of a lightgbm model"),
-        ({"version": 2}, "layout version 2"),
+        ({"version": 1}, "layout version 1"),
         ({"format": "other"}, "is not a model's card"),
-        ({"task": "prophecy"}, "task"),
-        ({"files": {"../tree.skops": "0"}}, "not those of a tree model"),
-        ({"files": {"tree.skops": "0" * 64}}, "is not the file that model.json describes"),
-        ({"shapes": {"image": [5, 8, 8]}}, "features"),
+        ({"kind": "prophecy"}, "kind"),
+        ({"kind": "reconstruction"}, "for reconstruction of 0 classes"),
+        ({"kind": "classification"}, "for classification of 0 classes"),
+        ({"classes": ["a", "b"]}, "for regression of 2 classes"),
+        ({"kind": "classification", "classes": ["a", "a"]}, "for classification of 2 classes"),
+        ({"kind": "classification", "classes": ["a", "b"]}, "value is float64 of shape"),
+        ({"interval": {}}, "does not fit its card"),
+        ({"interval": {"level": 0.9, "thresholds": [0.1], "tie": 0.5}}, "calibration is damaged"),
+        ({"files": {"../arrays.safetensors": "0"}}, "not those of a tree model"),
+        ({"files": {"arrays.safetensors": "0" * 64}}, "is not the file that model.json describes"),
+        ({"shapes": {"image": [5, 1, 1]}}, "sound trees"),
         ({"shapes": {}}, "impossible input shapes"),
         ({"shapes": {"image": [5, 8, -8], "spectrum": [40]}}, "impossible input shapes"),
         ({"shapes": {"radio": [3]}}, "impossible input shapes"),
@@ -354,9 +413,9 @@ def test_missing_and_wrong_places_are_refused(saved, tmp_path):
         load_model(tmp_path / "nowhere")
     folder = saved("tree")
     with pytest.raises(StoreError, match="no model folder"):
-        load_model(folder / "tree.skops")
-    (folder / "tree.skops").unlink()
-    with pytest.raises(StoreError, match=r"tree\.skops: is missing"):
+        load_model(folder / "arrays.safetensors")
+    (folder / "arrays.safetensors").unlink()
+    with pytest.raises(StoreError, match=r"arrays\.safetensors: is missing"):
         load_model(folder)
     (folder / "model.json").unlink()
     (folder / "model.json").mkdir()
@@ -364,7 +423,7 @@ def test_missing_and_wrong_places_are_refused(saved, tmp_path):
         load_model(folder)
 
 
-@pytest.mark.parametrize("kind", ["tree", "lightgbm", "vggnet12"])
+@pytest.mark.parametrize("kind", WEIGHTS)
 def test_truncated_weights_are_refused(kind, saved):
     folder = saved(kind)
     path = folder / WEIGHTS[kind]

@@ -11,9 +11,13 @@ from skyfuse.dataset.select import Funnel, Step
 
 
 class SmallSky:
-    """Objects whose label shows half in the image and half in the spectrum."""
+    """Objects whose label shows half in the image and half in the spectrum.
 
-    def __init__(self, path, n=240, seed=0):
+    The class tells whether the label is low, middle or high; the columns `shape` and `line` show each half,
+    `leak` shows the label itself.
+    """
+
+    def __init__(self, path, n=240, seed=0, rounds=1):
         rng = np.random.default_rng(seed)
         self.path = path
         part, rest = rng.normal(size=n), rng.normal(size=n)
@@ -39,6 +43,10 @@ class SmallSky:
                 "mjd": 51602,
                 "fiberid": np.arange(n),
                 "AVG": label,
+                "kind": np.array(["low", "middle", "high"])[np.digitize(label, [-0.6, 0.6])],
+                "shape": part + 0.3 * rng.normal(size=n),
+                "line": rest + 0.3 * rng.normal(size=n),
+                "leak": label + 0.01 * rng.normal(size=n),
                 "group": np.arange(n) // 2,
                 "nan_fraction": np.isnan(spectrum).mean(axis=1),
                 "n_components": 1 + (np.arange(n) % 7 == 0),
@@ -50,13 +58,16 @@ class SmallSky:
             "spectrum": {"grid": "sdss", "sizes": [320, 160, 80, 40, 20]},
         }
         order = rng.permutation(n)
-        train = np.sort(order[: int(0.6 * n)])
-        self._split = {
-            "train": train,
-            "valid": np.sort(order[int(0.6 * n) : int(0.8 * n)]),
-            "test": np.sort(order[int(0.8 * n) :]),
-            "folds": [train[k::5] for k in range(5)],
-        }
+        self._rounds = []
+        for k in range(rounds):
+            test = order[k::rounds] if rounds > 1 else order[int(0.8 * n) :]
+            rest_ = np.setdiff1d(order, test)
+            cuts = [int(0.6 * n), int(0.7 * n)] if rounds == 1 else [len(rest_) * 3 // 4, len(rest_) * 7 // 8]
+            rest_ = rng.permutation(rest_)
+            names = ("train", "valid", "calibration")
+            parts = dict(zip(names, (np.sort(x) for x in np.split(rest_, cuts)), strict=True))
+            self._rounds.append({**parts, "test": np.sort(test)})
+        self._folds = [self._rounds[0]["train"][k::5] for k in range(5)]
         self.truth = self.table[["plate", "mjd", "fiberid"]].assign(attainable_sigma=0.2)
         self.funnel = Funnel(
             [Step("catalogue rows", 2 * n), Step("complete", n // 2, applied=False), Step("used", n)]
@@ -66,13 +77,24 @@ class SmallSky:
         return len(self.table)
 
     def split(self, name="default"):
-        return self._split
+        return {**self._rounds[0], "folds": self._folds}
+
+    def rounds(self, name="default"):
+        return self._rounds
 
     def split_digest(self, name="default"):
         return "ab" * 32
 
-    def inputs(self, zooms, rows):
-        return {modality: self._arrays[modality, zoom][rows] for modality, zoom in zooms.items()}
+    def inputs(self, zooms, rows, *, columns=(), smooth=0.0, sigma=False):
+        found = {}
+        for modality, zoom in zooms.items():
+            if modality == "table":
+                found["table"] = self.table.loc[rows, list(columns)].to_numpy(dtype=np.float32)
+            else:
+                found[modality] = self._arrays[modality, zoom][rows]
+        if sigma and "spectrum" in found:
+            found["spectrum_sigma"] = np.full_like(found["spectrum"], 0.1)
+        return found
 
     def wavelength(self, zoom):
         return np.linspace(4000.0, 9000.0, self._arrays["spectrum", zoom].shape[1])
@@ -88,12 +110,49 @@ class SmallSky:
         )
 
 
+CLASSES = {"low": ["low"], "middle": ["mid.*"], "high": ["high"]}
+
+
+def class_recipe(**changes) -> Recipe:
+    """Return a recipe of two quick models that classify `SmallSky` by its table and spectra."""
+    content = {
+        "name": "classes",
+        "title": "A small classification",
+        "task": {
+            "label": "kind",
+            "title": "kind",
+            "definition": "made up",
+            "kind": "classification",
+            "classes": CLASSES,
+            "forbidden": {"leak": "it is the label with a little noise"},
+            "magnitude": "shape",
+        },
+        "modalities": ["spectrum", "table"],
+        "columns": ["shape", "line"],
+        "leaking": ["leak"],
+        "reference": {"spectrum": 4},
+        "models": {"tree": {"fixed": {"max_depth": 4}}, "forest": {"fusions": ["table"]}},
+        "fusions": ["spectrum", "table", "early", "late-mean"],
+        "embeddings": {"methods": ["pca"]},
+        "clusters": 3,
+        "bootstrap": 200,
+        "seed": 11,
+    }
+    return Recipe.model_validate({**content, **changes})
+
+
 def small_recipe(**changes) -> Recipe:
     """Return a recipe of two quick models for `SmallSky`; keyword arguments replace whole sections."""
     content = {
         "name": "small",
         "title": "A small study",
-        "task": {"label": "AVG", "title": "log SFR", "unit": "dex", "definition": "made up"},
+        "task": {
+            "label": "AVG",
+            "title": "log SFR",
+            "unit": "dex",
+            "definition": "made up",
+            "attainable": "attainable_sigma",
+        },
         "zooms": {"image": [3, 4], "spectrum": [3, 4]},
         "reference": {"image": 3, "spectrum": 3},
         "models": {
@@ -130,6 +189,6 @@ def small_recipe(**changes) -> Recipe:
             },
             {"what": "sigma", "avoided": "tested"},
         ],
-        "published": [{"model": "tree", "fusion": "early", "r2": 0.155}],
+        "published": [{"model": "tree", "fusion": "early", "scores": {"r2": 0.155}}],
     }
     return Recipe.model_validate({**content, **changes})

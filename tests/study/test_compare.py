@@ -3,11 +3,22 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import f1_score
 
 from skyfuse.errors import DataError
 from skyfuse.study import compare
-from skyfuse.study.compare import best_single, bootstrap, comparisons, percentiles
-from skyfuse.study.metrics import METRICS, attainable_r2, score
+from skyfuse.study.compare import LEAKS, best_single, bootstrap, comparisons, percentiles
+from skyfuse.study.metrics import METRICS_OF, Outcome, attainable_r2
+
+METRICS = METRICS_OF["regression"]
+
+
+def outcome(y, p):
+    return Outcome("regression", y, p)
+
+
+def score(y, p):
+    return outcome(y, p).score()
 
 
 def redrawn(y, groups, samples, seed):
@@ -27,12 +38,12 @@ def test_draws_equal_scores_of_the_resampled_objects(n, members, seed):
     groups = np.arange(n) // members
     if groups.max() == 0:
         return
-    boot = bootstrap(y, {"m": p}, groups=groups, sigma=sigma, samples=20, seed=seed)
+    boot = bootstrap({"m": outcome(y, p)}, groups=groups, sigma=sigma, samples=20, seed=seed)
     for k, rows in enumerate(redrawn(y, groups, 20, seed)):
         if np.ptp(y[rows]) == 0:
             assert np.isnan(boot.draws["m"]["r2"][k])
             continue
-        expected = score(y[rows], p[rows])._asdict()
+        expected = score(y[rows], p[rows])
         for metric in METRICS:
             assert boot.draws["m"][metric][k] == pytest.approx(expected[metric], rel=1e-8, abs=1e-8)
         assert boot.attainable_draws[k] == pytest.approx(attainable_r2(y[rows], sigma[rows]), rel=1e-8)
@@ -41,9 +52,9 @@ def test_draws_equal_scores_of_the_resampled_objects(n, members, seed):
 def test_blocks_do_not_change_the_draws(monkeypatch):
     rng = np.random.default_rng(3)
     y, p = rng.normal(size=40), rng.normal(size=40)
-    whole = bootstrap(y, {"m": p}, samples=50, seed=1)
+    whole = bootstrap({"m": outcome(y, p)}, samples=50, seed=1)
     monkeypatch.setattr(compare, "_BLOCK", 40 * 7)
-    parts = bootstrap(y, {"m": p}, samples=50, seed=1)
+    parts = bootstrap({"m": outcome(y, p)}, samples=50, seed=1)
     for metric in METRICS:
         np.testing.assert_allclose(whole.draws["m"][metric], parts.draws["m"][metric], rtol=1e-12)
 
@@ -51,7 +62,9 @@ def test_blocks_do_not_change_the_draws(monkeypatch):
 def test_same_seed_same_draws_and_another_seed_others():
     rng = np.random.default_rng(3)
     y, p = rng.normal(size=40), rng.normal(size=40)
-    one, two, three = (bootstrap(y, {"m": p}, samples=300, seed=s).interval("m", "r2") for s in (1, 1, 2))
+    one, two, three = (
+        bootstrap({"m": outcome(y, p)}, samples=300, seed=s).interval("m", "r2") for s in (1, 1, 2)
+    )
     assert one == two
     assert one != three
 
@@ -62,7 +75,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     hits = 0
     for k in range(200):
         y = rng.normal(size=150)
-        boot = bootstrap(y, {"m": y + rng.normal(size=150)}, samples=300, seed=k)
+        boot = bootstrap({"m": outcome(y, y + rng.normal(size=150))}, samples=300, seed=k)
         low, high = boot.interval("m", "rmse")
         hits += low <= 1 <= high
     assert 0.88 <= hits / 200 <= 0.99
@@ -73,9 +86,9 @@ def test_pairing_shrinks_the_interval_of_a_difference():
     y = rng.normal(size=200)
     shared = rng.normal(size=200)
     a, b = y + shared, y + shared + 0.05 * rng.normal(size=200)
-    boot = bootstrap(y, {"a": a, "b": b}, samples=1000, seed=0)
+    boot = bootstrap({"a": outcome(y, a), "b": outcome(y, b)}, samples=1000, seed=0)
     difference, low, high = boot.difference("a", "b", "rmse")
-    assert difference == pytest.approx(score(y, a).rmse - score(y, b).rmse)
+    assert difference == pytest.approx(score(y, a)["rmse"] - score(y, b)["rmse"])
     assert low <= difference <= high
     single = boot.interval("a", "rmse")
     assert high - low < 0.2 * (single[1] - single[0])
@@ -87,20 +100,20 @@ def test_groups_widen_the_interval_when_their_members_err_together():
     groups = np.repeat(np.arange(40), 10)
     y = rng.normal(size=400)
     p = y + rng.normal(size=40)[groups]
-    alone = bootstrap(y, {"m": p}, samples=1000, seed=0).interval("m", "rmse")
-    grouped = bootstrap(y, {"m": p}, groups=groups, samples=1000, seed=0).interval("m", "rmse")
+    alone = bootstrap({"m": outcome(y, p)}, samples=1000, seed=0).interval("m", "rmse")
+    grouped = bootstrap({"m": outcome(y, p)}, groups=groups, samples=1000, seed=0).interval("m", "rmse")
     assert grouped[1] - grouped[0] > 1.8 * (alone[1] - alone[0])
 
 
 def test_distance_from_the_attainable():
     rng = np.random.default_rng(7)
     y, sigma = rng.normal(size=100), np.full(100, 0.3)
-    boot = bootstrap(y, {"m": y + 0.3 * rng.normal(size=100)}, sigma=sigma, samples=300, seed=0)
+    boot = bootstrap({"m": outcome(y, y + 0.3 * rng.normal(size=100))}, sigma=sigma, samples=300, seed=0)
     value, low, high = boot.distance("m")
     assert value == pytest.approx(attainable_r2(y, sigma) - boot.point["m"]["r2"])
     assert low < value < high
     with pytest.raises(DataError, match="attainable R² is not known"):
-        bootstrap(y, {"m": y + 1}, samples=200).distance("m")
+        bootstrap({"m": outcome(y, y + 1)}, samples=200).distance("m")
 
 
 def test_percentiles_by_hand():
@@ -111,37 +124,59 @@ def test_percentiles_by_hand():
 def test_bad_groups():
     y, p = np.arange(4.0), np.ones(4)
     with pytest.raises(DataError, match="3 groups for 4 objects"):
-        bootstrap(y, {"m": p}, groups=[0, 1, 2])
+        bootstrap({"m": outcome(y, p)}, groups=[0, 1, 2])
     with pytest.raises(DataError, match="one group alone"):
-        bootstrap(y, {"m": p}, groups=[5, 5, 5, 5])
-    with pytest.raises(DataError, match="not finite"):
-        bootstrap(y, {"m": np.full(4, np.nan)})
+        bootstrap({"m": outcome(y, p)}, groups=[5, 5, 5, 5])
+    with pytest.raises(DataError, match="b predicts 3 objects, others 4"):
+        bootstrap({"a": outcome(y, p), "b": outcome(y[:3], p[:3])})
+
+
+def test_macro_f1_of_resamples_is_that_of_the_resampled_objects():
+    rng = np.random.default_rng(9)
+    y = rng.integers(4, size=60)
+    p = rng.dirichlet(np.full(4, 0.4), size=60) + np.eye(4)[y] * 0.3
+    p /= p.sum(axis=1, keepdims=True)
+    said, groups = p.argmax(axis=1), np.arange(60) // 2
+    boot = bootstrap({"m": Outcome("classification", y, said, p)}, groups=groups, samples=40, seed=2)
+    for k, rows in enumerate(redrawn(y, groups, 40, 2)):
+        expected = f1_score(y[rows], said[rows], average="macro", zero_division=0)
+        assert boot.draws["m"]["f1_macro"][k] == pytest.approx(expected)
 
 
 def test_best_single_looks_at_validation_alone():
-    assert best_single({"image": 0.2, "spectrum": 0.3, "early": 0.9}, ("image", "spectrum")) == "spectrum"
-    assert best_single({"image": 0.2}, ("image", "spectrum")) == "image"
+    assert best_single({"image": 0.2, "table": 0.3, "early": 0.9}) == "table"
+    assert best_single({"image": 0.2}) == "image"
     with pytest.raises(DataError, match="no single modality"):
-        best_single({"early": 0.2}, ("image", "spectrum"))
+        best_single({"early": 0.2})
+
+
+def cells_of(qualities, valid, variants=(None,)):
+    """Return a table of cells and a bootstrap over predictions of given scatter."""
+    rng = np.random.default_rng(8)
+    y = rng.normal(size=120)
+    rows, outcomes = [], {}
+    for model in valid:
+        for variant in variants:
+            for fusion, quality in qualities.items():
+                if variant == LEAKS and fusion == "spectrum":
+                    continue
+                name = f"{model}-{fusion}" + ("" if variant is None else f"-{variant}")
+                row = {"cell": name, "model": model, "fusion": fusion, "variant": variant}
+                rows.append({**row, "valid_r2": valid[model][fusion]})
+                scatter = quality if variant is None else quality / 3
+                outcomes[name] = outcome(y, y + scatter * rng.normal(size=120))
+    return pd.DataFrame(rows), bootstrap(outcomes, samples=300, seed=0)
 
 
 def test_comparisons_pair_models_and_set_fusions_against_the_validation_choice():
-    rng = np.random.default_rng(8)
-    y = rng.normal(size=120)
-    quality = {"image": 0.9, "spectrum": 0.8, "early": 0.3, "late-mean": 0.6}
     # On the validation part the image looks better for b, though the test part says otherwise.
     valid = {
         "a": {"image": 0.1, "spectrum": 0.2, "early": 0.5, "late-mean": 0.4},
         "b": {"image": 0.4, "spectrum": 0.2, "early": 0.5, "late-mean": 0.6},
     }
-    rows = [
-        {"cell": f"{model}-{fusion}", "model": model, "fusion": fusion, "valid_r2": valid[model][fusion]}
-        for model in "ab"
-        for fusion in quality
-    ]
-    predictions = {r["cell"]: y + quality[r["fusion"]] * rng.normal(size=120) for r in rows}
-    boot = bootstrap(y, predictions, samples=300, seed=0)
-    table = comparisons(pd.DataFrame(rows), boot)
+    qualities = {"image": 0.9, "spectrum": 0.8, "early": 0.3, "late-mean": 0.6}
+    cells, boot = cells_of(qualities, valid)
+    table = comparisons(cells, boot, "regression")
     fusion = table[(table["kind"] == "fusion") & (table["metric"] == "r2")].set_index(["model", "fusion"])
     assert fusion.loc[("a", "early"), "b"] == "a-spectrum"
     assert fusion.loc[("b", "early"), "b"] == "b-image"
@@ -152,15 +187,35 @@ def test_comparisons_pair_models_and_set_fusions_against_the_validation_choice()
         ("b", "late-mean"): True,
     }
     assert fusion.loc[("a", "early"), "low"] > 0
+    single = table[(table["kind"] == "single") & (table["metric"] == "r2")].set_index(["model", "fusion"])
+    assert single.loc[("a", "early"), "b"] == "a-image"
     models = table[table["kind"] == "models"]
-    assert len(models) == len(quality) * len(METRICS)
+    assert len(models) == len(qualities) * len(METRICS)
     row = models[(models["fusion"] == "image") & (models["metric"] == "mae")].iloc[0]
     expected = boot.difference("a-image", "b-image", "mae")
     assert (row["difference"], row["low"], row["high"]) == pytest.approx(expected)
 
 
+def test_leaks_are_set_against_the_same_cell_without_and_fused_among_themselves():
+    valid = {"a": {"spectrum": 0.2, "table": 0.3, "early": 0.5}}
+    cells, boot = cells_of({"spectrum": 0.9, "table": 0.8, "early": 0.6}, valid, (None, LEAKS))
+    table = comparisons(cells, boot, "regression")
+    table = table[table["metric"] == "r2"]
+    leak = table[table["kind"] == "leak"].set_index("fusion")
+    assert leak[["a", "b"]].to_numpy().tolist() == [
+        ["a-table-with-leaks", "a-table"],
+        ["a-early-with-leaks", "a-early"],
+    ]
+    assert (leak["low"] > 0).all()
+    fused = table[table["kind"].isin(["fusion", "single"]) & (table["variant"] == LEAKS)].set_index("kind")
+    assert fused.loc["fusion", ["a", "b"]].tolist() == ["a-early-with-leaks", "a-table-with-leaks"]
+    assert fused.loc["single", ["a", "b"]].tolist() == ["a-early-with-leaks", "a-spectrum"]
+    sound = table[(table["kind"] == "fusion") & table["variant"].isna()]
+    assert sound[["a", "b"]].to_numpy().tolist() == [["a-early", "a-table"]]
+
+
 def test_comparisons_without_fusions_hold_pairs_alone():
     y = np.arange(10.0)
-    rows = pd.DataFrame([{"cell": "a", "model": "a", "fusion": "image", "valid_r2": 0.1}])
-    boot = bootstrap(y, {"a": y + 0.1 * (-1) ** np.arange(10)}, samples=200)
-    assert comparisons(rows, boot).empty
+    rows = pd.DataFrame([{"cell": "a", "model": "a", "fusion": "image", "variant": None, "valid_r2": 0.1}])
+    boot = bootstrap({"a": outcome(y, y + 0.1 * (-1) ** np.arange(10))}, samples=200)
+    assert comparisons(rows, boot, "regression").empty

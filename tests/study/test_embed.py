@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score
 
 from skyfuse.errors import DataError, UsageError
-from skyfuse.study.embed import correlations, embed, embed_dataset, pearson
+from skyfuse.study.embed import clusters, correlations, embed, embed_dataset, pearson
 
 from .sky import SmallSky
 
@@ -91,12 +92,12 @@ def test_a_dataset_is_embedded_whole(tmp_path):
     sky = SmallSky(tmp_path)
     sky.meta["label"] = {"name": "AVG", "unit": "dex"}
     # An object in no part of the split is placed all the same.
-    left = sky._split["test"][0]
-    sky._split["test"] = sky._split["test"][1:]
+    left = sky._rounds[0]["test"][0]
+    sky._rounds[0]["test"] = sky._rounds[0]["test"][1:]
     table = embed_dataset(sky, method="pca", modality="spectrum", zoom=3, seed=1)
     assert table["object_id"].tolist() == sky.table["object_id"].tolist()
     assert table.loc[left, "part"] == ""
-    assert table["part"].value_counts()["train"] == len(sky._split["train"])
+    assert table["part"].value_counts()["train"] == len(sky.split()["train"])
     assert np.isfinite(table[["x", "y"]].to_numpy()).all()
     assert table["AVG"].equals(sky.table["AVG"])
 
@@ -111,6 +112,47 @@ def test_a_dataset_without_split_or_label_is_embedded_by_all_its_objects(tmp_pat
     table = embed_dataset(sky, method="pca", modality="image", zoom=4, seed=1)
     assert set(table["part"]) == {"train"}
     assert table.columns.tolist() == ["object_id", "part", "x", "y"]
+
+
+def test_a_table_is_embedded_by_its_columns(tmp_path):
+    sky = SmallSky(tmp_path)
+    sky.meta["label"] = None
+    own = sky.inputs
+    sky.inputs = lambda zooms, rows: own(zooms, rows, columns=["shape", "line"])
+    table = embed_dataset(sky, method="pca", modality="table", zoom=3, seed=1)
+    assert np.isfinite(table[["x", "y"]].to_numpy()).all()
+
+
+def test_clusters_of_groups_that_lie_apart_are_the_groups():
+    rng = np.random.default_rng(4)
+    names = {part: rng.choice(["a", "b", "c"], n) for part, n in (("train", 60), ("test", 30))}
+    centre = {"a": 0.0, "b": 30.0, "c": 60.0}
+    arrays = {
+        part: (np.array([[centre[x]] * 4 for x in own]) + rng.normal(size=(len(own), 4))).astype(np.float32)
+        for part, own in names.items()
+    }
+    labels = {part: own.astype(object) for part, own in names.items()}
+    labels["test"][0] = None
+    found = clusters(arrays, labels, number=3, seed=0)
+    assert found["n"].sum() == 89
+    assert len(found) == 3
+    assert found["adjusted_rand"].unique().tolist() == [1.0]
+    assert found["mutual_information"].unique() == pytest.approx(1)
+    merged = clusters(arrays, labels, number=2, seed=0)
+    pairs = merged.loc[merged.index.repeat(merged["n"])]
+    assert merged["adjusted_rand"].iloc[0] == pytest.approx(
+        adjusted_rand_score(pairs["group"], pairs["cluster"])
+    )
+    with pytest.raises(DataError, match="60 training objects cannot make 61 clusters"):
+        clusters(arrays, labels, number=61, seed=0)
+
+
+def test_numbers_are_set_against_clusters_in_ranges():
+    arrays, labels = parts()
+    found = clusters(arrays, labels, number=4, seed=0)
+    assert found["group"].nunique() == 5
+    assert found["n"].sum() == 70
+    assert found["adjusted_rand"].iloc[0] > 0.3
 
 
 def test_wrong_calls_of_embed_dataset(tmp_path):

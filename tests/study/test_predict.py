@@ -12,10 +12,8 @@ from skyfuse.cube.query import Cube
 from skyfuse.dataset import Dataset
 from skyfuse.errors import DataError, StoreError
 from skyfuse.models import MODELS
-from skyfuse.study.predict import predict_path
+from skyfuse.study.predict import predict_path, reader_of
 from skyfuse.study.prepare import prepare
-from skyfuse.study.tasks import target
-from tests.study.sky import SmallSky, small_recipe
 
 ZOOMS = {"image": 4, "spectrum": 4}
 
@@ -66,11 +64,73 @@ def test_an_error_names_no_folder_that_is_gone(trained, tmp_path):
 
 def test_data_that_is_not_there_is_told_before_labels_are_looked_for(tmp_path):
     with pytest.raises(StoreError, match="nowhere: does not exist"):
-        prepare(load_recipe("sfr"), tmp_path / "w", source=tmp_path / "nowhere")
+        prepare(load_recipe("sfr"), tmp_path / "w", sources=[tmp_path / "nowhere"])
 
 
-def test_a_label_is_found_whatever_its_case(tmp_path):
-    sky = SmallSky(tmp_path)
-    expected = target(small_recipe(), sky).label
-    sky.table = sky.table.rename(columns={"AVG": "avg"})
-    np.testing.assert_array_equal(target(small_recipe(), sky).label, expected)
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Return a folder with a table and a calibrated classification and regression of it."""
+    folder = tmp_path_factory.mktemp("tables")
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame({"objid": np.arange(300) + 10**17, "u": rng.normal(size=300)})
+    table["g"] = rng.normal(size=300)
+    table["err_u"] = 0.3
+    table.to_csv(folder / "new.csv", index=False)
+    x = {"table": np.stack([table["u"], table["u"] - table["g"]], axis=1).astype(np.float32)}
+    for name, y, options in (
+        ("value", x["table"][:, 0].astype(float), {}),
+        (
+            "kind",
+            (x["table"][:, 0] > 0).astype(np.int64),
+            {"kind": "classification", "classes": ("red", "blue")},
+        ),
+    ):
+        model = MODELS["tree"](max_depth=3)
+        model.fit(x, y, x, y, seed=0, **options)
+        model.calibrate(x, y)
+        model.card.update(
+            label={"name": name, "unit": ""},
+            inputs={"zooms": {"table": 0}, "columns": ["u", "u-g"]},
+            split=None,
+            metrics={},
+        )
+        model.save(folder / name)
+    return folder, table
+
+
+def test_a_table_is_predicted_with_intervals(tables):
+    folder, table = tables
+    found = predict_path(folder / "value", folder / "new.csv")
+    assert found["object_id"].tolist() == [str(number) for number in table["objid"]]
+    assert ((found["value_low"] < found["value"]) & (found["value"] < found["value_high"])).all()
+    held = (found["value_low"] <= table["u"]) & (table["u"] <= found["value_high"])
+    assert held.mean() == pytest.approx(0.9, abs=0.02)
+    assert "value_spread" not in found
+
+
+def test_a_table_is_predicted_with_sets_and_draws(tables):
+    folder, _ = tables
+    found = predict_path(folder / "kind", folder / "new.csv", draws=5, seed=1)
+    np.testing.assert_allclose(found["p_red"] + found["p_blue"], 1)
+    assert set(found["kind"]) == {"red", "blue"}
+    assert set(found["kind_set"]) <= {"", "red", "blue", "red|blue"}
+    assert found["kind_agreement"].between(0, 1).all()
+    assert found["kind_agreement"].mean() < 1
+    again = predict_path(folder / "kind", folder / "new.csv", draws=5, seed=1)
+    pd.testing.assert_frame_equal(found, again)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reader"),
+    [
+        ({"zooms": {"table": 0}}, "table"),
+        ({"zooms": {"image": 2, "spectrum": 3}, "bands": "ugriz", "grid": "sdss"}, "cube"),
+        ({"zooms": {"spectrum": 2, "table": 0}, "grid": "sdss", "columns": ["ew_h_beta"]}, "cube"),
+        ({"zooms": {"spectrum": 0}, "grid": "gaia-xp"}, "gaia-xp"),
+        ({"zooms": {"image": 0}, "bands": "rgb"}, "images"),
+        ({"zooms": {"image": 0, "table": 0}, "bands": "rgb", "columns": ["MFCC_1"]}, "scene"),
+        ({"zooms": {"image": 0, "table": 0}, "bands": "rgb", "columns": ["morph_gini"]}, "images"),
+    ],
+)
+def test_files_are_read_as_in_the_training(inputs, reader):
+    assert reader_of(inputs) == reader

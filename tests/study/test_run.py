@@ -1,19 +1,17 @@
-import io
 import json
-import re
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models.classic import DecisionTree
 from skyfuse.models.files import load_model
-from skyfuse.study.metrics import attainable_r2, score
-from skyfuse.study.report import write_report
-from skyfuse.study.run import PIXEL_DIVISOR, PIXEL_UNIT, WALL_COLUMNS, Study, plan, seed_of
+from skyfuse.study.feed import PIXEL_DIVISOR, PIXEL_UNIT
+from skyfuse.study.metrics import Outcome, attainable_r2
+from skyfuse.study.results import WALL_COLUMNS
+from skyfuse.study.run import Study
 
 from .sky import SmallSky, small_recipe
 
@@ -36,6 +34,10 @@ def no_report(monkeypatch):
     monkeypatch.setattr("skyfuse.study.run.write_report", lambda folder: folder / "report.html")
 
 
+def score(y, p):
+    return Outcome("regression", np.asarray(y), np.asarray(p)).score()
+
+
 def without_wall(results):
     return results.drop(columns=list(WALL_COLUMNS))
 
@@ -53,48 +55,6 @@ def count_fits(monkeypatch):
     return fits
 
 
-# -------------------------------------------------------------------------------- plan
-
-
-def test_plan_covers_fusions_zooms_and_flaws_once():
-    cells = plan(small_recipe())
-    names = [cell.name for cell in cells]
-    assert len(names) == len(set(names))
-    assert [name for name in names if name.startswith("tree")] == [
-        "tree-image-i3",
-        "tree-spectrum-s3",
-        "tree-early-i3-s3",
-        "tree-late-mean-i3-s3",
-        "tree-late-weighted-i3-s3",
-        "tree-image-i4",
-        "tree-spectrum-s4",
-        "tree-image-i3-tiny-pixels",
-        "tree-image-i3-shuffled-bands",
-        "tree-spectrum-s3-complete-only",
-    ]
-    roles = pd.Series([cell.role for cell in cells]).value_counts()
-    assert roles.to_dict() == {"reference": 10, "resolution": 4, "flaw": 3}
-
-
-def test_late_fusions_come_after_their_members_whatever_the_recipe_says():
-    fusions = ["late-weighted", "early", "spectrum", "image"]
-    order = [cell.fusion for cell in plan(small_recipe(fusions=fusions, flaws=[])) if cell.model == "tree"]
-    assert order.index("late-weighted") > max(order.index("image"), order.index("spectrum"))
-
-
-def test_seeds_differ_by_cell_and_depend_on_nothing_else():
-    names = [cell.name for cell in plan(small_recipe())]
-    seeds = [seed_of(3, name) for name in names]
-    assert len(set(seeds)) == len(names)
-    assert all(0 <= seed < 2**31 for seed in seeds)
-    assert seed_of(3, names[0]) != seed_of(4, names[0])
-    # Frozen: a change would silently change every result.
-    assert seed_of(0, "tree-image-i0") == FROZEN_SEED
-
-
-FROZEN_SEED = 1078942198
-
-
 # -------------------------------------------------------------------------------- results
 
 
@@ -107,8 +67,8 @@ def test_scores_are_those_of_the_stored_predictions(done, sky):
         assert test["row"].tolist() == split["test"].tolist()
         np.testing.assert_array_equal(test["label"], sky.table["AVG"].to_numpy()[split["test"]])
         expected = score(test["label"], test["prediction"])
-        assert row["test_r2"] == expected.r2
-        assert row["test_nmad"] == expected.nmad
+        assert row["test_r2"] == expected["r2"]
+        assert row["test_nmad"] == expected["nmad"]
         assert row["test_r2_low"] < row["test_r2"] < row["test_r2_high"]
 
 
@@ -119,11 +79,11 @@ def test_a_cell_is_the_model_that_its_parameters_make(done, sky):
     x = sky.inputs({"spectrum": 4}, np.arange(len(sky)))["spectrum"]
     saved = load_model(folder / "cells" / "tree-spectrum-s4" / "model")
     value = saved.predict({"spectrum": x[split["test"]]}).value
-    assert score(y[split["test"]], value).r2 == row["test_r2"]
+    assert score(y[split["test"]], value)["r2"] == row["test_r2"]
     assert saved.card["split"] == sky.split_digest()
     assert saved.card["inputs"]["zooms"] == {"spectrum": 4}
-    assert saved.card["label"] == {"name": "AVG", "unit": "dex"}
-    assert saved.params == json.loads(row["parameters"])
+    assert saved.card["label"] == {"name": "AVG", "unit": "dex", "definition": "made up"}
+    assert json.loads(row["parameters"]).items() <= saved.params.items()
 
 
 def test_parameters_come_from_the_training_part_by_cross_validation(done):
@@ -133,7 +93,7 @@ def test_parameters_come_from_the_training_part_by_cross_validation(done):
         (model, fusion) for model in ("tree", "lightgbm") for fusion in ("image", "spectrum", "early")
     }
     for (model, fusion), group in trials.groupby(["model", "fusion"]):
-        best = group.loc[group["r2"].idxmax()]
+        best = group.loc[group["score"].idxmax()]
         assert best["chosen"]
         used = result.results[(result.results["model"] == model) & (result.results["fusion"] == fusion)]
         for text in used["parameters"]:
@@ -175,10 +135,10 @@ def test_flaws_have_the_effect_that_they_should(done, sky):
     effects = pd.read_parquet(folder / "effects.parquet").set_index("variant")
     # scikit-learn takes features that differ by less than 1e-7 for constant: the tree sees nothing.
     assert PIXEL_UNIT / PIXEL_DIVISOR < 1e-20
-    assert effects.loc["tiny-pixels", "r2"] == pytest.approx(0, abs=0.05)
+    assert effects.loc["tiny-pixels", "value"] == pytest.approx(0, abs=0.05)
     blind = pd.read_parquet(folder / "cells" / "tree-image-i3-tiny-pixels" / "predictions.parquet")
     assert np.ptp(blind["prediction"]) == 0
-    assert effects.loc["shuffled-bands", "r2"] < effects.loc["shuffled-bands", "r2_sound"]
+    assert effects.loc["shuffled-bands", "value"] < effects.loc["shuffled-bands", "value_sound"]
     whole = (sky.table["nan_fraction"] == 0).to_numpy()
     split = sky.split()
     assert effects.loc["complete-only", "n_train"] == whole[split["train"]].sum()
@@ -186,15 +146,6 @@ def test_flaws_have_the_effect_that_they_should(done, sky):
     kept = pd.read_parquet(folder / "cells" / "tree-spectrum-s3-complete-only" / "predictions.parquet")
     assert whole[kept.loc[kept["part"] != "test", "row"]].all()
     assert kept.loc[kept["part"] == "test", "row"].tolist() == split["test"].tolist()
-
-
-def test_the_table_prints_in_eighty_columns(done):
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(done[1].table())
-    text = console.export_text()
-    assert "late-weighted" in text
-    assert "attainable R²" in text
-    assert len([line for line in text.splitlines() if re.search(r"0\.\d\d\d +-?0\.\d\d…", line)]) == 10
 
 
 # -------------------------------------------------------------------------------- repeat and resume
@@ -253,7 +204,7 @@ def test_a_changed_parameter_refits_its_model_and_no_other(done, sky, tmp_path, 
     after = {p.parent.name: p.stat().st_mtime_ns for p in folder.glob("cells/*/cell.json")}
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {name for name in after if name.startswith("tree")}
-    assert all(parameters == {"max_depth": 2} for parameters in fits)
+    assert all(parameters["max_depth"] == 2 for parameters in fits)
 
 
 @pytest.mark.usefixtures("no_report")
@@ -302,7 +253,9 @@ def test_progress_counts_up_to_the_end(sky, tmp_path):
 
 
 def test_without_truth_and_with_one_modality(sky, tmp_path):
+    task = {**small_recipe().task.model_dump(), "attainable": None}
     recipe = small_recipe(
+        task=task,
         models={"tree": {}},
         modalities=["spectrum"],
         fusions=["spectrum"],
@@ -315,7 +268,7 @@ def test_without_truth_and_with_one_modality(sky, tmp_path):
     result = Study(recipe).run(sky, tmp_path / "study")
     assert result.results["cell"].tolist() == ["tree-spectrum-s3"]
     assert result.results["attainable_r2"].isna().all()
-    assert "attainable" not in result.report.read_text()
+    assert "attainable R²" not in result.report.read_text()
 
 
 def test_tune_alone(sky, tmp_path):
@@ -329,9 +282,9 @@ def test_tune_alone(sky, tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"model": "forest", "modality": "image"}, "does not name the model 'forest'; choose among tree"),
+        ({"model": "knn", "modality": "image"}, "does not name the model 'knn'; choose among tree"),
         ({"model": "tree", "modality": "late-mean"}, "'late-mean' cannot be tuned; choose among image"),
-        ({"model": "fixed", "modality": "image"}, "names the model fixed"),
+        ({"model": "fixed", "modality": "image"}, "names the model fixed; choose among autoencoder, "),
     ],
 )
 def test_tune_refuses_what_it_cannot_do(sky, tmp_path, call, message):
@@ -345,8 +298,8 @@ def test_tune_refuses_what_it_cannot_do(sky, tmp_path, call, message):
 
 
 def test_an_unknown_model_is_named(sky, tmp_path):
-    recipe = small_recipe(models={"forest": {}}, flaws=[])
-    with pytest.raises(UsageError, match="names the model forest; choose among lightgbm, tree, vggnet12"):
+    recipe = small_recipe(models={"oracle": {}}, flaws=[])
+    with pytest.raises(UsageError, match=r"names the model oracle; choose among autoencoder, .*, vggnet12"):
         Study(recipe).run(sky, tmp_path / "study")
     assert not (tmp_path / "study").exists()
 
@@ -393,60 +346,6 @@ def test_all_three_models_of_the_study_run_together(sky, tmp_path):
     vgg = tmp_path / "a" / "cells" / "vggnet12-early-i4-s4"
     assert sorted(path.name for path in vgg.iterdir()) == ["cell.json", "model", "predictions.parquet"]
     assert 1 <= len(json.loads((vgg / "cell.json").read_text())["history"]["valid"]) <= 2
-
-
-# -------------------------------------------------------------------------------- report
-
-
-def test_the_report_is_one_file_without_links_or_scripts(done):
-    page = done[1].report.read_text()
-    assert len(page) < 8e6
-    assert "<script" not in page
-    for target in re.findall(r"""(?:src|href)=["']([^"']*)""", page):
-        assert target.startswith(("data:image/svg+xml;base64,", "#")), target[:80]
-    assert "@import" not in page
-    assert "url(" not in page
-
-
-def test_every_figure_has_a_text_and_a_caption(done):
-    page = done[1].report.read_text()
-    figures = re.findall(r"<figure>.*?</figure>", page, flags=re.DOTALL)
-    assert len(figures) == 14
-    for figure in figures:
-        assert len(re.search(r'alt="([^"]*)"', figure)[1]) > 30
-        assert len(re.search(r"<figcaption>(.*?)</figcaption>", figure, flags=re.DOTALL)[1]) > 30
-
-
-def test_every_link_inside_the_report_arrives(done):
-    page = done[1].report.read_text()
-    assert set(re.findall(r'href="#([^"]*)', page)) <= set(re.findall(r'id="([^"]*)', page))
-
-
-def test_the_report_tells_the_scores_and_the_published_figures_apart(done, sky):
-    page = done[1].report.read_text()
-    for row in done[1].results.to_dict("records"):
-        assert f"{row['test_r2']:.3f}".replace("-", "\N{MINUS SIGN}") in page
-    assert "<i>0.155</i>" in page
-    assert "Not comparable" in page
-    assert "tiny &lt;pixels&gt;" in page
-    assert sky.split_digest() in page
-    assert "(96 " not in page
-
-
-def test_the_report_is_rebuilt_from_the_folder_alone(done, tmp_path):
-    folder = copy(done, tmp_path)
-    page = (folder / "report.html").read_text()
-    (folder / "report.html").unlink()
-    assert write_report(folder).read_text() == page
-
-
-def test_reports_of_no_study_or_half_a_study(done, tmp_path):
-    with pytest.raises(StoreError, match="is not the folder of a study; run the study first"):
-        write_report(tmp_path)
-    folder = copy(done, tmp_path)
-    (folder / "comparisons.parquet").write_bytes(b"half")
-    with pytest.raises(StoreError, match=r"comparisons.parquet is missing or damaged; run the study again"):
-        write_report(folder)
 
 
 @pytest.mark.parametrize("grid", [{"max_depth": ["a"]}, {"colour": [1]}])

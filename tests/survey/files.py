@@ -105,3 +105,22 @@ def write_spectrum(
 ) -> Path:
     spectrum_hdus(flux, ivar, loglam, **options).writeto(path, overwrite=True, output_verify="ignore")
     return path
+
+
+def write_lamost(
+    path: Path, flux: np.ndarray, ivar: np.ndarray, and_mask: np.ndarray | None = None, **cards: Any
+) -> Path:
+    """Write a LAMOST spectrum of the pilot survey's layout: row 2 is no wavelength."""
+    rows = np.zeros((5, len(flux)), np.float32)
+    rows[0], rows[1], rows[2] = flux, ivar, 1
+    if and_mask is not None:
+        rows[3] = and_mask
+    primary = fits.PrimaryHDU(rows)
+    primary.header.update(TELESCOP="LAMOST", PLANID="B6212", SPID=6, FIBERID=3, LMJD=55862, VACUUM=True)
+    primary.header.update(RA=99.316263, DEC=27.23237, COEFF0=3.5682, COEFF1=1e-4, FIBERTYP="Obj")
+    primary.header.update(CLASS="STAR", SUBCLASS="F9", Z=-7.138e-05, Z_ERR=4.663e-05, OBJTYPE="star")
+    primary.header.update({key: value for key, value in cards.items() if value is not None})
+    for key in (key for key, value in cards.items() if value is None):
+        del primary.header[key]
+    primary.writeto(path, overwrite=True)
+    return path

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 from astropy.table import Table
+from hypothesis import given
+from hypothesis import strategies as st
 
-from skyfuse.errors import DataError, FileError
-from skyfuse.survey.tables import INFO_NAME, SFR_NAME, read_sfr, read_table
+from skyfuse.errors import DataError, FileError, SkyfuseError
+from skyfuse.survey.tables import INFO_NAME, SFR_NAME, read_sfr, read_table, without_sentinels
 
 COLUMNS = {"objid": [1237650795146445031, 2], "ra": [1.5, -9999.0], "class": ["STAR", "GALAXY"]}
 
@@ -183,3 +186,126 @@ def test_a_real_table_of_vectors(real_data):
 def test_sentinels_of_real_tables_are_kept(real_data):
     galaxies = read_table(real_data / "tables" / "sdss_dr9_balanced" / "galaxy_orig.csv")
     assert (galaxies[["u", "g", "r", "i", "z"]] == -9999).any(axis=1).sum() == 1
+
+
+def test_annz_tables_have_no_header(tmp_path):
+    (tmp_path / "sky.gr.valid").write_text("18.5 17.5 0.01 0.02 0.1\n19.5 18.5 0.01 0.02 0.2\n")
+    table = read_table(tmp_path / "sky.gr.valid")
+    assert list(table.columns) == ["g", "r", "err_g", "err_r", "redshift", "part"]
+    assert table.iloc[1].tolist() == [19.5, 18.5, 0.01, 0.02, 0.2, "valid"]
+    (tmp_path / "sky.ugr.test").write_text("18.5 17.5 0.01\n")
+    with pytest.raises(FileError, match="7 columns are named and its rows have 3"):
+        read_table(tmp_path / "sky.ugr.test")
+
+
+def test_names_of_the_caller(tmp_path):
+    (tmp_path / "t.txt").write_text("  1.5   2 x\n -99.0   4 y\n")
+    assert read_table(tmp_path / "t.txt", names=["a", "b", "c"])["c"].tolist() == ["x", "y"]
+    (tmp_path / "n.dat").write_text("1.5 2\n3 4\n")
+    with pytest.raises(FileError) as caught:
+        read_table(tmp_path / "n.dat")
+    assert caught.value.reason == "no-header"
+    (tmp_path / "h.txt").write_text("a b\n1 2\n")
+    assert read_table(tmp_path / "h.txt").iloc[0].to_dict() == {"a": 1, "b": 2}
+
+
+def test_structured_arrays(tmp_path):
+    array = np.array([(1.5, b"QSO"), (2.5, b"STAR")], [("u", ">f8"), ("class", "S6")])
+    np.save(tmp_path / "t.npy", array)
+    table = read_table(tmp_path / "t.npy")
+    assert table.to_dict("list") == {"u": [1.5, 2.5], "class": ["QSO", "STAR"]}
+    np.save(tmp_path / "plain.npy", np.zeros(3))
+    with pytest.raises(FileError, match="no named columns"):
+        read_table(tmp_path / "plain.npy")
+    np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    with pytest.raises(FileError, match="cannot be read"):
+        read_table(tmp_path / "pickle.npy")
+
+
+def test_units_are_kept(tmp_path):
+    units = {"ra": "deg", "flux": "nJy"}
+    Table({"ra": [1.0], "flux": [[1.0, 2.0]], "n": [3]}, units=units).write(tmp_path / "t.fits")
+    expected = {"ra": "deg", "flux_0": "nJy", "flux_1": "nJy"}
+    assert read_table(tmp_path / "t.fits").attrs["units"] == expected
+    Table({"ra": [1.0]}, units=units | {"flux": None}).write(tmp_path / "t.vot", format="votable")
+    assert read_table(tmp_path / "t.vot").attrs["units"] == {"ra": "deg"}
+    (tmp_path / "t.csv").write_text("ra [deg],n\n1,2\n")
+    table = read_table(tmp_path / "t.csv")
+    assert (list(table.columns), table.attrs["units"]) == (["ra", "n"], {"ra": "deg"})
+    table.to_parquet(tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet").attrs["units"] == {"ra": "deg"}
+
+
+MAGNITUDES = [15.5, 17.25, 20.0, 21.5]
+
+
+@pytest.mark.parametrize(
+    ("values", "counts"),
+    [
+        ([*MAGNITUDES, -9999], {"-9999": 1}),
+        ([*MAGNITUDES, -99.99, -999.0], {"-999": 1, "-99.99": 1}),
+        ([*MAGNITUDES, 99.0, 99.0], {"99": 2}),
+        ([*MAGNITUDES, -99.0], {"-99": 1}),
+        ([-0.5, 1.25, -99.0, -99.0], {"-99": 2}),
+        # May be measured: one alone, among its like, whole numbers, or nothing else to tell by.
+        ([15.5, 41.5, 99.0], {}),
+        ([15.5, 99.0, 99.0], {}),
+        ([70.5, 98.5, 99.0, 99.0], {}),
+        ([3, 15, 99, 99], {}),
+        ([-9999.0, -9999.0], {}),
+        ([-8000.5, -9999.0, 3000.0], {}),
+        ([1237650795146445031, 1237650795146445032, -9999], {}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [None, np.float32])
+def test_sentinels_go_only_where_nothing_measured_lies(values, counts, dtype):
+    table = pd.DataFrame({"a": pd.Series(values, dtype=dtype if isinstance(values[0], float) else None)})
+    cleaned, found = without_sentinels(table)
+    assert found == ({"a": counts} if counts else {})
+    gone = cleaned["a"].isna()
+    assert gone.sum() == sum(counts.values())
+    assert cleaned["a"][~gone].tolist() == table["a"][~gone].tolist()
+    assert not table["a"].isna().any()
+
+
+@given(st.lists(st.floats(-90, 90, allow_nan=False), min_size=1, max_size=30), st.integers(1, 3))
+def test_sentinels_put_into_any_column_are_all_found_and_nothing_else(values, number):
+    table = pd.DataFrame({"a": [*values, *[-9999.0] * number], "text": "x"})
+    cleaned, found = without_sentinels(table, ["a"])
+    assert found == {"a": {"-9999": number}}
+    assert cleaned["a"][: len(values)].tolist() == values
+
+
+def test_sentinels_of_real_tables_are_counted(real_data):
+    resolve = read_table(real_data / "tables" / "resolve_eco" / "RESOLVE_full_raw.csv")
+    cleaned, found = without_sentinels(resolve)
+    assert found["uhmag"] == {"-99": (resolve["uhmag"] == -99).sum()}
+    assert "name" not in found
+    others = resolve["uhmag"][resolve["uhmag"] != -99]
+    assert cleaned["uhmag"].dropna().tolist() == others.tolist()
+    assert cleaned["sdss_dr12_objid"].equals(resolve["sdss_dr12_objid"])
+
+
+@pytest.mark.parametrize("name", ["t.fits", "t.npy", "t.parquet", "t.vot"])
+def test_damaged_tables_are_read_or_told_in_one_line(tmp_path, name):
+    table = Table({"a": np.arange(50.0), "b": ["x"] * 50}, units={"a": "deg"})
+    if name == "t.npy":
+        np.save(tmp_path / name, table.as_array())
+    else:
+        table.write(tmp_path / name, format={"t.vot": "votable"}.get(name))
+    content = (tmp_path / name).read_bytes()
+    rng = np.random.default_rng(1)
+    told = []
+    for _ in range(60):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[rng.integers(len(damaged), size=10)] = rng.integers(0, 256, 10)
+        (tmp_path / name).write_bytes(damaged[: rng.integers(len(damaged) // 2, len(damaged) + 1)].tobytes())
+        with warnings.catch_warnings():
+            # What astropy says of a damaged file before it gives up or goes on.
+            warnings.simplefilter("ignore")
+            try:
+                read_table(tmp_path / name)
+            except SkyfuseError as error:
+                told.append(str(error))
+    assert told
+    assert not any("\n" in message for message in told)

@@ -34,8 +34,9 @@ from skyfuse.cube.pyramid import image_levels, spectrum_levels
 from skyfuse.cube.scan import FrameSource, Reject, Scan, SpectrumSource, unexpected
 from skyfuse.errors import FileError, StoreError
 from skyfuse.survey.fits import Scratch
+from skyfuse.survey.recognise import read_spectrum
 from skyfuse.survey.records import BANDS, Frame, Samples, Spectrum
-from skyfuse.survey.sdss import read_frame, read_spectrum
+from skyfuse.survey.sdss import read_frame
 
 ZOOMS = 5
 IMAGE_SIZE = 64

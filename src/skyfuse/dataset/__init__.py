@@ -1,9 +1,20 @@
-"""From a cube to labelled, split arrays: funnel, quality figures, frozen splits, train-only scaling."""
+"""From a cube, tables, images or spectra to labelled, split arrays: funnel, frozen splits, scaling."""
 
 from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.features import Scaler, Stretch
 from skyfuse.dataset.quality import MultiObjectCheck, NanStudy
 from skyfuse.dataset.select import Funnel, Step
-from skyfuse.dataset.split import Split
+from skyfuse.dataset.split import Round, Split, SplitPlan
 
-__all__ = ["Dataset", "Funnel", "MultiObjectCheck", "NanStudy", "Scaler", "Split", "Step", "Stretch"]
+__all__ = [
+    "Dataset",
+    "Funnel",
+    "MultiObjectCheck",
+    "NanStudy",
+    "Round",
+    "Scaler",
+    "Split",
+    "SplitPlan",
+    "Step",
+    "Stretch",
+]

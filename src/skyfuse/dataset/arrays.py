@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,9 @@ from skyfuse.survey.records import Samples
 
 Modality = Literal["image", "spectrum"]
 
-UNITS = {"image": "nanomaggy", "spectrum": "1e-17 erg/s/cm2/Angstrom"}
-"""Unit of value and sigma of each modality."""
+ARRAY_MODALITIES: tuple[Modality, ...] = get_args(Modality)
+UNITS: dict[Modality, str] = {"image": "nanomaggy", "spectrum": "1e-17 erg/s/cm2/Angstrom"}
+"""Unit of value and sigma of each modality of a cube."""
 
 _DIMENSIONS = {"image": 4, "spectrum": 2}
 
@@ -37,6 +38,7 @@ def write_arrays(
     n: int,
     shapes: Mapping[tuple[Modality, int], tuple[int, ...]],
     wavelengths: Mapping[int, NDArray[np.float64]],
+    units: Mapping[Modality, str],
 ) -> layout.ArrayWriter:
     """Preallocate the arrays of a dataset, to be filled block by block with `write_block`.
 
@@ -50,6 +52,8 @@ def write_arrays(
         Shape of one object's array, by modality and zoom.
     wavelengths : mapping of int to ndarray
         Bin centres in Å of the spectra, by zoom.
+    units : mapping of str to str
+        Unit of value and sigma, by modality.
     """
     specs = {
         f"/{modality}/{zoom}/{name}": ((n, *shape), dtype)
@@ -60,7 +64,7 @@ def write_arrays(
         path,
         specs,
         wavelengths={f"/spectrum/{zoom}": centres for zoom, centres in wavelengths.items()},
-        units={f"/{modality}/{zoom}": UNITS[modality] for modality, zoom in shapes},
+        units={f"/{modality}/{zoom}": units[modality] for modality, zoom in shapes if modality in units},
     )
 
 

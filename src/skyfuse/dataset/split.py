@@ -1,40 +1,148 @@
-"""Splits that no object and no sky pixel straddles: stratified on the label, grouped on the sky, frozen."""
+"""Splits that no group straddles: stratified on the label, fixed by a column or cross-validated, frozen."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
-from scipy.spatial import cKDTree
+from scipy.sparse import coo_matrix
 
 from skyfuse.errors import DataError, StoreError, UsageError
 
 IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
-PARTS = ("train", "valid", "test")
-FRACTIONS = (0.6, 0.2, 0.2)
+PARTS = ("train", "valid", "calibration", "test")
+"""Training; choice of models and end of training; calibration of intervals; final figures."""
+FRACTIONS = (0.6, 0.1, 0.1, 0.2)
 FOLDS = 5
 STRATA = 10
-LARGEST_GROUP = 0.1
-"""A group that holds a greater share of the objects than this is cut: it could not be placed without bias."""
 
-PIXEL_ARCSEC = 0.396
-"""SDSS native pixel scale, arcsec."""
-FIBRE_ARCSEC = 3.0
-"""Diameter of an SDSS fibre: spectra closer than this saw the same sky."""
-# A cutout starts on a whole pixel, so two cutouts lie up to one pixel closer to each other than their objects
-# do; a second pixel covers distortion and the bands' own scales (0.3959 to 0.3963 arcsec).
-_MARGIN_PIXELS = 2
+_TRAIN, _TEST = 0, 3
+# Rows that no value of the plan's column names: their part is drawn.
+_FREE = -1
+# How near the test part a row stands that is free, or fixed to part 0, 1, 2, 3: of the rows of one group, the
+# nearest are kept.
+_NEARNESS = np.array([1, 0, 2, 3, 4])
+# One character a row and round in splits.json: the number of the part or fold, or none.
+_ZERO, _NONE, _MOST_FOLDS = ord("0"), ord("-"), 50
 
-_CUT_DIRECTIONS = 6
-_CUT_POSITIONS = 5
+
+@dataclass(frozen=True)
+class SplitPlan:
+    """How objects are divided.
+
+    Attributes
+    ----------
+    fractions : tuple of float
+        Of training, validation, calibration and test part; they add up to 1.
+    folds : int
+        Cross-validation folds of the training part, for tuning.
+    seed : int
+    rounds : int
+        Above 1: the objects are divided so many times, and each of them stands in exactly one round's test
+        part; the rest of a round is shared out to the other parts by their fractions.
+    column : str or None
+        Column of the table that fixes parts by its values.
+    train, valid, calibration, test : tuple of str
+        Values of the column (shell patterns) whose rows always stand in that part. Other rows are shared out
+        to the training part and to the parts that name no value; if no other rows are there, those parts are
+        taken out of the training part. With several rounds only `train` may name values.
+    """
+
+    fractions: tuple[float, float, float, float] = FRACTIONS
+    folds: int = FOLDS
+    seed: int = 0
+    rounds: int = 1
+    column: str | None = None
+    train: tuple[str, ...] = ()
+    valid: tuple[str, ...] = ()
+    calibration: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raise UsageError if no data could be divided like this."""
+        fractions = np.asarray(self.fractions, dtype=np.float64)
+        if (
+            fractions.shape != (len(PARTS),)
+            or not (fractions > 0).all()
+            or abs(fractions.sum() - 1) > 1e-9
+            or not 2 <= self.folds <= _MOST_FOLDS
+            or self.rounds < 1
+        ):
+            raise UsageError(
+                f"a split into {list(self.fractions)} with {self.folds} folds and {self.rounds} rounds is "
+                "impossible",
+                remedy=f"give four positive fractions that add up to 1, 2 to {_MOST_FOLDS} folds and a round",
+            )
+        named = [part for part in PARTS if getattr(self, part)]
+        if named and self.column is None:
+            raise UsageError(
+                f"the split names values for {', '.join(named)} and no column", remedy="name the column too"
+            )
+        crossed = [part for part in named if part != "train" and self.rounds > 1]
+        if crossed:
+            raise UsageError(
+                f"cross-validation of {self.rounds} rounds makes {', '.join(crossed)} itself",
+                remedy="name values for train alone, or make one round",
+            )
+
+    def fixed(self, values: ArrayLike) -> IntArray:
+        """Return the number of the part to which each value of the column is fixed, −1 for none.
+
+        Raises
+        ------
+        UsageError
+            If a value belongs to two parts.
+        DataError
+            If no row has a value that the plan names.
+        """
+        distinct, inverse = np.unique(np.asarray(values).astype(str), return_inverse=True)
+        part_of = np.full(len(distinct), _FREE, dtype=np.int64)
+        for number, part in enumerate(PARTS):
+            for pattern in getattr(self, part):
+                matches = np.array([fnmatchcase(value, pattern) for value in distinct], dtype=bool)
+                if not matches.any():
+                    held = ", ".join(distinct[:8].tolist()) or "none"
+                    raise DataError(
+                        f"the split names {pattern!r} for {part}, which no row has in {self.column!r}",
+                        remedy=f"its values are {held}",
+                    )
+                twice = matches & (part_of != _FREE) & (part_of != number)
+                if twice.any():
+                    raise UsageError(
+                        f"{str(distinct[twice][0])!r} is named for {PARTS[part_of[twice][0]]} and for {part}",
+                        remedy="name each value of the split's column once",
+                    )
+                part_of[matches] = number
+        return part_of[inverse.reshape(-1)]
+
+
+DEFAULT = SplitPlan()
+
+
+@dataclass(frozen=True)
+class Round:
+    """One division of the objects.
+
+    Attributes
+    ----------
+    train, valid, calibration, test : ndarray of int64
+        Rows of the dataset's table, ascending.
+    """
+
+    train: IntArray
+    valid: IntArray
+    calibration: IntArray
+    test: IntArray
+
+    def parts(self) -> list[IntArray]:
+        """Return the rows of each part, in the order of `PARTS`."""
+        return [getattr(self, part) for part in PARTS]
 
 
 @dataclass(frozen=True)
@@ -43,25 +151,27 @@ class Split:
 
     Attributes
     ----------
-    train, valid, test : ndarray of int64
-        Rows of the dataset's table, ascending.
+    rounds : tuple of Round
+        One, or as many as there are cross-validation rounds.
     folds : tuple of ndarray of int64
-        A partition of `train`, for cross-validation.
+        A partition of the first round's training part, for tuning.
     dropped : ndarray of int64
-        Rows in no part, because their pixels stand on two sides of a cut.
+        Rows in no part: their pixels stand on two sides of a cut, or their group belongs to another part.
     recipe : dict
-        Everything the split was made with: seed, fractions, label, separation.
+        Everything the split was made with: the plan, label, strata.
     """
 
-    train: IntArray
-    valid: IntArray
-    test: IntArray
+    rounds: tuple[Round, ...]
     folds: tuple[IntArray, ...]
     dropped: IntArray
     recipe: dict[str, Any]
 
+    def _letters(self, n: int) -> list[str]:
+        """Return for each round, and last for the folds, the place of every row as one character."""
+        return [_letters(n, rows) for rows in (*(r.parts() for r in self.rounds), self.folds)]
+
     def digest(self, object_ids: ArrayLike) -> str:
-        """Return the sha256 over (object, part, fold), whatever the order of the table's rows.
+        """Return the sha256 over (object, part in each round, fold), whatever the order of the table's rows.
 
         Parameters
         ----------
@@ -69,23 +179,18 @@ class Split:
             Identifiers of the table's rows.
         """
         ids = np.asarray(object_ids, dtype=str)
-        place = np.full(len(ids), "-", dtype="U16")
-        for part in PARTS:
-            place[getattr(self, part)] = part
-        for number, rows in enumerate(self.folds):
-            place[rows] = f"train/{number}"
-        lines = sorted(f"{name}\t{where}" for name, where in zip(ids, place, strict=True))
+        places = zip(*self._letters(len(ids)), strict=True)
+        lines = sorted(f"{name}\t{''.join(place)}" for name, place in zip(ids, places, strict=True))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def to_json(self, object_ids: ArrayLike) -> dict[str, Any]:
-        """Return what ``splits.json`` holds for this split."""
-        return {
-            "recipe": self.recipe,
-            **{part: getattr(self, part).tolist() for part in PARTS},
-            "folds": [rows.tolist() for rows in self.folds],
-            "dropped": self.dropped.tolist(),
-            "sha256": self.digest(object_ids),
-        }
+        """Return what ``splits.json`` holds: for each round and for the folds one character a row.
+
+        ``0`` to ``3`` stand for the parts in the order of `PARTS`, ``0`` and the characters after it for the
+        folds, ``-`` for a row in none.
+        """
+        *rounds, folds = self._letters(len(np.asarray(object_ids)))
+        return {"recipe": self.recipe, "rounds": rounds, "folds": folds, "sha256": self.digest(object_ids)}
 
     @classmethod
     def from_json(cls, name: str, data: Any, object_ids: ArrayLike) -> Split:
@@ -94,24 +199,18 @@ class Split:
         Raises
         ------
         StoreError
-            If an entry is missing or malformed, a row stands twice or off the table, or the hash differs.
+            If an entry is missing or malformed, does not fit the table, or the hash differs.
         """
         remedy = "restore splits.json, or make the dataset anew"
         n = len(np.asarray(object_ids))
         try:
-            rows = {key: np.asarray(data[key], dtype=np.int64).reshape(-1) for key in (*PARTS, "dropped")}
-            folds = tuple(np.asarray(fold, dtype=np.int64).reshape(-1) for fold in data["folds"])
             recipe, expected = dict(data["recipe"]), str(data["sha256"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            rounds = tuple(Round(*_rows(text, n, len(PARTS))) for text in data["rounds"])
+            folds = tuple(_rows(data["folds"], n, int(recipe["folds"])))
+            dropped = np.setdiff1d(np.arange(n), np.concatenate(rounds[0].parts()))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise StoreError(f"split {name!r} is malformed ({error!r})", remedy=remedy) from error
-        every = np.concatenate(list(rows.values()))
-        if len(every) != n or not np.array_equal(np.sort(every), np.arange(n)):
-            raise StoreError(f"split {name!r} does not hold each of the {n} rows once", remedy=remedy)
-        if not np.array_equal(np.sort(np.concatenate([*folds, rows["train"][:0]])), np.sort(rows["train"])):
-            raise StoreError(
-                f"the folds of split {name!r} are no partition of its training part", remedy=remedy
-            )
-        split = cls(folds=folds, recipe=recipe, **rows)
+        split = cls(rounds=rounds, folds=folds, dropped=dropped, recipe=recipe)
         if split.digest(object_ids) != expected:
             raise StoreError(
                 f"split {name!r} was changed since it was frozen (its hash differs)", remedy=remedy
@@ -119,154 +218,19 @@ class Split:
         return split
 
 
-def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> FloatArray:
-    """Return directions as unit vectors, shape (n, 3), from degrees."""
-    a, d = np.radians(np.asarray(ra, dtype=np.float64)), np.radians(np.asarray(dec, dtype=np.float64))
-    return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
+def _letters(n: int, parts: Sequence[IntArray]) -> str:
+    codes = np.full(n, _NONE, dtype=np.uint8)
+    for number, rows in enumerate(parts):
+        codes[rows] = _ZERO + number
+    return codes.tobytes().decode("ascii")
 
 
-def chord(arcsec: float) -> float:
-    """Return the straight-line distance on the unit sphere of an angle in arcsec."""
-    return float(2 * np.sin(np.radians(arcsec / 3600) / 2))
-
-
-def overlapping_pairs(
-    ra: ArrayLike, dec: ArrayLike, size: int, angle: ArrayLike | None = None
-) -> NDArray[np.int64]:
-    """Return the pairs of objects whose square cutouts may share a pixel.
-
-    Parameters
-    ----------
-    ra, dec : array, shape (n,)
-        Degrees.
-    size : int
-        Side of the cutouts in native pixels; 0 for spectra alone (pairs within one fibre).
-    angle : array, shape (n,), optional
-        Orientation of each object's frame: degrees from its pixel axis to east. Two squares of known
-        orientation overlap if no edge direction of either separates them (separating-axis theorem); without
-        it the squares' circumscribed circles decide, which holds for any rotation.
-
-    Returns
-    -------
-    ndarray of int64, shape (m, 2)
-    """
-    v = unit_vectors(ra, dec)
-    side = (size + _MARGIN_PIXELS) * PIXEL_ARCSEC
-    reach = side * np.sqrt(2) if size else FIBRE_ARCSEC
-    pairs: IntArray = cKDTree(v).query_pairs(chord(reach), output_type="ndarray").astype(np.int64)
-    if angle is None or not size or not len(pairs):
-        return pairs
-    theta = np.radians(np.asarray(angle, dtype=np.float64))
-    i, j = pairs.T
-    middle = v[i] + v[j]
-    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
-    east = np.stack([-middle[:, 1], middle[:, 0], np.zeros(len(middle))], axis=1)
-    east /= np.maximum(np.linalg.norm(east, axis=1, keepdims=True), 1e-300)
-    north = np.cross(middle, east)
-    delta = np.degrees(v[j] - v[i]) * 3600
-    dx, dy = (delta * east).sum(axis=1), (delta * north).sum(axis=1)
-    turn = theta[j] - theta[i]
-    limit = side / 2 * (1 + np.abs(np.cos(turn)) + np.abs(np.sin(turn)))
-    separated = np.zeros(len(pairs), dtype=bool)
-    for direction in (theta[i], theta[j]):
-        c, s = np.cos(direction), np.sin(direction)
-        separated |= (np.abs(c * dx + s * dy) >= limit) | (np.abs(c * dy - s * dx) >= limit)
-    # NaN compares false: an object of unknown orientation keeps the circle's verdict.
-    return pairs[~separated]
-
-
-def _components(n: int, pairs: IntArray) -> IntArray:
-    graph = coo_matrix((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
-
-
-def _vertex_cover(left: IntArray, right: IntArray, n: int) -> IntArray:
-    """Return fewest vertices touching all edges left[k]-right[k] of a bipartite graph (König's theorem)."""
-    graph = csr_matrix((np.ones(len(left), dtype=np.int8), (left, right)), shape=(n, n))
-    partner_of_left = maximum_bipartite_matching(graph, perm_type="column")
-    partner_of_right = np.full(n, -1)
-    matched = np.flatnonzero(partner_of_left >= 0)
-    partner_of_right[partner_of_left[matched]] = matched
-    has_edges = np.unique(left)
-    seen_left, seen_right = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
-    front = has_edges[partner_of_left[has_edges] < 0]
-    while len(front):
-        seen_left[front] = True
-        reached = np.unique(graph[front].indices)
-        reached = reached[~seen_right[reached]]
-        seen_right[reached] = True
-        # A reached right vertex is matched, or the matching would not be of maximum size.
-        front = partner_of_right[reached]
-        front = front[~seen_left[front]]
-    return np.concatenate([has_edges[~seen_left[has_edges]], np.flatnonzero(seen_right)]).astype(np.int64)
-
-
-def _best_cut(v: FloatArray, pairs: IntArray, limit: int) -> IntArray:
-    """Return the members to drop so that a straight line divides one component, losing as few as possible."""
-    n = len(v)
-    pieces = int(np.ceil(n / limit))
-    axes = np.linalg.svd(v - v.mean(axis=0), full_matrices=False)[2][:2]
-    left_sizes = np.unique(
-        np.concatenate(
-            [
-                np.linspace(max(1, n - (pieces - k) * limit), min(k * limit, n - 1), _CUT_POSITIONS)
-                for k in range(1, pieces)
-            ]
-        ).astype(np.int64)
-    )
-    best: tuple[int, IntArray, IntArray] | None = None
-    for phi in np.arange(_CUT_DIRECTIONS) * np.pi / _CUT_DIRECTIONS:
-        along = np.argsort(v @ (np.cos(phi) * axes[0] + np.sin(phi) * axes[1]), kind="stable")
-        rank = np.empty(n, dtype=np.int64)
-        rank[along] = np.arange(n)
-        ranked = np.sort(rank[pairs], axis=1)
-        for size in left_sizes:
-            crossing = ranked[(ranked[:, 0] < size) & (ranked[:, 1] >= size)]
-            members, edges = np.unique(crossing, return_inverse=True)
-            edges = edges.reshape(-1, 2)
-            cover = members[_vertex_cover(edges[:, 0], edges[:, 1], len(members))]
-            if best is None or len(cover) < best[0]:
-                best = (len(cover), cover, along)
-    assert best is not None  # noqa: S101 - there is at least one direction and one position
-    return best[2][best[1]]
-
-
-def _groups(
-    ra: ArrayLike, dec: ArrayLike, pairs: IntArray, largest: int
-) -> tuple[IntArray, NDArray[np.bool_]]:
-    """Return groups of objects that share sky, none greater than `largest`.
-
-    A larger one is cut along straight lines; the fewest objects that hold pixels of both sides are given up.
-
-    Parameters
-    ----------
-    ra, dec : array, shape (n,)
-        Degrees.
-    pairs : ndarray of int64, shape (m, 2)
-        Objects that share sky, from `overlapping_pairs`.
-    largest : int
-        Most objects of one group.
-
-    Returns
-    -------
-    group : ndarray of int64, shape (n,)
-        Number of each object's group.
-    dropped : ndarray of bool, shape (n,)
-        True for the objects given up.
-    """
-    v = unit_vectors(ra, dec)
-    dropped = np.zeros(len(v), dtype=bool)
-    while True:
-        pairs = pairs[~dropped[pairs].any(axis=1)]
-        group = _components(len(v), pairs)
-        too_large = np.flatnonzero(np.bincount(group, minlength=1) > largest)
-        if not len(too_large):
-            return group, dropped
-        group_of_pair = group[pairs[:, 0]]
-        for number in too_large:
-            members = np.flatnonzero(group == number)
-            local = np.searchsorted(members, pairs[group_of_pair == number])
-            dropped[members[_best_cut(v[members], local, largest)]] = True
+def _rows(text: str, n: int, count: int) -> list[IntArray]:
+    codes = np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+    known = (codes == _NONE) | ((codes >= _ZERO) & (codes < _ZERO + count))
+    if len(codes) != n or not known.all():
+        raise ValueError(f"not one of {count} places for each of {n} rows")
+    return [np.flatnonzero(codes == _ZERO + number).astype(np.int64) for number in range(count)]
 
 
 def strata(label: ArrayLike, n: int = STRATA) -> IntArray:
@@ -293,7 +257,7 @@ def _assign(
 ) -> IntArray:
     """Return the part of each object: whole groups, every stratum shared out in the given fractions."""
     n, n_strata = len(group), int(stratum.max(initial=0)) + 1
-    number, group = np.unique(group, return_inverse=True)
+    number, first, group = np.unique(group, return_index=True, return_inverse=True)
     sizes = np.bincount(group, minlength=len(number))
     part_of_group = np.full(len(number), -1, dtype=np.int64)
     # One more column, for all strata together, keeps the parts' sizes near their target.
@@ -316,7 +280,7 @@ def _assign(
         part_of_group[g] = chosen
         filled[chosen, columns] += held
     single = order[sizes[order] == 1]
-    stratum_of_single = np.asarray(counts[single].argmax(axis=1)).reshape(-1)
+    stratum_of_single = stratum[first[single]]
     for s in range(n_strata):
         members = single[stratum_of_single == s]
         if not len(members):
@@ -327,8 +291,8 @@ def _assign(
         )
         exact = share * len(members)
         given = np.floor(exact).astype(np.int64)
-        # What rounding leaves goes first to the parts that are shortest over all strata.
-        behind = target[:, -1] - filled[:, -1] - given
+        # What rounding leaves goes first to the parts that are shortest of all that is given out by now.
+        behind = fractions * (filled[:, -1].sum() + len(members)) - filled[:, -1] - given
         spare = len(members) - int(given.sum())
         given[np.argsort(-(behind + 1e-3 * (exact - given)), kind="stable")[:spare]] += 1
         part_of_group[members] = np.repeat(np.arange(len(fractions)), given)
@@ -337,65 +301,31 @@ def _assign(
     return part_of_group[group]
 
 
-def sky_groups(
-    object_ids: ArrayLike, ra: ArrayLike, dec: ArrayLike, *, size: int = 64, angle: ArrayLike | None = None
-) -> IntArray:
-    """Return the number of the group of objects that share sky, for each object; −1 for those given up.
-
-    Objects whose cutouts may share a pixel form one group. One that holds more than a tenth of all objects
-    could not be placed without bias: it is cut along straight lines, and the fewest objects with pixels on
-    both sides are given up. The result does not depend on the order of the rows.
-
-    Parameters
-    ----------
-    object_ids : array of str, shape (n,)
-        Unique.
-    ra, dec : array, shape (n,)
-        Degrees.
-    size : int
-        Side of the cutouts in native pixels; 0 if the dataset holds no images.
-    angle : array, shape (n,), optional
-        Orientation of each object's frame, see `overlapping_pairs`.
-    """
-    order = np.argsort(np.asarray(object_ids, dtype=str), kind="stable")
-    ra, dec = np.asarray(ra, dtype=np.float64)[order], np.asarray(dec, dtype=np.float64)[order]
-    turned = None if angle is None else np.asarray(angle, dtype=np.float64)[order]
-    largest = max(1, int(LARGEST_GROUP * len(order)))
-    group, dropped = _groups(ra, dec, overlapping_pairs(ra, dec, size, turned), largest)
-    out = np.full(len(order), -1, dtype=np.int64)
-    out[order[~dropped]] = np.unique(group[~dropped], return_inverse=True)[1]
-    return out
-
-
 def make_split(
     object_ids: ArrayLike,
     group: ArrayLike,
     label: ArrayLike,
+    plan: SplitPlan = DEFAULT,
     *,
-    seed: int = 0,
-    fractions: Sequence[float] = FRACTIONS,
-    folds: int = FOLDS,
+    values: ArrayLike | None = None,
     label_name: str = "",
 ) -> Split:
-    """Share objects out into training, validation and test parts, and the training part into folds.
+    """Share objects out into parts, round by round, and the first training part into folds.
 
     Each part holds each stratum of the label in the same proportion; no two parts, and no two folds, share a
-    group. The result depends on the objects and the seed, not on the order of the rows.
+    group. The result depends on the objects and the plan, not on the order of the rows.
 
     Parameters
     ----------
     object_ids : array of str, shape (n,)
         Unique.
     group : array of int, shape (n,)
-        From `sky_groups`; objects of a negative group stand in no part.
+        From `skyfuse.dataset.groups`; objects of a negative group stand in no part.
     label : array, shape (n,)
         Numbers (cut into quantile bins) or classes.
-    seed : int
-        Of the random draws.
-    fractions : sequence of float
-        Of training, validation and test part; they add up to 1.
-    folds : int
-        Number of folds of the training part.
+    plan : SplitPlan
+    values : array, shape (n,), optional
+        The plan's column.
     label_name : str
         For the recipe.
 
@@ -406,50 +336,93 @@ def make_split(
     Raises
     ------
     UsageError
-        If `object_ids` has duplicates or the fractions are impossible.
+        If `object_ids` has duplicates or the plan is impossible.
     DataError
-        If a part or a fold would be empty.
+        If a part or a fold would be empty, or a value that the plan names is in no row.
     """
+    plan.check()
     ids = np.asarray(object_ids, dtype=str)
     if len(np.unique(ids)) != len(ids):
         raise UsageError("object ids occur more than once", remedy="give each object one row")
-    shares = np.asarray(fractions, dtype=np.float64)
-    if shares.shape != (len(PARTS),) or not (shares > 0).all() or abs(shares.sum() - 1) > 1e-9 or folds < 2:
-        raise UsageError(
-            f"a split into {list(fractions)} with {folds} folds is impossible",
-            remedy="give three positive fractions that add up to 1, and two folds or more",
-        )
     order = np.argsort(ids, kind="stable")
     groups = np.asarray(group, dtype=np.int64)[order]
+    fixed = np.full(len(ids), _FREE, dtype=np.int64)
+    if plan.column is not None and values is not None:
+        fixed = plan.fixed(np.asarray(values)[order])
     kept = np.flatnonzero(groups >= 0)
+    kept = kept[_undisputed(groups[kept], fixed[kept])]
     # Numbers of groups depend on the order of the rows; the place of a group's first object does not.
     _, first, inverse = np.unique(groups[kept], return_index=True, return_inverse=True)
-    rank = np.argsort(np.argsort(first, kind="stable"), kind="stable")
-    groups = rank[inverse]
+    groups, fixed = np.argsort(np.argsort(first, kind="stable"), kind="stable")[inverse], fixed[kept]
     stratum = strata(np.asarray(label)[order])[kept]
-    rng = np.random.default_rng(seed)
-    part = _assign(groups, stratum, shares, rng)
-    in_train = np.flatnonzero(part == 0)
-    fold = _assign(groups[in_train], stratum[in_train], np.full(folds, 1 / folds), rng)
-    counts = [*np.bincount(part, minlength=len(PARTS)), *np.bincount(fold, minlength=folds)]
-    if min(counts) == 0:
+    rng = np.random.default_rng(plan.seed)
+    parts = _parts(groups, stratum, fixed, plan, rng)
+    in_train = np.flatnonzero(parts[0] == _TRAIN)
+    fold = _assign(groups[in_train], stratum[in_train], np.full(plan.folds, 1 / plan.folds), rng)
+    counts = [np.bincount(part, minlength=len(PARTS)).min() for part in parts]
+    if min(*counts, np.bincount(fold, minlength=plan.folds).min()) == 0:
         raise DataError(
             f"{len(ids)} objects in {groups.max(initial=-1) + 1} groups cannot be split into "
-            f"{len(PARTS)} parts and {folds} folds that share no sky",
-            remedy="take more objects, fewer folds, or make no split",
+            f"{len(PARTS)} parts and {plan.folds} folds ({plan.rounds} times) that share no group",
+            remedy="take more objects, fewer folds or rounds, or make no split",
         )
-    train, valid, test = (np.sort(order[kept[part == p]]) for p in range(len(PARTS)))
+
+    def rows(chosen: NDArray[Any]) -> IntArray:
+        return np.sort(order[kept[chosen]]).astype(np.int64)
+
     return Split(
-        train=train,
-        valid=valid,
-        test=test,
-        folds=tuple(np.sort(order[kept[in_train[fold == k]]]) for k in range(folds)),
-        dropped=np.flatnonzero(np.asarray(group) < 0),
+        rounds=tuple(Round(*(rows(part == p) for p in range(len(PARTS)))) for part in parts),
+        folds=tuple(rows(in_train[fold == k]) for k in range(plan.folds)),
+        dropped=np.setdiff1d(np.arange(len(ids)), order[kept]),
         recipe={
-            "seed": seed,
-            "fractions": dict(zip(PARTS, shares.tolist(), strict=True)),
-            "folds": folds,
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in asdict(plan).items()},
             "stratified_on": label_name,
             "strata": STRATA,
         },
     )
+
+
+def _undisputed(group: IntArray, fixed: IntArray) -> NDArray[np.bool_]:
+    """Return which rows stand no farther from the test part than any of their group."""
+    nearness = _NEARNESS[fixed - _FREE]
+    nearest = np.zeros(int(group.max(initial=-1)) + 1, dtype=np.int64)
+    np.maximum.at(nearest, group, nearness)
+    return np.asarray(nearness == nearest[group])
+
+
+def _parts(
+    group: IntArray, stratum: IntArray, fixed: IntArray, plan: SplitPlan, rng: np.random.Generator
+) -> list[IntArray]:
+    """Return the part of each row, for each round."""
+    drawn = np.flatnonzero(fixed == _FREE)
+    shares = np.asarray(plan.fractions)
+    if plan.rounds == 1:
+        unnamed = [number for number in range(_TRAIN + 1, len(PARTS)) if not getattr(plan, PARTS[number])]
+        if not len(drawn) and unnamed:
+            drawn = np.flatnonzero(fixed == _TRAIN)
+        return [_drawn(group, stratum, fixed, drawn, [_TRAIN, *unnamed], shares, rng)]
+    turn = _assign(group[drawn], stratum[drawn], np.full(plan.rounds, 1 / plan.rounds), rng)
+    parts = []
+    for number in range(plan.rounds):
+        part = fixed.copy()
+        part[drawn[turn == number]] = _TEST
+        rest = drawn[turn != number]
+        parts.append(_drawn(group, stratum, part, rest, list(range(_TEST)), shares, rng))
+    return parts
+
+
+def _drawn(
+    group: IntArray,
+    stratum: IntArray,
+    part: IntArray,
+    rows: IntArray,
+    among: list[int],
+    shares: NDArray[np.float64],
+    rng: np.random.Generator,
+) -> IntArray:
+    """Return the parts with those of some rows drawn among some parts by their shares."""
+    out = part.copy()
+    out[rows] = np.asarray(among)[
+        _assign(group[rows], stratum[rows], shares[among] / shares[among].sum(), rng)
+    ]
+    return out

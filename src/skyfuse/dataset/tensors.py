@@ -30,6 +30,8 @@ class TensorDataset(torch.utils.data.Dataset[Sample]):
         Rows of the dataset that this one holds, in this order.
     label : ndarray, optional
         Label of each of these rows.
+    columns, smooth
+        As in `Dataset.inputs`.
     """
 
     def __init__(
@@ -38,11 +40,15 @@ class TensorDataset(torch.utils.data.Dataset[Sample]):
         inputs: Mapping[str, int],
         rows: NDArray[np.int64],
         label: NDArray[np.float32] | None,
+        *,
+        columns: Sequence[str] = (),
+        smooth: float = 0.0,
     ) -> None:
         self.dataset = dataset
         self.inputs = dict(inputs)
         self.rows = rows
         self.label = label
+        self.columns, self.smooth = columns, smooth
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,10 +57,8 @@ class TensorDataset(torch.utils.data.Dataset[Sample]):
         """Return a batch as one dictionary of stacked tensors."""
         chosen = np.asarray(indices, dtype=np.int64)
         rows = self.rows[chosen]
-        batch = {
-            modality: torch.from_numpy(values)
-            for modality, values in self.dataset.inputs(self.inputs, rows).items()
-        }
+        inputs = self.dataset.inputs(self.inputs, rows, columns=self.columns, smooth=self.smooth)
+        batch = {modality: torch.from_numpy(values) for modality, values in inputs.items()}
         if self.label is not None:
             batch["label"] = torch.from_numpy(self.label[chosen])
         batch["row"] = torch.from_numpy(rows)

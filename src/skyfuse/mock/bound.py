@@ -129,7 +129,7 @@ def rate_variance(
     for i in free:
         moved = at.copy()
         moved[i] += _STEP[i]
-        change = (spectra.galaxy_light(moved, source.shape.bulge, bank) - light) / _STEP[i]
+        change = (spectra.galaxy_light(moved, source.shape.bulge, bank, source.gas) - light) / _STEP[i]
         by_spectrum.append((shares @ change)[cut])
         by_flux.append(weights @ change.T)
     jacobian = np.column_stack(by_spectrum)

@@ -63,7 +63,7 @@ _SIZES = (64, 96, 128, 192, 256)
 
 
 @lru_cache(maxsize=8)
-def _sersic(n: float) -> tuple[Array, Array]:
+def sersic_transform(n: float) -> tuple[Array, Array]:
     """Tabulate the transform of a Sérsic profile of flux 1 and half-light radius 1, cut at 5 radii."""
     profile = galsim.Sersic(n=n, half_light_radius=1.0, trunc=5.0)
     k = np.concatenate([np.linspace(0, 12, 900), np.geomspace(12.05, 400, 250)])
@@ -79,7 +79,7 @@ def _moffat(fwhm: float) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=8)
-def _wavenumbers(size: int) -> tuple[Array, Array, Array]:
+def wavenumbers(size: int) -> tuple[Array, Array, Array]:
     """Return kx, ky (radians per arcsec) of a half-plane transform, and their length."""
     kx = np.asarray(2 * np.pi * np.fft.rfftfreq(size, PIXEL)[None, :], np.float64)
     ky = np.asarray(2 * np.pi * np.fft.fftfreq(size, PIXEL)[:, None], np.float64)
@@ -87,9 +87,9 @@ def _wavenumbers(size: int) -> tuple[Array, Array, Array]:
 
 
 @lru_cache(maxsize=64)
-def _point_spread(size: int, fwhm: float) -> Array:
+def point_spread(size: int, fwhm: float) -> Array:
     """Return the transform of point spread function and pixel; shape (size, size // 2 + 1)."""
-    kx, ky, k = _wavenumbers(size)
+    kx, ky, k = wavenumbers(size)
     pixel = np.sinc(kx * PIXEL / 2 / np.pi) * np.sinc(ky * PIXEL / 2 / np.pi)
     return np.asarray(np.interp(k, *_moffat(fwhm)) * pixel)
 
@@ -120,17 +120,17 @@ def transforms(source: Source, size: int) -> NDArray[np.complex128]:
     shape = source.shape
     if shape is None:
         return np.ones((1, size, size // 2 + 1), np.complex128)
-    kx, ky, _ = _wavenumbers(size)
+    kx, ky, _ = wavenumbers(size)
     angle = np.radians(shape.position_angle)
     major = kx * np.cos(angle) + ky * np.sin(angle)
     minor = ky * np.cos(angle) - kx * np.sin(angle)
     q = max(float(np.cos(np.radians(shape.inclination))), 0.15)
     round_q = 1 - 0.35 * (1 - q)
     out = np.empty((3, size, size // 2 + 1), np.complex128)
-    out[0] = np.interp(shape.re_bulge * np.hypot(major, round_q * minor), *_sersic(4.0))
+    out[0] = np.interp(shape.re_bulge * np.hypot(major, round_q * minor), *sersic_transform(4.0))
     radius = np.hypot(major, q * minor)
-    out[1] = np.interp(shape.re_disc * radius, *_sersic(1.0))
-    out[2] = (1 - shape.clump_share) * np.interp(shape.re_young * radius, *_sersic(1.0))
+    out[1] = np.interp(shape.re_disc * radius, *sersic_transform(1.0))
+    out[2] = (1 - shape.clump_share) * np.interp(shape.re_young * radius, *sersic_transform(1.0))
     along, across = shape.clumps[:, 0] * shape.re_young, shape.clumps[:, 1] * shape.re_young * q
     x = along * np.cos(angle) - across * np.sin(angle)
     y = along * np.sin(angle) + across * np.cos(angle)
@@ -163,7 +163,7 @@ def fibre_shares(parts: NDArray[np.complex128], seeing: float = FIBRE_SEEING) ->
 @lru_cache(maxsize=8)
 def _fibre(size: int, seeing: float) -> Array:
     """Return the weights by which a transform sums to the blurred light in a fibre (Parseval's theorem)."""
-    _, _, k = _wavenumbers(size)
+    _, _, k = wavenumbers(size)
     kr = np.where(k > 0, k, 1.0) * FIBRE_RADIUS
     aperture = np.where(k > 0, 2 * j1(kr) / kr, 1.0) * np.interp(k, *_moffat(seeing))
     # The half plane stands for both: every column but the first and the last counts twice.
@@ -185,7 +185,7 @@ def profile_products(parts: NDArray[np.complex128], seeing: float = min(SEEING))
     size = parts.shape[1]
     weight = np.full(size // 2 + 1, 2.0)
     weight[[0, -1]] = 1.0
-    blurred = (parts * (_point_spread(size, seeing) * np.sqrt(weight))).reshape(len(parts), -1)
+    blurred = (parts * (point_spread(size, seeing) * np.sqrt(weight))).reshape(len(parts), -1)
     return np.asarray((blurred @ blurred.conj().T).real / size**2)
 
 
@@ -305,7 +305,7 @@ def render(
     weights = filter_weights()
     for number, source in enumerate(sources):
         size = box_size(source)
-        kx, ky, _ = _wavenumbers(size)
+        kx, ky, _ = wavenumbers(size)
         fluxes = weights @ source_light(source, bank).T
         parts = transforms(source, size)
         for band, (frame, o) in enumerate(zip(frames, observed, strict=True)):
@@ -315,7 +315,7 @@ def render(
                 continue
             shift = np.exp(-1j * ky * ((y - y0) * PIXEL)) * np.exp(-1j * kx * ((x - x0) * PIXEL))
             light = np.tensordot(fluxes[band], parts, 1)
-            stamp = np.fft.irfft2(light * _point_spread(size, o.seeing) * shift, s=(size, size))
+            stamp = np.fft.irfft2(light * point_spread(size, o.seeing) * shift, s=(size, size))
             ys, xs = slice(max(y0, 0), min(y0 + size, NY)), slice(max(x0, 0), min(x0 + size, NX))
             frame[ys, xs] += np.maximum(
                 stamp[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0], 0.0

@@ -6,12 +6,15 @@ each source, so that no drawing depends on how many sources there are before it 
 The population is schematic but follows published relations: the star-forming main sequence (Renzini & Peng
 2015, ApJ 801, L29), sizes (Shen et al. 2003, MNRAS 343, 978), a Schechter mass function cut at the flux
 limit of the SDSS main galaxy sample (r < 17.77; Strauss et al. 2002, AJ 124, 1810) and a quenched fraction
-that grows with mass.
+that grows with mass. Beyond the main sample's depth the limit goes down to that of the luminous red galaxies
+(Eisenstein et al. 2001, AJ 122, 2267).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -60,7 +63,15 @@ _TYPE_TEMPERATURE = (
     SPAWN_SPECTRUM,
     SPAWN_LABEL,
     SPAWN_SKY_FIBRE,
-) = range(9)
+    SPAWN_CLASS,
+    SPAWN_XP,
+    SPAWN_VOTES,
+    SPAWN_COLOUR_IMAGE,
+    SPAWN_CATALOGUE,
+    SPAWN_LAMOST,
+    SPAWN_SCENE,
+    SPAWN_TEMPLATE,
+) = range(17)
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -145,6 +156,28 @@ def strip_to_sky(
 
 
 @dataclass(frozen=True, slots=True)
+class Gas:
+    """How a galaxy's lines differ from what rate, metallicity and nucleus give.
+
+    Attributes
+    ----------
+    narrow : float
+        Width of the H II regions' lines over that of the rotation.
+    nucleus : float
+        Width of the nucleus' narrow lines over that of the rotation.
+    log_broad : float
+        log10 of the luminosity of broad Hα, erg/s; -inf without a broad-line region.
+    broad : float
+        Standard deviation of the broad lines, km/s.
+    """
+
+    narrow: float = 1.0
+    nucleus: float = 2.0
+    log_broad: float = -np.inf
+    broad: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One source of the sky, with all that spectrum and image are made from.
 
@@ -178,6 +211,10 @@ class Source:
     temperature, slope, strength : float
         Stars: effective temperature, K. Quasars: power-law slope of f_λ, and strength of the broad lines.
     quenched, blend, edge : bool
+    gas : Gas
+        Galaxies: their lines.
+    variety : (float, float, float)
+        Standard normal deviates by which a light made of eigentemplates strays from the nearest combination.
     """
 
     index: int
@@ -202,6 +239,8 @@ class Source:
     quenched: bool = False
     blend: bool = False
     edge: bool = False
+    gas: Gas = Gas()
+    variety: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +319,7 @@ def angular_scale(z: float) -> float:
     return float(luminosity_distance(z) / (1 + z) ** 2 * 1e3 * np.pi / (180 * 3600))
 
 
+@lru_cache(maxsize=1024)
 def luminosity_distance(z: float) -> float:
     """Return the luminosity distance, Mpc, in flat ΛCDM with H0 = 70 km/s/Mpc and Ωm = 0.3."""
     grid = np.linspace(0.0, z, 129)
@@ -290,6 +330,16 @@ def luminosity_distance(z: float) -> float:
 _Z_GRID = np.linspace(0.02, 0.10, 1001)
 _Z_CDF = np.cumsum(_Z_GRID**2 * np.exp(-((_Z_GRID / 0.055) ** 4)))
 _Z_CDF /= _Z_CDF[-1]
+DEEP = 0.10
+"""Redshift up to which galaxies are those of the SFR study; beyond, the ones that Gaia sees."""
+DEEPEST = 0.6
+# Redshifts of the 520,393 SDSS galaxies with Gaia spectra of the redshift study: mean 0.142, median 0.126,
+# standard deviation 0.079, skewness 1.09; a gamma distribution, shifted, has all four.
+_DEEP_GRID = np.linspace(0.004, DEEPEST, 1193)
+_DEEP_SHAPE, _DEEP_SCALE, _DEEP_SHIFT = 3.10, 0.0452, 0.0022
+_DEEP_CDF = np.cumsum(
+    (_DEEP_GRID - _DEEP_SHIFT) ** (_DEEP_SHAPE - 1) * np.exp(-(_DEEP_GRID - _DEEP_SHIFT) / _DEEP_SCALE)
+)
 _MASS_GRID = np.linspace(8.8, 11.9, 621)
 _SCHECHTER = 10 ** ((1 - 1.15) * (_MASS_GRID - 10.8)) * np.exp(-(10 ** (_MASS_GRID - 10.8)))
 
@@ -302,8 +352,21 @@ def approximate_mag_r(log_mass: float, log_sfr: float, log_age: float, history: 
     return float(4.65 - 2.5 * np.log10(light) + 5 * np.log10(luminosity_distance(z) * 1e5) + 1.2 * z + 0.1)
 
 
+def flux_limit(z: float) -> float:
+    """Return the r magnitude down to which deep galaxies are seen."""
+    return FLUX_LIMIT + float(np.clip((z - 0.15) / 0.35, 0.0, 1.0)) * 2.2
+
+
+@lru_cache(maxsize=1)
+def _mass_weights(z: float, limit: float) -> NDArray[np.float64]:
+    """Return the cumulative mass function of what a limit in r lets through, or nearly, at a redshift."""
+    # Few draws are in vain where the lightest are left out beforehand.
+    faintest = 0.4 * (4.65 + 5 * np.log10(luminosity_distance(z) * 1e5) - limit) - 0.5
+    return np.asarray(np.cumsum(np.where(faintest < _MASS_GRID, _SCHECHTER, 0.0)))
+
+
 def draw_galaxy(
-    rng: np.random.Generator, index: int, ra: float, dec: float, *, faint: bool = False
+    rng: np.random.Generator, index: int, ra: float, dec: float, *, faint: bool = False, z_max: float = DEEP
 ) -> Source:
     """Draw one galaxy of a flux-limited sample.
 
@@ -315,15 +378,22 @@ def draw_galaxy(
         Degrees.
     faint : bool
         An untargeted one, r 19 to 22.
+    z_max : float
+        Largest redshift. Up to 0.10 the redshifts are those of a shallow flux-limited sample from 0.02 on;
+        beyond, those of the galaxies that Gaia sees, whatever the mass that this takes.
     """
     limit = (19.0, 21.8) if faint else (14.0, FLUX_LIMIT)
+    deep = z_max > DEEP and not faint
+    if deep:
+        z = float(np.interp(rng.random() * np.interp(z_max, _DEEP_GRID, _DEEP_CDF), _DEEP_CDF, _DEEP_GRID))
+        limit = (13.0, flux_limit(z))
     while True:
-        z = float(np.interp(rng.random(), _Z_CDF, _Z_GRID))
+        if not deep:
+            share = 1.0 if faint or z_max == DEEP else float(np.interp(z_max, _Z_GRID, _Z_CDF))
+            z = float(np.interp(rng.random() * share, _Z_CDF, _Z_GRID))
         if faint:
             z = min(2.2 * z, 0.4)
-        # Heavier than what the limit lets through at this distance, so that few draws are in vain.
-        faintest = 0.4 * (4.65 + 5 * np.log10(luminosity_distance(z) * 1e5) - limit[1]) - 0.5
-        weight = np.cumsum(np.where(faintest < _MASS_GRID, _SCHECHTER, 0.0))
+        weight = _mass_weights(z, limit[1])
         if weight[-1] == 0:
             continue
         log_mass = float(np.interp(rng.random() * weight[-1], weight, _MASS_GRID))
@@ -512,7 +582,16 @@ class Sky:
         return [source for row, source in self.places.get(where.strip, []) if low < row < high]
 
 
-def draw_sky(seed: int, fields: int, objects: int) -> Sky:
+def draw_sky(
+    seed: int,
+    fields: int,
+    objects: int,
+    *,
+    z_max: float = DEEP,
+    shares: tuple[float, float, float] = (0.78, 0.11, 0.11),
+    untargeted: bool = True,
+    dress: Callable[[Source], Source] | None = None,
+) -> Sky:
     """Draw the sky.
 
     Parameters
@@ -521,6 +600,14 @@ def draw_sky(seed: int, fields: int, objects: int) -> Sky:
     fields : int
     objects : int
         Number of targets.
+    z_max : float
+        Largest redshift of the galaxies among them.
+    shares : (float, float, float)
+        Shares of galaxies, quasars and stars among the targets.
+    untargeted : bool
+        Draw the fainter sources too, which only frames show.
+    dress : callable, optional
+        Gives each target its class, where that is more than the drawing sets.
 
     Returns
     -------
@@ -547,17 +634,19 @@ def draw_sky(seed: int, fields: int, objects: int) -> Sky:
                 ),
             )
         which = rng.random()
-        if which < 0.78:
-            source = draw_galaxy(rng, index, ra, dec)
-        elif which < 0.89:
+        if which < shares[0]:
+            source = draw_galaxy(rng, index, ra, dec, z_max=z_max)
+        elif which < shares[0] + shares[1]:
             source = draw_quasar(rng, index, ra, dec)
         else:
             source = draw_star(rng, index, ra, dec)
         source = replace(source, blend=blend, edge=bool(edge[index]))
+        if dress is not None:
+            source = dress(source)
         targets.append(source)
         places.setdefault(int(strip[index]), []).extend((float(row[index]), s) for s in (source, *neighbours))
     faint = []
-    for where in patch:
+    for where in patch if untargeted else ():
         for number in range(300):
             rng = generator(seed, SPAWN_FAINT, where.index, number)
             y, x = where.row0 + rng.uniform(0, FIELD_STEP), rng.uniform(0, NX)

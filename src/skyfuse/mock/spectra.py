@@ -8,6 +8,7 @@ power law with breaks and lines put in by hand, reddened with the law of Calzett
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +16,11 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
+from scipy.special import ndtr
 from speclite.filters import load_filter
 
 from skyfuse.errors import UsageError
-from skyfuse.mock.sky import SPECTRAL_TYPES, Source, luminosity_distance, velocity_width
+from skyfuse.mock.sky import Gas, Source, luminosity_distance, velocity_width
 
 Array = NDArray[np.float64]
 
@@ -29,8 +31,8 @@ BIN = FIRST_BIN + np.arange(N_BINS, dtype=np.float64)
 WAVELENGTH: Array = np.power(10.0, BIN * 1e-4, dtype=np.float64)
 _LN10 = np.log(10.0)
 _REST_FIRST, _REST_N = 33000, 7600
-_REST_LOG = (_REST_FIRST + np.arange(_REST_N)) * 1e-4
-_REST: Array = np.power(10.0, _REST_LOG, dtype=np.float64)
+REST_LOG = (_REST_FIRST + np.arange(_REST_N)) * 1e-4
+_REST: Array = np.power(10.0, REST_LOG, dtype=np.float64)
 
 C_KMS = 299792.458
 SOLAR_R = 4.68e29
@@ -146,8 +148,10 @@ class Populations:
         Which set it is.
     quasars : (float, ndarray of shape (4, m)) or None
         log10 λ of the first bin and eigenspectra, in steps of 1e-4.
-    stars : tuple of (letter, digit, ndarray of shape (N_BINS,))
+    stars : tuple of (group, digit, ndarray of shape (N_BINS,))
         Star templates on the observed grid.
+    modes : ndarray, shape (k, n)
+        Relative changes of a galaxy's light, of unit variance along the spectrum, by which galaxies differ.
     """
 
     log_ages: Array
@@ -157,6 +161,7 @@ class Populations:
     name: str = "schematic"
     quasars: tuple[float, Array] | None = None
     stars: tuple[tuple[str, int, Array], ...] = ()
+    modes: Array | None = None
 
 
 @lru_cache(maxsize=1)
@@ -233,17 +238,21 @@ def load_templates(folder: Path) -> Populations:
     start, eigen = data["Gal"]
     log_wave = start + 1e-4 * np.arange(eigen.shape[1])
     clear = np.ones(len(log_wave), bool)
-    for line in _NEBULAR_WAVE:
+    for line in NEBULAR_WAVE:
         clear &= np.abs(10**log_wave - line) > 14.0
-    basis = np.stack([np.interp(_REST_LOG, log_wave[clear], row[clear]) for row in eigen])
+    basis = np.stack([np.interp(REST_LOG, log_wave[clear], row[clear]) for row in eigen])
     schematic = populations()
     stars = []
     start, spectra = data["Star"]
     log_wave = start + 1e-4 * np.arange(spectra.shape[1])
     for name, row in zip(names, spectra, strict=True):
-        if name[0] in SPECTRAL_TYPES and name[1:2].isdigit():
-            good = row > 0
-            stars.append((name[0], int(name[1]), np.interp(BIN * 1e-4, log_wave[good], row[good])))
+        good = row > 0
+        stars.append((*_group_of(name), np.interp(BIN * 1e-4, log_wave[good], row[good])))
+    # Beside the nearest combination, what the other eigenspectra change relatively to the first.
+    modes = np.clip(basis[1:] / np.maximum(basis[0], 0.05 * basis[0].max()), -5.0, 5.0)
+    inside = (_REST > 3500.0) & (_REST < 9000.0)
+    modes = modes - modes[:, inside].mean(axis=1, keepdims=True)
+    modes = np.clip(modes / modes[:, inside].std(axis=1, keepdims=True), -2.5, 2.5)
     return Populations(
         schematic.log_ages,
         np.stack([_combine(row, basis) for row in schematic.old]),
@@ -252,7 +261,22 @@ def load_templates(folder: Path) -> Populations:
         "+".join(_TEMPLATES.values()),
         data["QSO"],
         tuple(stars),
+        np.asarray(modes),
     )
+
+
+_TEMPLATE_GROUPS = (("Carbon", "Carbon"), ("Ldwarf", "L"), ("WDmagnetic", "WDmagnetic"), ("sd", "F"))
+
+
+def _group_of(name: str) -> tuple[str, int]:
+    """Return the group and digit of a star template, by its name: ``F6IV (28527)``, ``WDhotter``."""
+    digits = [int(sign) for sign in name.split("(")[0] if sign.isdigit()]
+    for start, group in _TEMPLATE_GROUPS:
+        if name.startswith(start):
+            return group, digits[0] if digits else 5
+    if "WD" in name:
+        return "WD", 5
+    return name[0], digits[0] if digits else 5
 
 
 def _combine(target: Array, basis: Array) -> Array:
@@ -274,7 +298,7 @@ def calzetti(wavelength: Array) -> Array:
     return np.asarray(np.where(micron < 0.63, blue, red))
 
 
-_K_REST = calzetti(_REST)
+K_REST = calzetti(_REST)
 
 # Line, vacuum Å, and which recipe drives it.
 NEBULAR: tuple[tuple[str, float], ...] = (
@@ -295,48 +319,45 @@ NEBULAR: tuple[tuple[str, float], ...] = (
     ("SII_6733", 6732.67),
     ("SIII", 9071.1),
 )
-_NEBULAR_WAVE = np.array([w for _, w in NEBULAR])
-_NEBULAR_K = calzetti(_NEBULAR_WAVE)
+NEBULAR_WAVE = np.array([w for _, w in NEBULAR])
+NEBULAR_K = calzetti(NEBULAR_WAVE)
 
 
-def line_ratios(log_oh: float) -> Array:
+def line_ratios(log_oh: float | Array) -> Array:
     """Return the intrinsic strengths of the nebular lines relative to Hα, for H II regions of a metallicity.
 
     Case B Balmer ratios (Osterbrock & Ferland 2006); [N II] and [O III] follow N2 and O3N2 of Pettini &
     Pagel (2004, MNRAS 348, L59); [O II] follows the R-parameter trend of Kewley & Dopita (2002),
     schematically.
+
+    Parameters
+    ----------
+    log_oh : float or ndarray, shape (…)
+        12 + log10(O/H).
+
+    Returns
+    -------
+    ndarray, shape (…, 16)
+        In the order of `NEBULAR`.
     """
-    x = min(max(log_oh, 8.0), 9.2)
-    n2 = 10 ** ((x - 8.90) / 0.57)
-    n2 = min(n2, 0.7)
-    o3 = min(10 ** ((8.73 - x) / 0.32) * n2 * 1.0, 5.0) / 2.86
+    x = np.clip(log_oh, 8.0, 9.2)
+    n2 = np.minimum(10 ** ((x - 8.90) / 0.57), 0.7)
+    o3 = np.minimum(10 ** ((8.73 - x) / 0.32) * n2 * 1.0, 5.0) / 2.86
     o2 = 1.1 * 10 ** (-0.45 * (x - 8.6))
     s2 = 0.30 * 10 ** (-0.2 * (x - 8.7))
-    return np.array(
-        [
-            0.42 * o2,
-            0.58 * o2,
-            0.1 * o3,
-            0.0907,
-            0.164,
-            0.3497,
-            o3 / 2.98,
-            o3,
-            0.04,
-            0.03,
-            n2 / 3.05,
-            1.0,
-            n2,
-            0.57 * s2,
-            0.43 * s2,
-            0.1,
-        ]
-    )
+    one = np.ones_like(x)
+    strengths = [0.42 * o2, 0.58 * o2, 0.1 * o3, 0.0907 * one, 0.164 * one, 0.3497 * one, o3 / 2.98, o3]
+    strengths += [0.04 * one, 0.03 * one, n2 / 3.05, one, n2, 0.57 * s2, 0.43 * s2, 0.1 * one]
+    return np.stack(strengths, axis=-1)
 
 
-_AGN_RATIOS = np.array(
+AGN_RATIOS = np.array(
     [0.35, 0.45, 0.2, 0.0907, 0.164, 0.3497, 1.0, 2.98, 0.05, 0.2, 0.36, 1.0, 1.1, 0.35, 0.32, 0.1]
 )
+# Broad-line regions show the Balmer lines alone among these, with the decrement 3.06 of Dong et al. (2008,
+# MNRAS 383, 581) for Hα over Hβ.
+_BROAD = {"H_delta": 0.09, "H_gamma": 0.16, "H_beta": 1 / 3.06, "H_alpha": 1.0}
+BROAD_RATIOS = np.array([_BROAD.get(name, 0.0) for name, _ in NEBULAR])
 
 
 def _gaussians(grid_first: int, n: int, wavelength: Array, flux: Array, sigma_v: Array) -> Array:
@@ -360,7 +381,58 @@ GALAXY_PARAMETERS = ("log_mass", "log_sfr", "z", "log_av", "log_age", "log_oh", 
 """What a galaxy's light depends on, apart from its shape; the order of every parameter vector."""
 
 
-def galaxy_light(parameters: Array, bulge: float, bank: Populations | None = None) -> Array:
+LOG_HALPHA = 41.27
+"""log10 of the Hα luminosity, erg/s, at one solar mass a year (Kennicutt & Evans 2012, table 1)."""
+
+
+def rest_light(parameters: Array, bulge: float, bank: Populations, at: slice = slice(None)) -> Array:
+    """Return the reddened starlight of a galaxy's bulge, disc and young component, erg/s/Å at rest; (3, n).
+
+    Parameters
+    ----------
+    parameters : ndarray, shape (8,)
+        In the order of `GALAXY_PARAMETERS`.
+    bulge : float
+        Share of the old light in the bulge.
+    bank : Populations
+    at : slice
+        Which bins of the rest-frame grid.
+    """
+    log_mass, log_sfr, _, log_av, log_age, _, history, _ = (float(v) for v in parameters)
+    sfr = 10**log_sfr
+    place = float(
+        np.clip(
+            (log_age - bank.log_ages[0]) / (bank.log_ages[1] - bank.log_ages[0]),
+            0,
+            len(bank.log_ages) - 1.001,
+        )
+    )
+    i = int(place)
+    old = bank.old[i, at] + (place - i) * (bank.old[i + 1, at] - bank.old[i, at])
+    # M/L in r of a single-age population: about 2 at 5 Gyr, rising as age^0.7 (Bruzual & Charlot 2003).
+    old = old * (SOLAR_R * 10**log_mass / (2.0 * 10 ** (0.7 * (log_age - 0.7))))
+    # A gigayear of star formation at 10^history times the present rate, M/L_r = 0.75 with the returned mass.
+    middle = bank.middle[at] * (SOLAR_R * sfr * 10**history * 1e9 / 0.75)
+    # Far ultraviolet: log SFR = log(ν L_ν) − 43.35 at 1500 Å; the slope takes it to 6200 Å.
+    young = bank.young[at] * (sfr * 10**43.35 / 1500.0 * (6200.0 / 1500.0) ** -2.1)
+    dust_stars = 10 ** (-0.4 * 0.44 * 10**log_av / 4.05 * K_REST[at])
+    # Old stars sit behind half of the dust only.
+    dust_old = np.sqrt(dust_stars)
+    return np.stack([bulge * old * dust_old, ((1 - bulge) * old + middle) * dust_old, young * dust_stars])
+
+
+def rest_continuum(parameters: Array, wavelength: float) -> float:
+    """Return a galaxy's starlight beside a line, erg/s/Å at rest: the mean 30 to 60 Å to either side."""
+    total = 0.0
+    for low, high in ((-60.0, -30.0), (30.0, 60.0)):
+        edges = np.searchsorted(_REST, (wavelength + low, wavelength + high))
+        total += float(rest_light(parameters, 0.0, populations(), slice(*edges)).sum(axis=0).mean())
+    return total / 2
+
+
+def galaxy_light(
+    parameters: Array, bulge: float, bank: Populations | None = None, gas: Gas | None = None
+) -> Array:
     """Return the observed light of a galaxy's three components.
 
     Parameters
@@ -371,6 +443,8 @@ def galaxy_light(parameters: Array, bulge: float, bank: Populations | None = Non
         Share of the old light in the bulge.
     bank : Populations, optional
         Stellar templates; the schematic ones by default.
+    gas : Gas, optional
+        How the lines differ from what the parameters give; by default they do not.
 
     Returns
     -------
@@ -378,40 +452,25 @@ def galaxy_light(parameters: Array, bulge: float, bank: Populations | None = Non
         Bulge, disc, and young component (stars below 10 Myr and their lines, and the nucleus' lines in the
         first), in 1e-17 erg/s/cm²/Å on the observed grid.
     """
-    log_mass, log_sfr, z, log_av, log_age, log_oh, history, log_agn = (float(v) for v in parameters)
-    bank = bank or populations()
-    sfr = 10**log_sfr
-    at = float(
-        np.clip(
-            (log_age - bank.log_ages[0]) / (bank.log_ages[1] - bank.log_ages[0]),
-            0,
-            len(bank.log_ages) - 1.001,
-        )
-    )
-    i = int(at)
-    old = bank.old[i] + (at - i) * (bank.old[i + 1] - bank.old[i])
-    # M/L in r of a single-age population: about 2 at 5 Gyr, rising as age^0.7 (Bruzual & Charlot 2003).
-    old = old * (SOLAR_R * 10**log_mass / (2.0 * 10 ** (0.7 * (log_age - 0.7))))
-    # A gigayear of star formation at 10^history times the present rate, M/L_r = 0.75 with the returned mass.
-    middle = bank.middle * (SOLAR_R * sfr * 10**history * 1e9 / 0.75)
-    # Far ultraviolet: log SFR = log(ν L_ν) − 43.35 at 1500 Å; the slope takes it to 6200 Å.
-    young = bank.young * (sfr * 10**43.35 / 1500.0 * (6200.0 / 1500.0) ** -2.1)
-    av = 10**log_av
-    dust_stars = 10 ** (-0.4 * 0.44 * av / 4.05 * _K_REST)
-    # Old stars sit behind half of the dust only.
-    dust_old = np.sqrt(dust_stars)
-    rest = np.stack([bulge * old * dust_old, ((1 - bulge) * old + middle) * dust_old, young * dust_stars])
+    log_mass, log_sfr, z, log_av, _, log_oh, _, log_agn = (float(v) for v in parameters)
+    gas = gas or Gas()
+    rest = rest_light(parameters, bulge, bank or populations())
     area = 4 * np.pi * (luminosity_distance(z) * 3.0856776e24) ** 2 * 1e-17
     shifted = BIN * 1e-4 - np.log10(1 + z)
-    light = np.stack([np.interp(shifted, _REST_LOG, row) for row in rest]) / ((1 + z) * area)
-    halpha = sfr * 10**41.27 / area
-    dust_gas = 10 ** (-0.4 * av / 4.05 * _NEBULAR_K)
-    wave = _NEBULAR_WAVE * (1 + z)
+    light = np.stack([np.interp(shifted, REST_LOG, row) for row in rest]) / ((1 + z) * area)
+    halpha = 10**log_sfr * 10**LOG_HALPHA / area
+    dust_gas = 10 ** (-0.4 * 10**log_av / 4.05 * NEBULAR_K)
+    wave = NEBULAR_WAVE * (1 + z)
     width = np.full(len(wave), np.hypot(velocity_width(log_mass), 70.0))
-    light[2] += _gaussians(FIRST_BIN, N_BINS, wave, halpha * line_ratios(log_oh) * dust_gas, width)
+    light[2] += _gaussians(
+        FIRST_BIN, N_BINS, wave, halpha * line_ratios(log_oh) * dust_gas, gas.narrow * width
+    )
     if np.isfinite(log_agn):
-        nucleus = 10**log_agn / area * _AGN_RATIOS * dust_gas
-        light[0] += _gaussians(FIRST_BIN, N_BINS, wave, nucleus, 2.0 * width)
+        nucleus = 10**log_agn / area * AGN_RATIOS * dust_gas
+        light[0] += _gaussians(FIRST_BIN, N_BINS, wave, nucleus, gas.nucleus * width)
+    if np.isfinite(gas.log_broad):
+        broad = 10**gas.log_broad / area * BROAD_RATIOS * dust_gas
+        light[0] += _gaussians(FIRST_BIN, N_BINS, wave, broad, np.full(len(wave), gas.broad))
     return light
 
 
@@ -458,10 +517,46 @@ def quasar_light(source: Source) -> Array:
     return np.where(rest < 912.0, 0.05 * light, light)
 
 
+_SWAN = ((4737.0, 0.55, 90.0), (5165.0, 0.75, 110.0), (5636.0, 0.45, 120.0))
+"""Heads of the Swan bands of C₂, which fade to the blue (Pearse & Gaydon 1976)."""
+_CYANOGEN = ((5750.0, 0.2, 120.0), (6206.0, 0.3, 120.0), (6926.0, 0.4, 150.0), (7876.0, 0.5, 180.0))
+_HYDRIDES = ((6750.0, 0.55, 140.0), (8611.0, 0.45, 90.0), (8692.0, 0.35, 90.0), (9896.0, 0.5, 150.0))
+"""CaH, CrH and FeH (Kirkpatrick et al. 1999, ApJ 519, 802)."""
+_CARBON_ATOMS = (
+    (4268.4, 0.30, 14.0),
+    (4372.0, 0.22, 12.0),
+    (4770.0, 0.25, 14.0),
+    (4933.0, 0.22, 12.0),
+    (5053.0, 0.30, 14.0),
+    (5381.8, 0.35, 14.0),
+    (6589.0, 0.30, 16.0),
+    (7115.0, 0.25, 18.0),
+)
+
+
+def _swan(wavelength: Array, strength: float) -> Array:
+    """Return the transmission of C₂'s bands: sharp to the red, fading to the blue."""
+    mirrored = tuple((-head, depth, width) for head, depth, width in _SWAN)
+    return _bands(-wavelength, mirrored, strength)
+
+
 def star_light(source: Source) -> Array:
-    """Return a star's shape on the observed grid: blackbody with Balmer lines, metal lines, and TiO bands."""
+    """Return a star's shape on the observed grid.
+
+    A blackbody with Balmer lines, metal lines and TiO bands for the types O to M; schematic forms of the
+    features that name the others: broad Balmer lines (WD), the same split and shallow (WDmagnetic; the
+    linear Zeeman effect, 20.2 Å per 10⁶ G at 6564 Å), Swan bands (CarbonWD, Carbon), atomic carbon
+    (Carbon_lines), emission on a blue continuum (CV), hydrides and wide alkali lines (L), and the rise of
+    water's band beside them (T).
+    """
     t = source.temperature
     rest = WAVELENGTH / (1 + source.z)
+    if source.subclass not in _PECULIAR:
+        return _ordinary_star(rest, t)
+    return _PECULIAR[source.subclass](rest, t)
+
+
+def _ordinary_star(rest: Array, t: float) -> Array:
     balmer = float(np.exp(-0.5 * (np.log(t / 9200.0) / 0.32) ** 2)) * 1.3
     metals = float(np.clip((8200.0 - t) / 2800.0, 0.0, 1.5))
     bands = float(np.clip((4200.0 - t) / 900.0, 0.0, 1.5))
@@ -476,32 +571,122 @@ def star_light(source: Source) -> Array:
     return light * _lines(rest, ((4472.7, 0.2, 4.0), (4027.3, 0.15, 4.0), (4687.0, 0.15, 4.0)), helium)
 
 
+def _white_dwarf(rest: Array, t: float) -> Array:
+    # Pressure makes the lines tens of Å wide (Bergeron et al. 1992), strongest near 12,000 K.
+    depth = 1.3 * float(np.exp(-0.5 * (np.log(t / 12500.0) / 0.45) ** 2))
+    wide = tuple((centre, 1.1 * d, 5.5 * width) for centre, d, width in _BALMER[:6])
+    return blackbody(rest, t) * _lines(rest, wide, depth)
+
+
+def _magnetic_white_dwarf(rest: Array, t: float) -> Array:
+    split = tuple(
+        (centre + side * 20.2 * 8.0 * (centre / 6564.6) ** 2, 0.3 * d, 3.0 * width)
+        for centre, d, width in _BALMER[:4]
+        for side in (-1, 0, 1)
+    )
+    return blackbody(rest, t) * _lines(rest, split)
+
+
+def _carbon_white_dwarf(rest: Array, t: float) -> Array:
+    return blackbody(rest, t) * _swan(rest, 1.1)
+
+
+def _carbon_star(rest: Array, t: float) -> Array:
+    metals = _lines(rest, _METALS, 0.5)
+    return blackbody(rest, t) * _swan(rest, 1.2) * _bands(rest, _CYANOGEN, 1.0) * metals
+
+
+def _hot_carbon(rest: Array, t: float) -> Array:
+    return blackbody(rest, t) * _lines(rest, _CARBON_ATOMS)
+
+
+def _cataclysmic(rest: Array, t: float) -> Array:
+    light = blackbody(rest, t)
+    helium = ((5877.2, 0.35), (6680.0, 0.2), (4472.7, 0.2), (4687.0, 0.3))
+    for centre, height in (*((line, 0.6 + 0.8 * d) for line, d, _ in _BALMER[:6]), *helium):
+        # An accretion disc's 700 km/s.
+        width = centre * 700.0 / C_KMS
+        level = np.interp(centre, rest, light)
+        light = light + height * level * np.exp(-0.5 * ((rest - centre) / width) ** 2)
+    return light
+
+
+_ALKALI = ((5893.0, 0.9, 110.0), (7682.0, 0.9, 90.0), (8190.0, 0.4, 12.0), (8523.0, 0.4, 9.0))
+
+
+def _l_dwarf(rest: Array, t: float) -> Array:
+    return blackbody(rest, t) * _lines(rest, _ALKALI) * _bands(rest, _HYDRIDES, 1.0)
+
+
+def _t_dwarf(rest: Array, t: float) -> Array:
+    wide = tuple((centre, depth, 2.2 * width) for centre, depth, width in _ALKALI[:2])
+    water = _bands(rest, ((9250.0, 0.7, 350.0),), 1.0)
+    return blackbody(rest, t) * _lines(rest, (*wide, *_ALKALI[2:])) * water
+
+
+_PECULIAR: dict[str, Callable[[Array, float], Array]] = {
+    "WD": _white_dwarf,
+    "WDmagnetic": _magnetic_white_dwarf,
+    "CarbonWD": _carbon_white_dwarf,
+    "Carbon": _carbon_star,
+    "Carbon_lines": _hot_carbon,
+    "CV": _cataclysmic,
+    **{f"L{digit}": _l_dwarf for digit in range(10)},
+    "T2": _t_dwarf,
+}
+
+
 def source_light(source: Source, bank: Populations | None = None) -> Array:
     """Return a source's light by component, (3, n) for galaxies and (1, n) for point sources.
 
     In 1e-17 erg/s/cm²/Å on the observed grid; the integral over the whole source.
     """
     if source.shape is not None:
-        return galaxy_light(galaxy_parameters(source), source.shape.bulge, bank)
+        light = galaxy_light(galaxy_parameters(source), source.shape.bulge, bank, source.gas)
+        if bank is not None and bank.modes is not None:
+            change = np.clip(1 + VARIETY * np.asarray(source.variety) @ bank.modes, 0.5, 2.0)
+            light *= np.interp(BIN * 1e-4 - np.log10(1 + source.z), REST_LOG, change)
+        return light
     shape = quasar_light(source) if source.kind == "QSO" else star_light(source)
     if bank is not None and source.kind == "QSO" and bank.quasars is not None:
-        shape = _as_eigenquasar(shape, source.z, *bank.quasars)
+        shape = _as_eigenquasar(shape, source, *bank.quasars)
     elif bank is not None and source.kind == "STAR":
-        letter, digit = source.subclass[0], int(source.subclass[1])
-        like = [(abs(number - digit), i) for i, (kind, number, _) in enumerate(bank.stars) if kind == letter]
-        shape = bank.stars[min(like)[1]][2] if like else shape
+        shape = _template_star(source, bank, shape)
     flux_r = float(filter_weights()[2] @ shape)
     return (shape * (10 ** (0.4 * (22.5 - source.mag_r)) / flux_r))[None]
 
 
-def _as_eigenquasar(target: Array, z: float, start: float, eigen: Array) -> Array:
+VARIETY = 0.06
+"""Relative scatter about the nearest combination of eigenspectra, for each further eigenspectrum."""
+
+
+def _template_star(source: Source, bank: Populations, otherwise: Array) -> Array:
+    """Return a template of the star's own group, of its digit or within one and a half of it."""
+    group = source.subclass if source.subclass in _PECULIAR else source.subclass[0]
+    group = "L" if group.startswith("L") else group
+    digit = int(source.subclass[-1]) if source.subclass[-1].isdigit() else 5
+    like = sorted((abs(number - digit), i) for i, (kind, number, _) in enumerate(bank.stars) if kind == group)
+    if not like:
+        return otherwise
+    near = (
+        [i for distance, i in like if distance <= max(like[0][0], 1.5)]
+        if any(source.variety)
+        else [like[0][1]]
+    )
+    # The normal deviate's rank makes an even choice.
+    return bank.stars[near[min(int(ndtr(source.variety[0]) * len(near)), len(near) - 1)]][2]
+
+
+def _as_eigenquasar(target: Array, source: Source, start: float, eigen: Array) -> Array:
     """Return the combination of quasar eigenspectra nearest to a schematic quasar; itself outside."""
     log_wave = start + 1e-4 * np.arange(eigen.shape[1])
-    rest = BIN * 1e-4 - np.log10(1 + z)
+    rest = BIN * 1e-4 - np.log10(1 + source.z)
     # Blueward of Lyman α the forest is the sightline's own, not the eigenspectra's.
     inside = (rest > np.log10(1216.0)) & (rest < log_wave[-1])
     basis = np.stack([np.interp(rest[inside], log_wave, row) for row in eigen])
     coefficients = np.linalg.lstsq((basis / target[inside]).T, np.ones(inside.sum()), rcond=None)[0]
+    scale = (basis / target[inside]).std(axis=1)
+    coefficients[1:] += 2 * VARIETY * np.resize(source.variety, len(basis) - 1) / scale[1:]
     out = target.copy()
     out[inside] = np.maximum(coefficients @ basis, 0.1 * target[inside])
     return out

@@ -1,7 +1,19 @@
-"""Models: trees, boosting, networks and their fusion, behind one protocol."""
+"""Models: classic estimators, trees, boosting, networks, templates and their fusion, behind one protocol."""
 
 from skyfuse.models.base import MODELS, Arrays, History, Model, Prediction, Progress
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
+from skyfuse.models.uncertainty import Conformal, propagate
 
-__all__ = ["MODELS", "Arrays", "History", "LateFusion", "Model", "Prediction", "Progress", "load_model"]
+__all__ = [
+    "MODELS",
+    "Arrays",
+    "Conformal",
+    "History",
+    "LateFusion",
+    "Model",
+    "Prediction",
+    "Progress",
+    "load_model",
+    "propagate",
+]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,17 +16,28 @@ from skyfuse.errors import DataError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
+    from skyfuse.models.uncertainty import Conformal
 
 Arrays = dict[str, NDArray[np.float32]]
-"""Model inputs by modality: ``image`` (n, bands, size, size), ``spectrum`` (n, bins); NaN where invalid."""
+"""Model inputs by modality: ``image`` (n, channels, size, size), ``spectrum`` (n, bins), ``table``
+(n, columns) and, beside a spectrum, ``spectrum_sigma`` (n, bins); NaN where invalid."""
 
 Progress = Callable[[int, int, str], None]
 """Called with what is done, what there is to do, and a line about it."""
 
+Kind = Literal["regression", "classification", "reconstruction"]
+"""What is learned: a number, one of some classes, or (autoencoders) the input itself."""
+
+METRIC: Mapping[Kind, str] = {"regression": "RMSE", "classification": "log loss", "reconstruction": "MSE"}
+"""Error that a training lowers, by kind; the name that `History` gives it."""
+
 _BLOCK = 1024  # objects of a dataset in memory at a time
 
-MODALITIES = {"image": 4, "spectrum": 2}
+MODALITIES = {"image": 4, "spectrum": 2, "table": 2}
 """Number of dimensions of each modality's array, objects first, in the order in which fusion joins them."""
+
+AUXILIARY = {"spectrum_sigma": 2}
+"""Arrays beside a modality, for models whose class has `Model.reads_sigma`; never a modality of their own."""
 
 
 class History(TypedDict):
@@ -35,16 +46,75 @@ class History(TypedDict):
     Attributes
     ----------
     train, valid : list of float
-        Root mean square error by epoch (network) or iteration (boosting), in the label's unit. The training
-        curve of a network is the running mean over the epoch with dropout at work, so it may lie above
-        `valid`.
+        Error by epoch (network) or iteration (boosting): root mean square error in the label's unit, log loss
+        (classification), mean squared error in scaled units (reconstruction). The training curve of a network
+        is the running mean over the epoch with dropout at work, so it may lie above `valid`.
     best : int
         Index of the lowest `valid`: the state that the fitted model keeps.
+    metric : str
+        Which error: a value of `METRIC`.
     """
 
     train: list[float]
     valid: list[float]
     best: int
+    metric: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What `Model.fit` hands to a concrete model's `_fit`: checked data, and all else that a training needs.
+
+    Attributes
+    ----------
+    train, valid : dict of str to ndarray
+        See `Arrays`; equal modalities and shapes, float32, C-contiguous.
+    y, y_valid : ndarray, shape (n,)
+        float64 labels (regression), int64 indices into `classes` (classification; the training part holds at
+        least two of them, not always all), zeros that nobody reads (reconstruction).
+    kind : str
+        See `Kind`.
+    classes : tuple of str
+        Names of the classes; empty unless `kind` is classification.
+    weight : ndarray of float64, shape (n,), optional
+        Weight of each training object, positive, 1 in the mean.
+    seed : int
+    folder : path, optional
+        Where a long training keeps its checkpoint.
+    progress : callable, optional
+        See `Progress`.
+    """
+
+    train: Arrays
+    y: NDArray[Any]
+    valid: Arrays
+    y_valid: NDArray[Any]
+    kind: Kind
+    classes: tuple[str, ...]
+    weight: NDArray[np.float64] | None
+    seed: int
+    folder: Path | None
+    progress: Progress | None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one object in each array."""
+        return {name: array.shape[1:] for name, array in self.train.items()}
+
+    def history(self, train: NDArray[np.float64], valid: NDArray[np.float64]) -> History:
+        """Return the course of a training at one stroke, from what the model then predicts for both parts.
+
+        Parameters
+        ----------
+        train, valid : ndarray of float64
+            Values, probabilities or errors, as `Model._predict` returns them.
+        """
+        return History(
+            train=[loss(train, self.y, self.kind)],
+            valid=[loss(valid, self.y_valid, self.kind)],
+            best=0,
+            metric=METRIC[self.kind],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +123,61 @@ class Prediction:
 
     Attributes
     ----------
-    value : ndarray of float64, shape (n,)
-        In the label's unit.
+    value : ndarray, shape (n,)
+        Regression: float64 in the label's unit. Classification: int64, index of the most probable class.
+        Reconstruction: float64, mean squared error of each object in the model's scaled units.
+    probability : ndarray of float64, shape (n, classes), optional
+        Classification: rows sum to 1.
+    classes : tuple of str
+        Names of the classes.
+    low, high : ndarray of float64, shape (n,), optional
+        Calibrated regression: the interval that holds the label with probability `level`.
+    members : ndarray of bool, shape (n, classes), optional
+        Calibrated classification: the classes in the object's set, which holds the true one with probability
+        `level`. A set may be empty: no known class is credible at this level.
+    level : float, optional
+        Known once the model is calibrated.
+    unknown : ndarray of bool, shape (n,), optional
+        Of models that can say so: the object is none of the kind that the model knows.
     """
 
-    value: NDArray[np.float64]
+    value: NDArray[Any]
+    probability: NDArray[np.float64] | None = None
+    classes: tuple[str, ...] = ()
+    low: NDArray[np.float64] | None = None
+    high: NDArray[np.float64] | None = None
+    members: NDArray[np.bool_] | None = None
+    level: float | None = None
+    unknown: NDArray[np.bool_] | None = None
+
+    @property
+    def names(self) -> NDArray[np.str_]:
+        """Name of the most probable class of each object (classification).
+
+        Raises
+        ------
+        UsageError
+            If the model predicts no classes.
+        """
+        if not self.classes:
+            raise UsageError("the model predicts no classes", remedy="read value instead of names")
+        names: NDArray[np.str_] = np.array(self.classes)[self.value]
+        return names
+
+
+Output = NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.bool_]]
+"""What `_predict` returns: (n,) values, (n, classes) probabilities or (n,) errors; or a pair of that and (n,)
+bool, True where the object is none of the kind that the model knows."""
 
 
 class Model(ABC):
-    """A regression from one modality or several to one label.
+    """A map from one modality or several to a label, a class, or the input itself.
 
-    The modalities that `fit` receives decide what the model is: one, a model of that modality; both, early
-    fusion (trees read the concatenated features, networks join the features of their branches).
+    The modalities that `fit` receives decide what the model is: one, a model of that modality; several, early
+    fusion (classic models read the concatenated features, networks join the features of their branches).
+
+    A concrete model sets the class attributes `name`, `kinds`, `weights` and `libraries`, and writes `_fit`,
+    `_predict`, `_write` and `_read`; `shapes`, `kind` and `classes` are set before any of these is called.
 
     Parameters
     ----------
@@ -73,33 +186,65 @@ class Model(ABC):
 
     Attributes
     ----------
+    name : str
+        Key of `MODELS`.
+    kinds : frozenset of str
+        What the class can learn, see `Kind`.
+    reads_sigma : bool
+        Whether it takes ``spectrum_sigma`` beside ``spectrum`` where it is given; others never see it.
+    weighs : bool
+        Whether it takes sample weights.
+    weights : tuple of str
+        Names of the files that `_write` leaves in a model's folder.
+    libraries : tuple of str
+        Distributions whose versions the model's card records.
+    fitted : bool
+        Whether `fit` has succeeded, or the model was loaded.
     shapes : dict of str to tuple
-        Shape of one object in each modality that the model was fitted on; empty before `fit`.
+        Shape of one object in each array that the model was fitted on; empty before `fit`.
+    kind : str
+        What it was fitted for, see `Kind`.
+    classes : tuple of str
+        Classification: names of the classes, in the order of the probabilities.
+    interval : Conformal, optional
+        Set by `calibrate`.
     card : dict
         What `save` writes beside the model's own state; the caller fills ``label``, ``inputs``, ``split`` and
         ``metrics`` (see `skyfuse.models.files.Card`), loading fills everything.
     """
 
     name: ClassVar[str]
+    kinds: ClassVar[frozenset[Kind]]
+    reads_sigma: ClassVar[bool] = False
+    weighs: ClassVar[bool] = True
+    weights: ClassVar[tuple[str, ...]] = ()
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **params: Any) -> None:
         self.params = params
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.kind: Kind = "regression"
+        self.classes: tuple[str, ...] = ()
+        self.interval: Conformal | None = None
         self.card: dict[str, Any] = {}
+        self.fitted = False
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Modalities that the fitted model reads."""
-        return tuple(self.shapes)
+        return tuple(name for name in self.shapes if name in MODALITIES)
 
     def fit(
         self,
         train: Arrays,
-        y: ArrayLike,
+        y: ArrayLike | None,
         valid: Arrays,
-        y_valid: ArrayLike,
+        y_valid: ArrayLike | None,
         *,
         seed: int,
+        kind: Kind = "regression",
+        classes: Sequence[str] = (),
+        weight: ArrayLike | None = None,
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> History:
@@ -110,9 +255,15 @@ class Model(ABC):
         train, valid : dict of str to ndarray
             See `Arrays`; both with the same modalities and shapes.
         y, y_valid : array_like, shape (n,)
-            Labels, finite.
+            Regression: labels, finite. Classification: indices into `classes`. Reconstruction: None.
         seed : int
             Two fits with the same seed, data and thread count on one processor give the same model.
+        kind : str
+            See `Kind`.
+        classes : sequence of str
+            Classification: the names of all classes, two or more.
+        weight : array_like, shape (n,), optional
+            Weight of each training object; only the ratios count.
         folder : path, optional
             Where a long training keeps its checkpoint; a later call with the same data, seed and parameters
             goes on from there. Empty again after the training.
@@ -125,30 +276,70 @@ class Model(ABC):
 
         Raises
         ------
+        UsageError
+            If the model cannot learn this kind, or cannot take weights, or the classes are no classes.
         DataError
-            If the arrays do not fit each other, a label is not finite, or a part is too small.
+            If the arrays do not fit each other, a label is not finite or no index of a class, or a part is
+            too small.
         """
-        train, labels = _checked(train, y, "training")
-        valid, valid_labels = _checked(valid, y_valid, "validation")
-        shapes = {modality: array.shape[1:] for modality, array in train.items()}
-        valid_shapes = {modality: array.shape[1:] for modality, array in valid.items()}
-        if shapes != valid_shapes:
+        if kind not in get_args(Kind) or kind not in self.kinds:
+            raise UsageError(
+                f"{self.name} cannot learn {kind}", remedy=f"it learns {' and '.join(sorted(self.kinds))}"
+            )
+        classes = tuple(classes)
+        named = len(classes) > 1 and len(set(classes)) == len(classes)
+        if named != (kind == "classification") or (classes and not named):
+            raise UsageError(
+                f"{kind} got the classes {', '.join(classes) or 'none'}",
+                remedy="name two or more different classes for classification, and none for anything else",
+            )
+        if weight is not None and not self.weighs:
+            raise UsageError(
+                f"{self.name} takes no weights of objects", remedy="balance with smote or rarest instead"
+            )
+        if not self.reads_sigma:
+            train, valid = (
+                {name: array for name, array in part.items() if name not in AUXILIARY}
+                for part in (train, valid)
+            )
+        train, labels = _checked(train, y, "training", kind, len(classes))
+        valid, valid_labels = _checked(valid, y_valid, "validation", kind, len(classes))
+        if kind == "classification" and len(np.unique(labels)) < 2:
             raise DataError(
-                f"training inputs are {shapes} and validation inputs are {valid_shapes}",
+                "the training part holds a single class", remedy="take a larger dataset, or merge classes"
+            )
+        lesson = Lesson(
+            train=train,
+            y=labels,
+            valid=valid,
+            y_valid=valid_labels,
+            kind=kind,
+            classes=classes,
+            weight=None if weight is None else _weights(weight, len(labels)),
+            seed=seed,
+            folder=folder,
+            progress=progress,
+        )
+        shapes = {name: array.shape[1:] for name, array in valid.items()}
+        if lesson.shapes != shapes:
+            raise DataError(
+                f"training inputs are {lesson.shapes} and validation inputs are {shapes}",
                 remedy="take both from one dataset at the same zooms",
             )
-        history = self._fit(train, labels, valid, valid_labels, seed=seed, folder=folder, progress=progress)
-        self.shapes = shapes
+        self.fitted, self.interval = False, None
+        self.shapes, self.kind, self.classes = shapes, kind, classes
+        history = self._fit(lesson)
+        self.fitted = True
         return history
 
     def predict(self, x: Arrays | Dataset, *, progress: Progress | None = None) -> Prediction:
-        """Predict the label of each object.
+        """Predict for each object, with an interval or a set of classes once the model is calibrated.
 
         Parameters
         ----------
         x : dict of str to ndarray, or Dataset
             The modalities that the model was fitted on, in the same shapes; others are ignored. Of a dataset
-            all objects are read, block by block, at the zooms that the model's card names.
+            all objects are read, block by block, as the model's card says.
         progress : callable, optional
             See `Progress`; called where `x` is a dataset.
 
@@ -164,26 +355,71 @@ class Model(ABC):
             If a modality is missing or has another shape than the model knows, or a dataset lacks what the
             model reads or was made on another wavelength grid or cutout size.
         """
-        if not self.shapes:
+        if not self.fitted:
             raise UsageError("the model is not fitted", remedy="call fit first, or load a saved model")
         if not isinstance(x, Mapping):
             return self._predict_dataset(x, progress)
-        missing = [modality for modality in self.shapes if modality not in x]
+        missing = [name for name in self.shapes if name not in x]
         if missing:
             raise DataError(
                 f"the model reads {' and '.join(self.shapes)}, and {' and '.join(missing)} is not given",
                 remedy="give every modality that the model was fitted on",
             )
-        x = _arrays({modality: x[modality] for modality in self.shapes})
-        for modality, shape in self.shapes.items():
-            if x[modality].shape[1:] != shape:
+        x = _arrays({name: x[name] for name in self.shapes})
+        for name, shape in self.shapes.items():
+            if x[name].shape[1:] != shape:
                 raise DataError(
-                    f"{modality} has shape {x[modality].shape[1:]}, and the model reads {shape}",
-                    remedy="cut the inputs at the zoom, bands and size of the model's training",
+                    f"{name} has shape {x[name].shape[1:]}, and the model reads {shape}",
+                    remedy="cut the inputs at the zoom, bands, size and columns of the model's training",
                 )
-        if not len(next(iter(x.values()))):
-            return Prediction(np.empty(0))
-        return Prediction(self._predict(x))
+        output: Output = np.empty((0, len(self.classes)) if self.classes else 0)
+        if len(next(iter(x.values()))):
+            output = self._predict(x)
+        values, unknown = output if isinstance(output, tuple) else (output, None)
+        if self.interval is None:
+            limits: dict[str, Any] = {}
+        else:
+            limits = {"level": self.interval.level, **self.interval.limits(values, x)}
+        if self.kind == "classification":
+            limits |= {"probability": values, "classes": self.classes}
+            values = values.argmax(axis=1)
+        return Prediction(values, unknown=unknown, **limits)
+
+    def calibrate(self, x: Arrays, y: ArrayLike, *, level: float = 0.9) -> None:
+        """Learn from objects that took no part in the fit how far predictions are off.
+
+        Afterwards `predict` gives intervals (regression) or sets of classes (classification) that hold the
+        truth with probability `level`, whatever the model is worth, as long as new objects are like these.
+
+        Parameters
+        ----------
+        x : dict of str to ndarray
+            The calibration part.
+        y : array_like, shape (n,)
+            Its labels, as for `fit`.
+        level : float
+            Between 0 and 1.
+
+        Raises
+        ------
+        UsageError
+            If the model is not fitted or reconstructs its input, or `level` is no probability.
+        DataError
+            If labels do not fit, or there are too few objects for this level.
+        """
+        from skyfuse.models.uncertainty import Conformal
+
+        if self.kind == "reconstruction":
+            raise UsageError(
+                "a reconstruction has nothing to be calibrated on", remedy="calibrate models with a label"
+            )
+        self.interval = None
+        prediction = self.predict(x)
+        arrays, labels = _checked(
+            {name: x[name] for name in self.shapes}, y, "calibration", self.kind, len(self.classes)
+        )
+        values = prediction.value if prediction.probability is None else prediction.probability
+        self.interval = Conformal.fit(values, labels, arrays, level=level)
 
     def _predict_dataset(self, dataset: Dataset, progress: Progress | None) -> Prediction:
         from skyfuse.dataset.dataset import Dataset
@@ -193,23 +429,28 @@ class Model(ABC):
                 f"a model cannot predict for a {type(dataset).__name__}",
                 remedy="give arrays by modality or a Dataset, and folders to skyfuse predict",
             )
-        zooms = self.require_inputs(dataset)
-        values = [np.empty(0)]
-        for start in range(0, len(dataset), _BLOCK):
+        inputs = self.require_inputs(dataset)
+        parts = []
+        for start in range(0, max(len(dataset), 1), _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, len(dataset)))
-            values.append(self.predict(dataset.inputs(zooms, rows)).value)
+            parts.append(self.predict(dataset.inputs(rows=rows, **inputs)))
             if progress is not None:
                 progress(start + len(rows), len(dataset), "predict")
-        return Prediction(np.concatenate(values))
+        return _joined(parts)
 
-    def require_inputs(self, dataset: Dataset, path: Path | None = None) -> dict[str, int]:
-        """Return the zooms to read from a dataset, refusing one that the model would read as something else.
+    def require_inputs(self, dataset: Dataset, path: Path | None = None) -> dict[str, Any]:
+        """Return how to read a dataset for this model, refusing one that it would read as something else.
 
         Parameters
         ----------
         dataset : Dataset
         path : path, optional
             What errors call the dataset; by default its own folder.
+
+        Returns
+        -------
+        dict
+            Arguments of `Dataset.inputs` except the rows: ``zooms``, ``columns``, ``smooth``, ``sigma``.
 
         Raises
         ------
@@ -225,8 +466,8 @@ class Model(ABC):
                 "the model's card does not tell at which zooms it reads a dataset",
                 remedy="give it dataset.inputs({modality: zoom}, rows), or fill card['inputs'] before saving",
             )
-        image, spectrum = dataset.meta["image"], dataset.meta["spectrum"]
-        has = {"bands": image["bands"], "size": image["size"], "grid": spectrum["grid"]}
+        image, spectrum = (dataset.meta.get(modality) or {} for modality in ("image", "spectrum"))
+        has = {"bands": image.get("bands"), "size": image.get("size"), "grid": spectrum.get("grid")}
         for key, value in has.items():
             wanted = inputs.get(key)
             if wanted is not None and wanted != value:
@@ -236,13 +477,18 @@ class Model(ABC):
                     remedy=f"build it with {wanted}",
                 )
         for modality, zoom in inputs["zooms"].items():
-            if zoom not in dataset.zooms.get(modality, ()):
+            if modality != "table" and zoom not in dataset.zooms.get(modality, ()):
                 raise DataError(
                     f"does not hold {modality} zoom {zoom}, which the model reads",
                     path=path,
                     remedy="give the cube instead",
                 )
-        return {modality: int(zoom) for modality, zoom in inputs["zooms"].items()}
+        return {
+            "zooms": {modality: int(zoom) for modality, zoom in inputs["zooms"].items()},
+            "columns": tuple(inputs.get("columns") or ()),
+            "smooth": float(inputs.get("smooth") or 0),
+            "sigma": "spectrum_sigma" in self.shapes,
+        }
 
     def save(self, folder: str | Path) -> Path:
         """Write the model into a folder; ``model.json`` last, so that a folder that has it is whole.
@@ -277,31 +523,25 @@ class Model(ABC):
         return model
 
     @abstractmethod
-    def _fit(
-        self,
-        train: Arrays,
-        y: NDArray[np.float64],
-        valid: Arrays,
-        y_valid: NDArray[np.float64],
-        *,
-        seed: int,
-        folder: Path | None,
-        progress: Progress | None,
-    ) -> History: ...
+    def _fit(self, lesson: Lesson) -> History:
+        """Learn; `shapes`, `kind` and `classes` are set already."""
 
     @abstractmethod
-    def _predict(self, x: Arrays) -> NDArray[np.float64]: ...
+    def _predict(self, x: Arrays) -> Output:
+        """Predict for one object or more; `x` holds exactly the arrays of `shapes`, in their order."""
 
     @abstractmethod
     def _write(self, folder: Path) -> dict[str, Any]:
-        """Write the weights and return the JSON state that `_read` needs beside them."""
+        """Write the files named in `weights` and return the JSON state that `_read` needs beside them."""
+
+    @abstractmethod
+    def _read(self, folder: Path, state: dict[str, Any]) -> None:
+        """Take up what `_write` left; `params`, `shapes`, `kind` and `classes` are set already."""
 
     @classmethod
-    @abstractmethod
-    def _read(
-        cls, folder: Path, params: dict[str, Any], shapes: dict[str, tuple[int, ...]], state: dict[str, Any]
-    ) -> Self:
-        """Rebuild the model from what `_write` left."""
+    def _empty(cls, params: dict[str, Any]) -> Self:
+        """Return an unfitted model with the parameters that a card names, for `_read` to fill."""
+        return cls(**params)
 
 
 class _Registry(Mapping[str, type[Model]]):
@@ -327,9 +567,26 @@ class _Registry(Mapping[str, type[Model]]):
 
 MODELS: Mapping[str, type[Model]] = _Registry(
     {
+        "linear": ("skyfuse.models.classic", "Linear"),
+        "logistic": ("skyfuse.models.classic", "Logistic"),
+        "knn": ("skyfuse.models.classic", "Neighbours"),
+        "svm": ("skyfuse.models.classic", "SupportVectors"),
         "tree": ("skyfuse.models.classic", "DecisionTree"),
+        "forest": ("skyfuse.models.classic", "Forest"),
         "lightgbm": ("skyfuse.models.classic", "LightGBM"),
+        "feed-forward": ("skyfuse.models.networks", "FeedForward"),
         "vggnet12": ("skyfuse.models.networks", "VGGNet12"),
+        "gaia-cnn": ("skyfuse.models.networks", "GaiaCNN"),
+        "sdss-cnn": ("skyfuse.models.networks", "SdssCNN"),
+        "mixed": ("skyfuse.models.networks", "Mixed"),
+        "image-cnn": ("skyfuse.models.networks", "ImageCNN"),
+        "image-ff": ("skyfuse.models.networks", "ImageFF"),
+        "image-lstm": ("skyfuse.models.networks", "ImageLSTM"),
+        "resnet50": ("skyfuse.models.networks", "ResNet50"),
+        "autoencoder": ("skyfuse.models.autoencoder", "Autoencoder"),
+        "pca": ("skyfuse.models.autoencoder", "PrincipalComponents"),
+        "template": ("skyfuse.models.template", "Template"),
+        "hybrid": ("skyfuse.models.hybrid", "Hybrid"),
         "late": ("skyfuse.models.fusion", "LateFusion"),
     }
 )
@@ -341,40 +598,109 @@ def rmse(error: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.mean(np.square(error))))
 
 
+def log_loss(probability: NDArray[np.float64], y: NDArray[np.int64]) -> float:
+    """Mean of −ln of the probability that the true class was given.
+
+    Parameters
+    ----------
+    probability : ndarray of float64, shape (n, classes)
+    y : ndarray of int64, shape (n,)
+        Indices of the true classes.
+    """
+    given = probability[np.arange(len(y)), y]
+    # A class that was excluded would otherwise cost infinitely much, and a mean of that says nothing.
+    return float(-np.mean(np.log(np.clip(given, np.finfo(np.float64).eps, None))))
+
+
+def loss(output: NDArray[np.float64], y: NDArray[Any], kind: Kind) -> float:
+    """Return the error of `METRIC` that a model of this kind makes.
+
+    Parameters
+    ----------
+    output : ndarray of float64
+        As `_predict` returns it: values, probabilities, or squared errors.
+    y : ndarray, shape (n,)
+        Labels; not read for a reconstruction.
+    """
+    if kind == "regression":
+        return rmse(output - y)
+    return log_loss(output, y) if kind == "classification" else float(output.mean())
+
+
+def _joined(parts: list[Prediction]) -> Prediction:
+    first = parts[0]
+    columns = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in fields(Prediction)
+        if isinstance(getattr(first, field.name), np.ndarray)
+    }
+    return Prediction(**columns, classes=first.classes, level=first.level)
+
+
 def _arrays(x: Mapping[str, ArrayLike]) -> Arrays:
-    unknown = [modality for modality in x if modality not in MODALITIES]
-    if unknown or not x:
+    known = MODALITIES | AUXILIARY
+    unknown = [name for name in x if name not in known]
+    if unknown or not any(name in MODALITIES for name in x):
         raise DataError(
             f"inputs are {', '.join(map(repr, x)) or 'empty'}",
             remedy=f"give one or more of {', '.join(MODALITIES)}",
         )
-    arrays = {m: np.ascontiguousarray(x[m], dtype=np.float32) for m in MODALITIES if m in x}
-    for modality, array in arrays.items():
-        if array.ndim != MODALITIES[modality] or 0 in array.shape[1:]:
+    arrays = {name: np.ascontiguousarray(x[name], dtype=np.float32) for name in known if name in x}
+    for name, array in arrays.items():
+        if array.ndim != known[name] or 0 in array.shape[1:]:
             raise DataError(
-                f"{modality} has shape {array.shape}",
-                remedy="give image as (n, bands, size, size) and spectrum as (n, bins)",
+                f"{name} has shape {array.shape}",
+                remedy="give image as (n, channels, size, size), spectrum (n, bins), table (n, columns)",
             )
     if len({len(array) for array in arrays.values()}) > 1:
-        counts = ", ".join(f"{len(array)} of {modality}" for modality, array in arrays.items())
+        counts = ", ".join(f"{len(array)} of {name}" for name, array in arrays.items())
         raise DataError(f"modalities differ in their number of objects ({counts})", remedy="align their rows")
+    sigma = arrays.get("spectrum_sigma")
+    if sigma is not None and ("spectrum" not in arrays or sigma.shape != arrays["spectrum"].shape):
+        raise DataError("spectrum_sigma has not the shape of spectrum", remedy="read both at one zoom")
     return arrays
 
 
-def _checked(x: Arrays, y: ArrayLike, part: str) -> tuple[Arrays, NDArray[np.float64]]:
+def _checked(
+    x: Mapping[str, ArrayLike], y: ArrayLike | None, part: str, kind: Kind, classes: int
+) -> tuple[Arrays, NDArray[Any]]:
     arrays = _arrays(x)
-    labels = np.asarray(y, dtype=np.float64)
     n = len(next(iter(arrays.values())))
+    if n < 2:
+        raise DataError(f"the {part} part has {n} objects", remedy="give at least 2, better hundreds")
+    if kind == "reconstruction":
+        if y is not None:
+            raise UsageError("a reconstruction got labels", remedy="give None: the input is the label")
+        return arrays, np.zeros(n)
+    labels = np.asarray(y, dtype=np.float64)
     if labels.shape != (n,):
         raise DataError(
             f"{part} labels have shape {labels.shape} for {n} objects",
             remedy="give one label for each object",
         )
-    if n < 2:
-        raise DataError(f"the {part} part has {n} objects", remedy="give at least 2, better hundreds")
     if not np.isfinite(labels).all():
         raise DataError(
             f"{np.count_nonzero(~np.isfinite(labels))} {part} labels are not finite",
             remedy="drop these objects in the dataset's funnel",
         )
-    return arrays, labels
+    if kind == "regression":
+        return arrays, labels
+    indices = labels.astype(np.int64)
+    strange = (indices != labels) | (indices < 0) | (indices >= classes)
+    if strange.any():
+        raise DataError(
+            f"{np.count_nonzero(strange)} {part} labels are no indices of the {classes} classes",
+            remedy=f"give whole numbers from 0 to {classes - 1}",
+        )
+    return arrays, indices
+
+
+def _weights(weight: ArrayLike, n: int) -> NDArray[np.float64]:
+    weights = np.asarray(weight, dtype=np.float64)
+    if weights.shape != (n,) or not np.isfinite(weights).all() or not (weights > 0).all():
+        raise DataError(
+            f"weights of shape {weights.shape} for {n} objects are not all positive numbers",
+            remedy="give one positive weight for each training object",
+        )
+    scaled: NDArray[np.float64] = weights / weights.mean()
+    return scaled

@@ -1,7 +1,8 @@
 """Model folders: ``model.json`` and weights in formats that hold data alone.
 
-Weights are safetensors (networks), LightGBM's text (boosting) or skops with an allow-list (decision trees).
-Loading trusts nothing: every name, number and hash is checked before it is used, and nothing is executed.
+Weights are safetensors (networks, and the arrays of every classic model: coefficients, support vectors, the
+nodes of trees) or LightGBM's text. Loading trusts nothing: every name, number and hash is checked before it
+is used, and nothing is executed.
 """
 
 from __future__ import annotations
@@ -9,32 +10,38 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import zipfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
-from skyfuse.models.base import MODALITIES, MODELS, Model
+from skyfuse.models.base import AUXILIARY, MODALITIES, MODELS, Kind, Model
+from skyfuse.models.uncertainty import Conformal
 
 if TYPE_CHECKING:
     import torch
 
 CARD = "model.json"
 FORMAT: Literal["skyfuse-model"] = "skyfuse-model"
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 CARD_LIMIT = 16 * 2**20
 """Bytes beyond which a ``model.json`` is not one: the largest, with scalers of 4,620 bins, stay below 1
 MB."""
 
-_LIBRARIES = {
-    "tree": ("scikit-learn", "skops"),
-    "lightgbm": ("lightgbm",),
-    "vggnet12": ("torch", "lightning"),
-}
+TENSORS = "weights.safetensors"
+"""File of a network's weights."""
+
+ARRAYS = "arrays.safetensors"
+"""File of a classic model's arrays."""
+
+TEXT = "model.txt"
+"""File of a LightGBM model."""
+
 _REMEDY = "train the model again, or get the folder again from where it came"
 
 
@@ -51,10 +58,13 @@ class Label(_Strict):
         Column of the dataset's table, e.g. ``AVG``.
     unit : str
         E.g. ``log10(Msun/yr)``.
+    definition : str
+        What the quantity means, in words.
     """
 
     name: str
     unit: str
+    definition: str = ""
 
 
 class Inputs(_Strict):
@@ -70,12 +80,18 @@ class Inputs(_Strict):
         Cutout size in native pixels (zoom 0).
     grid : str, optional
         Name of the spectral grid.
+    columns : list of str
+        Columns of the table, in order; ``a-b`` is the difference of two.
+    smooth : float
+        Standard deviation, in bins, of the Gaussian that spectra were smoothed with; 0 is none.
     """
 
-    zooms: dict[Literal["image", "spectrum"], int]
+    zooms: dict[Literal["image", "spectrum", "table"], int]
     bands: str | None = None
     size: int | None = None
     grid: str | None = None
+    columns: list[str] = Field(default_factory=list)
+    smooth: float = 0.0
 
 
 class Card(_Strict):
@@ -87,18 +103,22 @@ class Card(_Strict):
         Mark of the folder and version of its layout.
     name : str
         Key of `skyfuse.models.MODELS`.
-    task : str
-        ``regression``.
+    kind : str
+        See `skyfuse.models.base.Kind`.
+    classes : list of str
+        Names of the classes; empty unless `kind` is classification.
     params : dict
         Hyperparameters.
     shapes : dict of str to list of int
-        Shape of one object in each modality.
+        Shape of one object in each array.
     state : dict
         What the model needs beside its weights (scalers, label mean, fusion weights).
     files : dict of str to str
-        SHA-256 of each weight file.
+        SHA-256 of each file of weights.
     libraries : dict of str to str
         Versions that wrote the model.
+    interval : dict, optional
+        The calibration, see `skyfuse.models.uncertainty.Conformal`.
     label : Label, optional
     inputs : Inputs, optional
     split : str, optional
@@ -108,14 +128,16 @@ class Card(_Strict):
     """
 
     format: Literal["skyfuse-model"]
-    version: Literal[1]
+    version: Literal[2]
     name: str
-    task: Literal["regression"]
+    kind: Kind
+    classes: list[str]
     params: dict[str, Any]
     shapes: dict[str, list[int]]
     state: dict[str, Any]
     files: dict[str, str]
     libraries: dict[str, str]
+    interval: dict[str, Any] | None = None
     label: Label | None = None
     inputs: Inputs | None = None
     split: str | None = None
@@ -143,7 +165,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
         If the model is not fitted, or its card does not follow `Card`.
     """
     folder = Path(folder)
-    if not model.shapes:
+    if not model.fitted:
         raise UsageError("an unfitted model cannot be saved", remedy="call fit first")
     folder.mkdir(parents=True, exist_ok=True)
     # Without its card a folder is no model: one that is interrupted half-way is never taken for a whole one.
@@ -152,18 +174,20 @@ def save_model(model: Model, folder: str | Path) -> Path:
     own = {key: model.card[key] for key in ("label", "inputs", "split", "metrics") if key in model.card}
     own["metrics"] = {key: _finite(value) for key, value in own.get("metrics", {}).items()}
     libraries = {"skyfuse": version("skyfuse"), "numpy": np.__version__}
-    libraries |= {library: version(library) for library in _LIBRARIES.get(model.name, ())}
+    libraries |= {library: version(library) for library in model.libraries}
     try:
         card = Card(
             format=FORMAT,
             version=VERSION,
             name=model.name,
-            task="regression",
+            kind=model.kind,
+            classes=list(model.classes),
             params=model.params,
             shapes={modality: list(shape) for modality, shape in model.shapes.items()},
             state=state,
-            files={file: _sha256(folder / file) for file in _weight_files(model.name)},
+            files={file: _sha256(folder / file) for file in model.weights},
             libraries=libraries,
+            interval=None if model.interval is None else model.interval.to_dict(),
             **own,
         )
     except ValidationError as error:
@@ -197,20 +221,26 @@ def load_model(folder: str | Path) -> Model:
     """
     folder = Path(folder)
     card = _read_card(folder)
-    kind = MODELS[card.name]
     try:
-        model = kind._read(
-            folder,
-            card.params,
-            {modality: tuple(shape) for modality, shape in card.shapes.items()},
-            card.state,
-        )
+        model = _class(card, folder)._empty(card.params)
+        model.shapes = {name: tuple(shape) for name, shape in card.shapes.items()}
+        model.kind, model.classes = card.kind, tuple(card.classes)
+        model._read(folder, card.state)
+        if card.interval is not None:
+            model.interval = Conformal.from_dict(card.interval, classes=len(card.classes))
+    except ImportError as error:
+        raise StoreError(
+            f"holds a {card.name} model, which needs {error.name}",
+            remedy=f"install {error.name}",
+            path=folder,
+        ) from error
     except StoreError:
         raise
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, SkyfuseError) as error:
         raise StoreError(
             f"the {card.name} model does not fit its card ({error})", remedy=_REMEDY, path=folder
         ) from error
+    model.fitted = True
     model.card = card.model_dump()
     return model
 
@@ -247,15 +277,28 @@ def _read_card(folder: Path) -> Card:
         raise StoreError(
             f"names the unknown model {card.name!r}", remedy=f"known are {', '.join(MODELS)}", path=path
         )
+    known = MODALITIES | AUXILIARY
     shapes_fit = all(
-        modality in MODALITIES
-        and len(shape) == MODALITIES[modality] - 1
-        and all(0 < side < 2**31 for side in shape)
-        for modality, shape in card.shapes.items()
+        name in known and len(shape) == known[name] - 1 and all(0 < side < 2**31 for side in shape)
+        for name, shape in card.shapes.items()
     )
     if not card.shapes or not shapes_fit:
         raise StoreError(f"has impossible input shapes {card.shapes}", remedy=_REMEDY, path=path)
-    if set(card.files) != set(_weight_files(card.name)):
+    return card
+
+
+def _class(card: Card, folder: Path) -> type[Model]:
+    """Return the class that a card names, once the files beside it are the ones that it describes."""
+    path = folder / CARD
+    model = MODELS[card.name]
+    named = len(card.classes) > 1 and len(set(card.classes)) == len(card.classes)
+    if card.kind not in model.kinds or named != (card.kind == "classification"):
+        raise StoreError(
+            f"describes a {card.name} model for {card.kind} of {len(card.classes)} classes",
+            remedy=_REMEDY,
+            path=path,
+        )
+    if set(card.files) != set(model.weights):
         raise StoreError(
             f"lists the files {sorted(card.files)}, which are not those of a {card.name} model",
             remedy=_REMEDY,
@@ -266,114 +309,88 @@ def _read_card(folder: Path) -> Card:
             raise StoreError("is missing", remedy=_REMEDY, path=folder / file)
         if _sha256(folder / file) != expected:
             raise StoreError("is not the file that model.json describes", remedy=_REMEDY, path=folder / file)
-    return card
+    return model
 
 
-WEIGHTS = {"tree": "tree.skops", "lightgbm": "model.txt", "vggnet12": "weights.safetensors"}
-"""Weight file of each model that has one."""
+def write_arrays(arrays: dict[str, NDArray[Any]], folder: Path) -> None:
+    """Write a classic model's arrays as safetensors."""
+    from safetensors.numpy import save_file
+
+    # save_file takes the bytes as they lie, whatever the strides say.
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
 
 
-def _weight_files(name: str) -> tuple[str, ...]:
-    return (WEIGHTS[name],) if name in WEIGHTS else ()
+Layout = Mapping[str, tuple[str, tuple[str, ...]]]
+"""By name of an array its dtype, as numpy writes it shortly, and the names of its dimensions."""
 
 
-def write_tree(tree: Any, folder: Path) -> None:
-    """Write a fitted scikit-learn decision tree as skops."""
-    import skops.io
+def read_arrays(folder: Path, layout: Layout, **sizes: int) -> dict[str, NDArray[Any]]:
+    """Read a classic model's arrays.
 
-    skops.io.dump(tree, folder / WEIGHTS["tree"])
+    Parameters
+    ----------
+    folder : path
+    layout : mapping of str to (str, tuple of str)
+        What the file must hold, no more and no less, e.g. ``{"mean": ("f8", ("features",))}``. A dimension is
+        equally long wherever its name stands.
+    **sizes : int
+        Lengths of the dimensions that are known before.
 
-
-# Everything that skops needs to store a DecisionTreeRegressor: containers, numbers, arrays, and the tree
-# itself.
-_TREE_TYPES = {
-    ("builtins", "dict", "DictNode"),
-    ("builtins", "list", "ListNode"),
-    ("builtins", "tuple", "TupleNode"),
-    ("builtins", "str", "JsonNode"),
-    ("builtins", "str", "TypeNode"),
-    ("numpy", "ndarray", "NdArrayNode"),
-    ("sklearn.tree._classes", "DecisionTreeRegressor", "ObjectNode"),
-    ("sklearn.tree._tree", "Tree", "TreeNode"),
-}
-
-
-def read_tree(folder: Path) -> Any:
-    """Read a scikit-learn decision tree, admitting the types of `_TREE_TYPES` alone.
-
-    skops would construct any scikit-learn estimator that a file names, so the types are checked before. A
-    tree's node indices are followed without bounds by scikit-learn, so they are checked after.
+    Returns
+    -------
+    dict of str to ndarray
+        Numbers all finite.
 
     Raises
     ------
     StoreError
-        If the file is damaged, holds another type, or its nodes do not form a tree.
+        If the file is not safetensors, or holds anything else.
     """
-    import skops.io
-    from sklearn.tree import DecisionTreeRegressor
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
 
-    path = folder / WEIGHTS["tree"]
+    path = folder / ARRAYS
     try:
-        with zipfile.ZipFile(path) as archive:
-            schema = json.loads(archive.read("schema.json"))
-        types = set(_types(schema))
-        if not types <= _TREE_TYPES:
-            strange = ", ".join(sorted(f"{module}.{kind}" for module, kind, _ in types - _TREE_TYPES))
+        arrays: dict[str, NDArray[Any]] = load_file(path)
+    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
+        raise StoreError(f"is not safetensors ({error})", remedy=_REMEDY, path=path) from error
+    if set(arrays) != set(layout):
+        raise StoreError(f"holds {sorted(arrays)} where {sorted(layout)} belong", remedy=_REMEDY, path=path)
+    for name, (dtype, dimensions) in layout.items():
+        array = arrays[name]
+        known = dict(zip(dimensions, array.shape, strict=False)) | sizes
+        if array.dtype != dtype or array.shape != tuple(known.get(d, -1) for d in dimensions):
             raise StoreError(
-                f"holds types that a decision tree has not ({strange})", remedy=_REMEDY, path=path
+                f"{name} is {array.dtype} of shape {array.shape}, which does not fit its card",
+                remedy=_REMEDY,
+                path=path,
             )
-        tree = skops.io.load(path, trusted=["sklearn.tree._tree.Tree"])
-    except StoreError:
-        raise
-    # A hostile file can fail in any way inside zipfile, json and skops; each is the same fault to the user.
-    except Exception as error:
-        raise StoreError(f"is not a stored decision tree ({error})", remedy=_REMEDY, path=path) from error
-    if type(tree) is not DecisionTreeRegressor or not _is_tree(tree):
-        raise StoreError("does not hold a sound decision tree", remedy=_REMEDY, path=path)
-    return tree
-
-
-def _types(node: Any) -> list[tuple[str, str, str]]:
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    found = [kind for child in children for kind in _types(child)]
-    if isinstance(node, dict) and ("__loader__" in node or "__class__" in node):
-        found.append((str(node.get("__module__")), str(node.get("__class__")), str(node.get("__loader__"))))
-    return found
-
-
-def _is_tree(estimator: Any) -> bool:
-    tree = getattr(estimator, "tree_", None)
-    features = getattr(estimator, "n_features_in_", None)
-    if tree is None or not isinstance(features, int) or tree.n_features != features:
-        return False
-    left, right, feature = tree.children_left, tree.children_right, tree.feature
-    inner = left != -1
-    # scikit-learn numbers children after their parent; with that, no walk can leave the array or turn in
-    # circles.
-    parents = np.flatnonzero(inner)
-    return bool(
-        len(left) == tree.node_count >= 1
-        and (right[~inner] == -1).all()
-        and all(((child[inner] > parents) & (child[inner] < len(left))).all() for child in (left, right))
-        and ((feature[inner] >= 0) & (feature[inner] < features)).all()
-        and tree.value.shape == (len(left), 1, 1)
-    )
+        if not np.isfinite(array).all():
+            raise StoreError(f"{name} is not finite", remedy=_REMEDY, path=path)
+        sizes = known
+    return arrays
 
 
 def write_text(text: str, folder: Path) -> None:
     """Write a LightGBM model in its text format."""
-    (folder / WEIGHTS["lightgbm"]).write_text(text, encoding="utf-8")
+    (folder / TEXT).write_text(text, encoding="utf-8")
 
 
-def read_text(folder: Path) -> str:
+def read_text(folder: Path, outputs: int) -> str:
     """Read a LightGBM model's text.
+
+    Parameters
+    ----------
+    folder : path
+    outputs : int
+        1 for a regression, the number of classes for a classification.
 
     Raises
     ------
     StoreError
         If the file is not such a text.
     """
-    path = folder / WEIGHTS["lightgbm"]
+    path = folder / TEXT
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -382,8 +399,11 @@ def read_text(folder: Path) -> str:
     if not text.startswith("tree\n") or "\nend of trees" not in text or not blocks:
         raise StoreError("is not a LightGBM text", remedy=_REMEDY, path=path)
     try:
-        features = int(_entries(head)["max_feature_idx"]) + 1
-        sound = all(_is_text_tree(_entries(block), features) for block in blocks)
+        entries = _entries(head)
+        features = int(entries["max_feature_idx"]) + 1
+        counts = [int(entries[key]) for key in ("num_class", "num_tree_per_iteration")]
+        sound = counts == [outputs, outputs] and len(blocks) % outputs == 0
+        sound = sound and all(_is_text_tree(_entries(block), features) for block in blocks)
     except (KeyError, ValueError) as error:
         raise StoreError(f"is a damaged LightGBM text ({error})", remedy=_REMEDY, path=path) from error
     if not sound:
@@ -425,7 +445,7 @@ def write_tensors(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     """Write a network's weights as safetensors."""
     from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS["vggnet12"])
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -439,7 +459,7 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = folder / WEIGHTS["vggnet12"]
+    path = folder / TENSORS
     try:
         # Cloned, since the file's own memory is not aligned to 64 bytes and the kernels then round
         # differently.

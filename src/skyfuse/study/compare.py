@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from skyfuse.config import MODALITIES
 from skyfuse.errors import DataError
-from skyfuse.study.metrics import METRICS, NMAD_SCALE, attainable_r2, paired, score
+from skyfuse.study.metrics import PRIMARY, Outcome, attainable_r2, paired, spread_of
 
 LEVEL = 0.95
 """Confidence level of every interval."""
+
+LEAKS = "with-leaks"
+"""Variant of the cells that read the leaking columns too."""
 
 # Bounds the memory of one block of resamples to about 16 MB for each work array.
 _BLOCK = 2_000_000
@@ -70,8 +74,7 @@ def percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def bootstrap(
-    truth: ArrayLike,
-    predictions: Mapping[str, ArrayLike],
+    outcomes: Mapping[str, Outcome],
     *,
     groups: ArrayLike | None = None,
     sigma: ArrayLike | None = None,
@@ -84,14 +87,12 @@ def bootstrap(
 
     Parameters
     ----------
-    truth : array_like, shape (n,)
-        Labels of the test objects.
-    predictions : mapping of str to array_like, shape (n,)
-        Predictions by model for the same objects in the same order.
+    outcomes : mapping of str to Outcome
+        By model, for the same n objects in the same order.
     groups : array_like, shape (n,), optional
         Group of each object, any sortable type.
     sigma : array_like, shape (n,), optional
-        Irreducible scatter of each label, for the attainable R².
+        Irreducible scatter of each label of a regression, for the attainable R².
     samples : int
         Number of resamples.
     seed : int
@@ -104,15 +105,17 @@ def bootstrap(
     Raises
     ------
     DataError
-        Shapes differ, values are not finite, all labels are equal, or there are fewer than two groups.
+        Lengths differ, all labels are equal, or there are fewer than two groups.
     """
-    y = np.asarray(truth, dtype=np.float64)
-    errors = {}
-    for name, prediction in predictions.items():
-        y, p = paired(truth, prediction)
-        errors[name] = y - p
-    point = {name: score(truth, prediction)._asdict() for name, prediction in predictions.items()}
-    variance = None if sigma is None else paired(truth, sigma)[1] ** 2
+    y = next(iter(outcomes.values())).truth
+    for name, outcome in outcomes.items():
+        if len(outcome.truth) != len(y):
+            raise DataError(
+                f"{name} predicts {len(outcome.truth)} objects, others {len(y)}",
+                remedy="predict the same objects with every model",
+            )
+    point = {name: outcome.score() for name, outcome in outcomes.items()}
+    variance = None if sigma is None else paired(y, sigma)[1] ** 2
     _, group = np.unique(np.arange(len(y)) if groups is None else np.asarray(groups), return_inverse=True)
     if len(group) != len(y):
         raise DataError(f"{len(group)} groups for {len(y)} objects", remedy="give one group for each object")
@@ -121,33 +124,20 @@ def bootstrap(
         raise DataError(
             "one group alone cannot be resampled", remedy="test on objects of at least two groups"
         )
-
-    # Centred labels keep Σ w y² - (Σ w y)²/Σ w from cancelling.
-    centred = y - y.mean()
-    order = {name: np.argsort(error, kind="stable") for name, error in errors.items()}
-    parts: dict[str, dict[str, list[NDArray[np.float64]]]] = {
-        name: {metric: [] for metric in METRICS} for name in errors
-    }
-    attainable_parts = []
+    parts: dict[str, list[dict[str, NDArray[np.float64]]]] = {name: [] for name in outcomes}
+    attainable = []
     for counts in _counts(group, n_groups, samples, seed):
-        total = counts.sum(axis=1)
-        spread = counts @ centred**2 - (counts @ centred) ** 2 / total
-        spread = np.where(spread > 1e-12 * total, spread, np.nan)
         if variance is not None:
-            attainable_parts.append(1 - (counts @ variance) / spread)
-        for name, error in errors.items():
-            squares = counts @ error**2
-            parts[name]["r2"].append(1 - squares / spread)
-            parts[name]["mae"].append(counts @ np.abs(error) / total)
-            parts[name]["rmse"].append(np.sqrt(squares / total))
-            parts[name]["nmad"].append(_nmad(error[order[name]], counts[:, order[name]]))
+            attainable.append(1 - (counts @ variance) / spread_of(y, counts))
+        for name, outcome in outcomes.items():
+            parts[name].append(outcome.scores(counts))
     draws = {
-        name: {metric: np.concatenate(blocks) for metric, blocks in by_metric.items()}
-        for name, by_metric in parts.items()
+        name: {metric: np.concatenate([block[metric] for block in blocks]) for metric in blocks[0]}
+        for name, blocks in parts.items()
     }
     if sigma is None:
         return Bootstrap(point, draws)
-    return Bootstrap(point, draws, attainable_r2(truth, sigma), np.concatenate(attainable_parts))
+    return Bootstrap(point, draws, attainable_r2(y, sigma), np.concatenate(attainable))
 
 
 def _counts(group: NDArray[np.intp], n_groups: int, samples: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -160,82 +150,91 @@ def _counts(group: NDArray[np.intp], n_groups: int, samples: int, seed: int) -> 
         yield drawn[:, group].astype(np.float64)
 
 
-def _nmad(error: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the NMAD of each resample; `error` sorted, `counts` in the same order, shape (block, n)."""
-    centre = _median(np.broadcast_to(error, counts.shape), counts)
-    deviation = np.abs(error - centre[:, None])
-    order = np.argsort(deviation, axis=1)
-    return NMAD_SCALE * _median(
-        np.take_along_axis(deviation, order, axis=1), np.take_along_axis(counts, order, axis=1)
-    )
+def best_single(valid: Mapping[str, float]) -> str:
+    """Return the single modality with the highest validation score; never chosen on the test part.
 
-
-def _median(ordered: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the median of each row, in which value j stands counts[j] times; rows ascending."""
-    below = np.cumsum(counts, axis=1)
-    total = below[:, -1:]
-    lower = np.argmax(below > (total - 1) // 2, axis=1)
-    upper = np.argmax(below > total // 2, axis=1)
-    rows = np.arange(len(ordered))
-    return np.asarray((ordered[rows, lower] + ordered[rows, upper]) / 2)
-
-
-def best_single(valid_r2: Mapping[str, float], singles: Sequence[str]) -> str:
-    """Return the single modality with the highest R² on the validation part; never chosen on the test part.
+    Parameters
+    ----------
+    valid : mapping of str to float
+        Primary score on the validation part, by fusion.
 
     Raises
     ------
     DataError
         No single modality was fitted.
     """
-    known = [name for name in singles if name in valid_r2]
+    known = [name for name in MODALITIES if name in valid]
     if not known:
-        raise DataError("no single modality was fitted", remedy="name image or spectrum among the fusions")
-    return max(known, key=lambda name: valid_r2[name])
+        raise DataError("no single modality was fitted", remedy="name one among the fusions")
+    return max(known, key=lambda name: valid[name])
 
 
-def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
-    """Return differences of scores with intervals: of models, and of fusions from the best single modality.
+def comparisons(cells: pd.DataFrame, boot: Bootstrap, kind: str) -> pd.DataFrame:
+    """Return differences of scores with intervals: of models, of fusions from single modalities, of leaks.
 
     Parameters
     ----------
     cells : DataFrame
-        One row for each cell in `boot`, with the columns cell, model, fusion, valid_r2.
+        One row for each cell in `boot` at the reference zooms, with the columns cell, model, fusion, variant
+        (``with-leaks`` or missing) and the primary score of the validation part.
     boot : Bootstrap
         Scores by cell.
+    kind : str
+        Kind of task.
 
     Returns
     -------
     DataFrame
-        Columns kind (``models`` or ``fusion``), model, fusion, a, b, metric, difference (a - b), low, high,
-        and chosen: for ``fusion``, whether this fusion is the model's best on the validation part.
+        Columns kind, model, fusion, variant, a, b, metric, difference (a - b), low, high, chosen. Kind is
+        ``models``: two models on one input; ``fusion``: a fusion against the model's best single modality,
+        ``chosen`` where it is its best fusion on the validation part; ``single``: against another single
+        modality; ``leak``: with against without leaking columns. Variant ``with-leaks``: both read them.
     """
-    rows = []
-    for fusion, group in cells.groupby("fusion", sort=False):
-        named = list(zip(group["model"], group["cell"], strict=True))
-        for i, (model_a, a) in enumerate(named):
-            for model_b, b in named[i + 1 :]:
-                rows += _differences(
-                    boot, "models", f"{model_a} - {model_b}", str(fusion), a, b, chosen=False
-                )
+    score = f"valid_{PRIMARY[kind]}"
+    leaky = (cells["variant"] == LEAKS).to_numpy(dtype=bool)
+    rows: list[tuple[object, ...]] = []
+
+    def add(what: str, model: str, fusion: str, variant: str | None, a: str, b: str, chosen: bool) -> None:
+        for metric in boot.point[a]:
+            rows.append((what, model, fusion, variant, a, b, metric, *boot.difference(a, b, metric), chosen))
+
+    for variant, chosen_rows in ((None, ~leaky), (LEAKS, leaky)):
+        for fusion, group in cells[chosen_rows].groupby("fusion", sort=False):
+            named = list(zip(group["model"], group["cell"], strict=True))
+            for i, (model_a, a) in enumerate(named):
+                for model_b, b in named[i + 1 :]:
+                    add("models", f"{model_a} - {model_b}", str(fusion), variant, a, b, False)
     for model, group in cells.groupby("model", sort=False):
-        valid = dict(zip(group["fusion"], group["valid_r2"], strict=True))
-        cell = dict(zip(group["fusion"], group["cell"], strict=True))
-        fused = [fusion for fusion in valid if fusion not in ("image", "spectrum")]
-        if not fused or not {"image", "spectrum"} & set(valid):
-            continue
-        single = best_single(valid, ("image", "spectrum"))
-        best = max(fused, key=lambda name: valid[name])
-        for fusion in fused:
-            rows += _differences(
-                boot, "fusion", str(model), fusion, cell[fusion], cell[single], chosen=fusion == best
-            )
-    return pd.DataFrame(
-        rows, columns=["kind", "model", "fusion", "a", "b", "metric", "difference", "low", "high", "chosen"]
-    )
-
-
-def _differences(
-    boot: Bootstrap, kind: str, model: str, fusion: str, a: str, b: str, *, chosen: bool
-) -> list[tuple[object, ...]]:
-    return [(kind, model, fusion, a, b, metric, *boot.difference(a, b, metric), chosen) for metric in METRICS]
+        sound = group[(group["variant"] != LEAKS).to_numpy(dtype=bool)]
+        leaks = group[(group["variant"] == LEAKS).to_numpy(dtype=bool)]
+        cell_of = dict(zip(sound["fusion"], sound["cell"], strict=True))
+        valid_of = dict(zip(sound["fusion"], sound[score], strict=True))
+        for fusion, name in zip(leaks["fusion"], leaks["cell"], strict=True):
+            add("leak", str(model), fusion, LEAKS, name, cell_of[fusion], False)
+        for variant, also in ((None, leaks[:0]), (LEAKS, leaks)):
+            cell = {**cell_of, **dict(zip(also["fusion"], also["cell"], strict=True))}
+            valid = {**valid_of, **dict(zip(also["fusion"], also[score], strict=True))}
+            singles = [fusion for fusion in valid if fusion in MODALITIES]
+            fused = [fusion for fusion in valid if fusion not in MODALITIES]
+            if not fused or not singles or (variant and not len(also)):
+                continue
+            single = best_single(valid)
+            best = max(fused, key=lambda fusion: valid[fusion])
+            for fusion in fused:
+                for other in singles:
+                    what = "fusion" if other == single else "single"
+                    add(what, str(model), fusion, variant, cell[fusion], cell[other], fusion == best)
+    columns = [
+        "kind",
+        "model",
+        "fusion",
+        "variant",
+        "a",
+        "b",
+        "metric",
+        "difference",
+        "low",
+        "high",
+        "chosen",
+    ]
+    return pd.DataFrame(rows, columns=columns)

@@ -1,4 +1,4 @@
-"""Two-dimensional views of images and spectra, and how each axis goes with the label.
+"""Two-dimensional views and clusters of the inputs, and how they go with the label.
 
 Every method learns on the training part alone and then places the other parts (PCA projects, openTSNE and
 UMAP embed new points into the finished map). Invalid values take the training mean of their feature; features
@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from skyfuse.config import PARTS
 from skyfuse.errors import DataError, UsageError
-from skyfuse.study.tasks import PARTS
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
@@ -28,6 +28,11 @@ COMPONENTS = 30
 """Principal components that t-SNE and UMAP see."""
 MAX_PERPLEXITY = 30.0
 NEIGHBOURS = 15
+CLUSTER_STARTS = 10
+"""Starts of k-means, of which the best is kept."""
+CLUSTER_COLUMNS = ("cluster", "group", "n", "adjusted_rand", "mutual_information")
+RANGES = 5
+"""Ranges of a label that is a number, of equal numbers of objects, against which clusters are set."""
 
 
 def embed(
@@ -78,9 +83,9 @@ def embed_dataset(dataset: Dataset, *, method: str, modality: str, zoom: int, se
     method : str
         ``pca``, ``tsne`` or ``umap``.
     modality : str
-        ``image`` or ``spectrum``.
+        ``image``, ``spectrum`` or ``table`` (the dataset's own columns).
     zoom : int
-        One that the dataset holds.
+        One that the dataset holds; a table has none.
     seed : int
         Fixes the result.
 
@@ -99,7 +104,9 @@ def embed_dataset(dataset: Dataset, *, method: str, modality: str, zoom: int, se
     """
     if method not in METHODS:
         raise UsageError(f"no method is called {method!r}", remedy=f"choose among {', '.join(METHODS)}")
-    if zoom not in dataset.zooms.get(modality, ()):
+    if modality == "table":
+        zoom = 0
+    elif zoom not in dataset.zooms.get(modality, ()):
         held = "; ".join(f"{name} {', '.join(map(str, zooms))}" for name, zooms in dataset.zooms.items())
         raise UsageError(
             f"has no {modality} at zoom {zoom}", path=dataset.path, remedy=f"it holds these zooms: {held}"
@@ -127,6 +134,62 @@ def _parts(dataset: Dataset) -> dict[str, NDArray[np.int64]]:
     parts = {part: split[part] for part in PARTS}
     rest = np.setdiff1d(every, np.concatenate(list(parts.values())))
     return parts if not len(rest) else {**parts, "": rest}
+
+
+def clusters(
+    arrays: Mapping[str, NDArray[np.float32]],
+    labels: Mapping[str, NDArray[Any]],
+    *,
+    number: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Find clusters in the training part by k-means, and count the labels in each over all parts.
+
+    Like `embed`, it works on standardised features, of many the first `COMPONENTS` principal components.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray of float32, shape (n, ...)
+        One modality by part: ``train``, from which the centres are learned, and others; NaN where invalid.
+    labels : mapping of str to ndarray, shape (n,)
+        Labels by part: names of classes (None for none), or numbers, which are taken in `RANGES` ranges.
+    number : int
+        Number of clusters.
+    seed : int
+        Fixes the result.
+
+    Returns
+    -------
+    DataFrame
+        Columns cluster, group (class or range), n, and, equal in all rows, adjusted_rand (Hubert & Arabie
+        1985) and mutual_information (adjusted for chance; Vinh et al. 2010) between clusters and groups.
+
+    Raises
+    ------
+    DataError
+        As `embed`, or the training part has fewer objects than clusters.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
+
+    scores = _principal(arrays, seed)
+    if len(scores["train"]) < number:
+        raise DataError(
+            f"{len(scores['train'])} training objects cannot make {number} clusters",
+            remedy="ask for fewer clusters",
+        )
+    fitted = KMeans(number, n_init=CLUSTER_STARTS, random_state=seed).fit(scores["train"])
+    cluster = np.concatenate([fitted.predict(values) for values in scores.values()])
+    label = pd.Series(np.concatenate([labels[part] for part in scores]))
+    if pd.api.types.is_float_dtype(label):
+        label = pd.qcut(label, RANGES, duplicates="drop").astype("string")
+    known = label.notna().to_numpy(dtype=bool)
+    found = pd.DataFrame({"cluster": cluster[known], "group": label[known].to_numpy(dtype=str)})
+    counts = found.value_counts(sort=False).rename("n").reset_index()
+    return counts.assign(
+        adjusted_rand=float(adjusted_rand_score(found["group"], found["cluster"])),
+        mutual_information=float(adjusted_mutual_info_score(found["group"], found["cluster"])),
+    )
 
 
 def correlations(

@@ -1,75 +1,208 @@
-"""The four scores of the studies, each as the seed study defines it."""
+"""The scores of the studies by kind of task, each defined once: for objects, and for resamples of them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.errors import DataError
 
-METRICS = ("r2", "mae", "rmse", "nmad")
-"""Names of the scores, in the order of tables."""
+if TYPE_CHECKING:
+    from skyfuse.config import Kind, Task
 
-LABELS = {"r2": "R²", "mae": "MAE", "rmse": "RMSE", "nmad": "NMAD"}
+METRICS_OF: dict[str, tuple[str, ...]] = {
+    "regression": ("r2", "mae", "rmse", "nmad"),
+    "classification": (
+        "accuracy",
+        "f1_macro",
+        "f1_weighted",
+        "precision_macro",
+        "recall_macro",
+        "log_loss",
+    ),
+    "reconstruction": ("mse", "explained"),
+}
+"""Names of the scores by kind of task, in the order of tables."""
+
+REDSHIFT = ("bias", "sigma_nmad", "outliers", "sigma_rms")
+"""Further scores of a regression whose label is a redshift."""
+
+PRIMARY: dict[str, str] = {
+    "regression": "r2",
+    "classification": "f1_macro",
+    "reconstruction": "explained",
+}
+"""The score that chooses between models; the higher, the better."""
+
+LABELS = {
+    "r2": "R²",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "nmad": "NMAD",
+    "bias": "bias",
+    "sigma_nmad": "σ_NMAD",
+    "outliers": "outliers",
+    "sigma_rms": "σ_rms",
+    "accuracy": "accuracy",
+    "f1_macro": "macro F1",
+    "f1_weighted": "weighted F1",
+    "precision_macro": "precision",
+    "recall_macro": "recall",
+    "log_loss": "log loss",
+    "mse": "MSE",
+    "explained": "explained",
+}
 """The scores as tables and axes print them."""
+
+LOWER = frozenset({"mae", "rmse", "nmad", "sigma_nmad", "outliers", "sigma_rms", "log_loss", "mse"})
+"""Scores of which less is better; of the bias, what is nearer to 0."""
 
 NMAD_SCALE = 1.4826
 """Makes the median absolute deviation of a Gaussian its standard deviation: 1/Φ⁻¹(3/4)."""
 
 
-class Metrics(NamedTuple):
-    """Scores of one set of predictions.
+def names_of(task: Task) -> tuple[str, ...]:
+    """Return the names of a task's scores, in the order of tables."""
+    return METRICS_OF[task.kind] + (REDSHIFT if task.redshift else ())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one model says of n objects, and what is true of them.
 
     Attributes
     ----------
-    r2 : float
-        1 - Σ(y - ŷ)² / Σ(y - ȳ)²; 1 is perfect, 0 is as good as the mean, negative is worse.
-    mae : float
-        Mean of abs(y - ŷ), in the label's unit.
-    rmse : float
-        Square root of the mean of (y - ŷ)², in the label's unit.
-    nmad : float
-        1.4826 · median(abs(ε - median ε)) with ε = y - ŷ, in the label's unit.
+    kind : str
+        Kind of task.
+    truth : ndarray, shape (n,)
+        Regression: label. Classification: index of the class. Reconstruction: mean square of the object's
+        scaled input about the mean training spectrum, which is the error of the best constant.
+    value : ndarray, shape (n,)
+        Regression: prediction. Classification: index of the predicted class. Reconstruction: mean squared
+        error of the object, in the same scaled units.
+    probability : ndarray of float64, shape (n, classes), or None
+        Classification alone.
+    outlier : float or None
+        Regression of a redshift: size of Δz/(1+z) above which it is an outlier.
     """
 
-    r2: float
-    mae: float
-    rmse: float
-    nmad: float
+    kind: Kind
+    truth: NDArray[Any]
+    value: NDArray[Any]
+    probability: NDArray[np.float64] | None = None
+    outlier: float | None = None
+
+    def __post_init__(self) -> None:
+        paired(self.truth, self.value)
+        if self.probability is not None:
+            if len(self.probability) != len(self.truth):
+                raise DataError(
+                    f"{len(self.truth)} labels against probabilities of shape {self.probability.shape}",
+                    remedy="give one row of probabilities for each object",
+                )
+            if not np.isfinite(self.probability).all():
+                raise DataError("probabilities are not finite", remedy="leave these objects out")
+
+    def score(self) -> dict[str, float]:
+        """Return the scores of these objects by name.
+
+        Raises
+        ------
+        DataError
+            The truth does not vary, so that R² or the explained share has no meaning.
+        """
+        found = self.scores(np.ones((1, len(self.truth))))
+        primary = PRIMARY[self.kind]
+        if np.isnan(found[primary][0]):
+            raise DataError(
+                f"{LABELS[primary]} has no meaning: all labels are equal",
+                remedy="score objects whose labels differ",
+            )
+        return {name: float(values[0]) for name, values in found.items()}
+
+    def scores(self, counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return the scores of resamples in which object j stands counts[i, j] times.
+
+        Parameters
+        ----------
+        counts : ndarray of float64, shape (samples, n)
+
+        Returns
+        -------
+        dict of str to ndarray of float64, shape (samples,)
+            NaN where a score has no meaning.
+        """
+        if self.kind == "classification":
+            return self._classification(counts)
+        if self.kind == "reconstruction":
+            total, error = counts.sum(axis=1), counts @ self.value
+            spread = counts @ self.truth
+            return {
+                "mse": error / total,
+                "explained": 1 - error / np.where(spread > 1e-12 * total, spread, np.nan),
+            }
+        return self._regression(counts)
+
+    def _regression(self, counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        y = self.truth
+        error = y - self.value
+        total = counts.sum(axis=1)
+        squares = counts @ error**2
+        found = {
+            "r2": 1 - squares / spread_of(y, counts),
+            "mae": counts @ np.abs(error) / total,
+            "rmse": np.sqrt(squares / total),
+            "nmad": _nmad(error, counts),
+        }
+        if self.outlier is None:
+            return found
+        relative = -error / (1 + y)
+        # The variance of Δz about its mean, from centred values that do not cancel.
+        centre = error.mean()
+        mean = counts @ (error - centre) / total
+        return {
+            **found,
+            "bias": counts @ relative / total,
+            "sigma_nmad": _nmad(relative, counts),
+            "outliers": counts @ (np.abs(relative) > self.outlier) / total,
+            "sigma_rms": np.sqrt(np.maximum(counts @ (error - centre) ** 2 / total - mean**2, 0)),
+        }
+
+    def _classification(self, counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        if self.probability is None:
+            raise DataError("a classification has no probabilities", remedy="predict them")
+        number = self.probability.shape[1]
+        every = np.arange(number)
+        true, said = self.truth[:, None] == every, self.value[:, None] == every
+        total = counts.sum(axis=1)
+        both, real, named = (counts @ mark.astype(np.float64) for mark in (true & said, true, said))
+        precision = both / np.where(named > 0, named, 1)
+        recall = both / np.where(real > 0, real, 1)
+        f1 = 2 * both / np.where(real + named > 0, real + named, 1)
+        # A class that neither stands among the objects nor is predicted has no score.
+        seen = np.maximum(np.count_nonzero(real + named > 0, axis=1), 1)
+        eps = np.finfo(np.float64).eps
+        at_truth = np.clip(self.probability[np.arange(len(self.truth)), self.truth], eps, 1 - eps)
+        return {
+            "accuracy": both.sum(axis=1) / total,
+            "f1_macro": f1.sum(axis=1) / seen,
+            "f1_weighted": (f1 * real).sum(axis=1) / total,
+            "precision_macro": precision.sum(axis=1) / seen,
+            "recall_macro": recall.sum(axis=1) / seen,
+            "log_loss": counts @ -np.log(at_truth) / total,
+        }
 
 
-def score(truth: ArrayLike, prediction: ArrayLike) -> Metrics:
-    """Score predictions against the truth.
-
-    Parameters
-    ----------
-    truth, prediction : array_like, shape (n,)
-        In the label's unit.
-
-    Returns
-    -------
-    Metrics
-
-    Raises
-    ------
-    DataError
-        The two differ in shape, hold fewer than two objects or a value that is not finite, or the truth does
-        not vary, so that R² has no meaning.
-    """
-    y, p = paired(truth, prediction)
-    error = y - p
-    spread = float(np.sum((y - y.mean()) ** 2))
-    if spread == 0:
-        raise DataError("R² has no meaning: all labels are equal", remedy="score objects whose labels differ")
-    deviation = np.abs(error - np.median(error))
-    return Metrics(
-        r2=1 - float(np.sum(error**2)) / spread,
-        mae=float(np.mean(np.abs(error))),
-        rmse=float(np.sqrt(np.mean(error**2))),
-        nmad=NMAD_SCALE * float(np.median(deviation)),
-    )
+def spread_of(y: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Σ (y - ȳ)² of each resample, NaN where all labels are equal; counts of shape (samples, n)."""
+    # Centred labels keep Σ w y² - (Σ w y)²/Σ w from cancelling.
+    centred = y - y.mean()
+    total = counts.sum(axis=1)
+    spread = counts @ centred**2 - (counts @ centred) ** 2 / total
+    return np.where(spread > 1e-12 * total, spread, np.nan)
 
 
 def attainable_r2(truth: ArrayLike, sigma: ArrayLike) -> float:
@@ -92,13 +225,24 @@ def attainable_r2(truth: ArrayLike, sigma: ArrayLike) -> float:
     Raises
     ------
     DataError
-        As `score`.
+        As `paired`, or all labels are equal.
     """
     y, s = paired(truth, sigma)
     variance = float(y.var())
     if variance == 0:
         raise DataError("R² has no meaning: all labels are equal", remedy="score objects whose labels differ")
     return 1 - float(np.mean(s**2)) / variance
+
+
+def attainable_mae(sigma: ArrayLike) -> float:
+    """Return the least MAE that any model can expect: the mean of √(2/π) σᵢ for Gaussian scatter.
+
+    Parameters
+    ----------
+    sigma : array_like, shape (n,)
+        As in `attainable_r2`.
+    """
+    return float(np.sqrt(2 / np.pi) * np.mean(np.asarray(sigma, dtype=np.float64)))
 
 
 def paired(truth: ArrayLike, other: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -125,3 +269,25 @@ def paired(truth: ArrayLike, other: ArrayLike) -> tuple[NDArray[np.float64], NDA
             remedy="leave objects without a label out",
         )
     return y, p
+
+
+def _nmad(error: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1.4826 · median(abs(ε - median ε)) of each resample; counts of shape (samples, n)."""
+    order = np.argsort(error, kind="stable")
+    error, counts = error[order], counts[:, order]
+    centre = _median(np.broadcast_to(error, counts.shape), counts)
+    deviation = np.abs(error - centre[:, None])
+    order = np.argsort(deviation, axis=1)
+    return NMAD_SCALE * _median(
+        np.take_along_axis(deviation, order, axis=1), np.take_along_axis(counts, order, axis=1)
+    )
+
+
+def _median(ordered: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the median of each row, in which value j stands counts[j] times; rows ascending."""
+    below = np.cumsum(counts, axis=1)
+    total = below[:, -1:]
+    lower = np.argmax(below > (total - 1) // 2, axis=1)
+    upper = np.argmax(below > total // 2, axis=1)
+    rows = np.arange(len(ordered))
+    return np.asarray((ordered[rows, lower] + ordered[rows, upper]) / 2)

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from skyfuse.config import Recipe
+from skyfuse.config import Reader, Recipe
+from skyfuse.cube.catalogue import SCHEMAS
 from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.source import open_source
+from skyfuse.dataset.split import SplitPlan
 from skyfuse.errors import StoreError
 from skyfuse.mock import write_mock
 
 Progress = Callable[[int, int, str], None]
+
+TRUTH = "truth.parquet"
+"""What marks the folder of a mock sky."""
+
+_IN_MOCK: dict[Reader, str] = {
+    "cube": "",
+    "table": "catalogue.csv",
+    "gaia-xp": "gaia",
+    "images": "zoo",
+    "scene": "scene",
+}
+"""What each reader reads of a mock sky."""
 
 
 def prepare(
     recipe: Recipe,
     work: Path,
     *,
-    source: Path | None = None,
+    sources: Sequence[Path] = (),
     labels: Path | None = None,
+    templates: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[Dataset, pd.DataFrame | None]:
     """Return the dataset of a study; on a mock sky, its truth too.
@@ -30,11 +45,15 @@ def prepare(
     ----------
     recipe : Recipe
     work : path
-        Folder for what has to be made: ``sky`` (mock files), ``sky.cube``, ``dataset``.
-    source : path, optional
-        A dataset, a cube or survey files; without it the recipe's mock sky is written to ``work/sky``.
+        Folder for what has to be made: ``sky`` (mock files), ``simulated`` (mock spectra that join the
+        user's), ``sky.cube``, ``dataset``.
+    sources : sequence of path
+        A dataset, a cube, or files and folders of what the recipe's reader reads; without any the recipe's
+        mock sky is written to ``work/sky``.
     labels : path, optional
-        Table of labels; by default the SFR tables found among the survey files.
+        Table of labels; by default what lies among the files.
+    templates : path, optional
+        Folder of SDSS eigentemplates, from which mock spectra are then drawn.
     progress : callable, optional
         ``(done, total, what)``.
 
@@ -43,60 +62,108 @@ def prepare(
     dataset : Dataset
         With a frozen split.
     truth : DataFrame or None
-        The truth table, where `source` is a mock sky.
+        The truth table, where the only source is a mock sky.
 
     Raises
     ------
     StoreError
-        If `source` does not exist, or holds neither labels nor a dataset.
+        If a source does not exist, or holds neither labels nor a dataset.
     """
-    if source is None:
-        source = work / "sky"
+    given = list(sources)
+    if not given:
+        given = [work / "sky"]
         mock = recipe.mock
-        write_mock(source, fields=mock.fields, objects=mock.objects, seed=mock.seed, progress=progress)
-    if not source.exists():
-        raise StoreError(
-            "does not exist", path=source, remedy="give a dataset, a cube or a folder of survey files"
+        write_mock(
+            given[0],
+            fields=mock.fields,
+            objects=mock.objects,
+            seed=mock.seed,
+            products=mock.products,
+            z_max=mock.z_max,
+            shares=mock.shares,
+            templates=templates,
+            progress=progress,
         )
-    if labels is None and not (source / "dataset.json").exists():
-        labels = _find_labels(source)
-    split = recipe.split
+    for path in given:
+        if not path.exists():
+            raise StoreError(
+                "does not exist", path=path, remedy="give a dataset, a cube or a folder of survey files"
+            )
+    truth = given[0] / TRUTH if len(given) == 1 and (given[0] / TRUTH).is_file() else None
+    paths = [
+        path / _IN_MOCK[recipe.reader] if not sources or (path / TRUTH).is_file() else path for path in given
+    ]
+    if labels is None and recipe.reader == "cube" and not (given[0] / "dataset.json").is_file():
+        labels = _find_labels(recipe.task.label, given)
+    if recipe.simulate is not None and sources:
+        paths.append(work / "simulated")
+        write_mock(
+            paths[-1],
+            objects=recipe.simulate.objects,
+            seed=recipe.mock.seed,
+            products=["spectra"],
+            z_max=recipe.simulate.z_max,
+            shares=recipe.mock.shares,
+            templates=templates,
+            progress=progress,
+        )
     dataset = open_source(
-        source,
+        paths,
         work,
+        reader=recipe.reader,
         labels=labels,
         label=recipe.task.label,
+        label_unit=recipe.task.unit,
+        label_definition=recipe.task.definition,
+        classes=recipe.task.classes or None,
+        where=recipe.funnel.where or None,
         zooms=_zooms(recipe),
+        columns=recipe.sound_columns,
+        derive=recipe.derive,
+        every_spectrum=recipe.every_spectrum,
+        image_size=recipe.image_size,
         flag_zero=recipe.funnel.flag_zero,
         complete_spectra=recipe.funnel.complete_spectra,
         single_objects=recipe.funnel.single_objects,
-        label_unit=recipe.task.unit,
-        fractions=(split.train, split.valid, split.test),
-        folds=split.folds,
-        seed=split.seed,
+        split=split_plan(recipe),
         progress=progress,
     )
-    truth = source / "truth.parquet"
-    return dataset, pd.read_parquet(truth) if truth.exists() else None
+    return dataset, None if truth is None else pd.read_parquet(truth)
 
 
-def _find_labels(source: Path) -> Path:
-    found = sorted(source.rglob("gal_totsfr*.fit*")) if source.is_dir() else []
-    if not found:
-        raise StoreError(
-            "holds no table of labels (gal_totsfr_dr7_v5_2.fits)",
-            path=source,
-            remedy="give one with --labels",
-        )
-    return found[0]
+def split_plan(recipe: Recipe) -> SplitPlan:
+    """Return the recipe's split as the dataset takes it."""
+    split = recipe.split
+    return SplitPlan(
+        fractions=(split.train, split.valid, split.calibration, split.test),
+        folds=split.folds,
+        seed=split.seed,
+        rounds=split.rounds,
+        column=split.column,
+        **{part: tuple(values) for part, values in split.parts.items()},
+    )
+
+
+def _find_labels(label: str, sources: Sequence[Path]) -> Path | None:
+    """Return the table of star-formation rates among the files; None where spectra hold the label."""
+    if label in SCHEMAS["spectra"].names:
+        return None
+    for source in sources:
+        for path in sorted(source.rglob("gal_totsfr*.fit*")) if source.is_dir() else []:
+            return path
+    raise StoreError(
+        "holds no table of labels (gal_totsfr_dr7_v5_2.fits)",
+        path=sources[0],
+        remedy="give one with --labels",
+    )
 
 
 def _zooms(recipe: Recipe) -> dict[str, list[int]]:
     """Return every zoom that a part of the recipe reads."""
     zooms: dict[str, list[int]] = {}
     for modality in recipe.modalities:
-        wanted = {recipe.reference[modality]}
+        wanted = {recipe.reference_of(modality)}
         wanted.update(recipe.zooms.get(modality, ()))
-        wanted.update(recipe.embeddings.zooms.get(modality, ()))
+        wanted.update(recipe.views().get(modality, ()))
         zooms[modality] = sorted(wanted)
     return zooms

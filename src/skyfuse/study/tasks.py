@@ -1,30 +1,33 @@
-"""What a study predicts, drawn from a dataset: labels by part, groups, and the scatter no model can beat."""
+"""What a study predicts, drawn from a dataset: labels, rounds, columns, and the scatter no model can beat."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skyfuse.config import Modality, Recipe
-from skyfuse.dataset.select import find_column
+from skyfuse.config import PARTS, Modality, Recipe
+from skyfuse.dataset.select import expand_columns, find_column, numbers
 from skyfuse.errors import DataError
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
     from skyfuse.dataset.quality import NanStudy
 
-PARTS = ("train", "valid", "test")
-"""The three sides of a split, in the order of tables."""
+KEYS = (["plate", "mjd", "fiberid"], ["source_id"], ["objid"], ["object_id"])
+"""What may name an object in the truth table and in the dataset; the first that tells serves."""
 
-KEYS = ["plate", "mjd", "fiberid"]
-"""What names a spectrum in the truth table and in the dataset."""
+RANGES = 6
+"""Ranges of redshift whose mean spectra are shown, of equal numbers of objects."""
+
+Rows = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -33,23 +36,50 @@ class Target:
 
     Attributes
     ----------
-    label : ndarray of float64, shape (n,)
-        Label of each row of the dataset's table, in the task's unit.
-    rows : dict of str to ndarray of int64
-        Rows of ``train``, ``valid`` and ``test``.
+    label : ndarray, shape (n,)
+        Of each row of the dataset's table: float64 in the task's unit, or the class's index (int64, -1 for
+        none).
+    classes : tuple of str
+        Names of the classes, in their order; empty for a label that is a number.
+    rounds : list of dict of str to ndarray of int64
+        Rows of ``train``, ``valid``, ``calibration`` and ``test``: one hold-out round, or each round of a
+        cross-validation, whose test parts together are every object that is tested.
     folds : list of ndarray of int64
-        Cross-validation folds; together they are the training part.
+        Cross-validation folds; together they are the first round's training part.
     groups : ndarray, shape (n,), or None
-        Objects that share sky pixels carry one group.
+        Objects that share sky pixels, or are epochs of one, carry one group.
     attainable_sigma : ndarray of float64, shape (n,), or None
         Standard deviation of each label given all that can be observed; NaN where the truth does not tell.
+    magnitude : ndarray of float64, shape (n,), or None
+        By which results are broken down.
+    columns, leaky : tuple of str
+        Columns of the table that are inputs, without and with the leaking ones.
     """
 
-    label: NDArray[np.float64]
-    rows: dict[str, NDArray[np.int64]]
+    label: NDArray[Any]
+    classes: tuple[str, ...]
+    rounds: list[Rows]
     folds: list[NDArray[np.int64]]
     groups: NDArray[np.int64] | None
     attainable_sigma: NDArray[np.float64] | None
+    magnitude: NDArray[np.float64] | None
+    columns: tuple[str, ...]
+    leaky: tuple[str, ...]
+
+    @property
+    def rows(self) -> Rows:
+        """Rows of the first round's parts."""
+        return self.rounds[0]
+
+    @property
+    def test(self) -> NDArray[np.int64]:
+        """Rows of the test parts of all rounds, one after the other."""
+        return np.concatenate([rows["test"] for rows in self.rounds])
+
+    def names(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[Any]:
+        """Return labels as they are printed and stored: numbers, or names of classes (None for none)."""
+        label = self.label[rows]
+        return np.array([*self.classes, None], dtype=object)[label] if self.classes else label
 
 
 def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) -> Target:
@@ -61,7 +91,7 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
     dataset : Dataset
         With a frozen split of the name ``default``.
     truth : DataFrame, optional
-        Truth table of the mock sky, with plate, mjd, fiberid and attainable_sigma.
+        Truth table of the mock sky, with the column that `task.attainable` names.
 
     Returns
     -------
@@ -70,8 +100,8 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
     Raises
     ------
     DataError
-        The label is missing or not finite, the folds are not those of the recipe, or the truth does not
-        hold the test objects.
+        The label or an input column is missing, a label is not finite or of no class, the rounds or folds are
+        not those of the recipe, or the truth does not hold the test objects.
     """
     table = dataset.table
     try:
@@ -79,38 +109,85 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
     except DataError as error:
         error.path = dataset.path
         raise
-    label = table[column].to_numpy(dtype=np.float64)
-    split = dataset.split()
-    rows = {part: np.asarray(split[part], dtype=np.int64) for part in PARTS}
-    folds = [np.asarray(fold, dtype=np.int64) for fold in split["folds"]]
-    used = np.concatenate(list(rows.values()))
-    if not np.all(np.isfinite(label[used])):
+    label, classes = _labels(recipe, table[column])
+    rounds = [{part: np.asarray(rows[part], dtype=np.int64) for part in PARTS} for rows in dataset.rounds()]
+    folds = [np.asarray(fold, dtype=np.int64) for fold in dataset.split()["folds"]]
+    used = np.unique(np.concatenate([rows[part] for rows in rounds for part in PARTS]))
+    unknown = label[used] < 0 if classes else ~np.isfinite(label[used])
+    if recipe.task.kind != "reconstruction" and unknown.any():
+        what = f"{column} of a known class" if classes else column
         raise DataError(
-            f"{int(np.count_nonzero(~np.isfinite(label[used])))} objects of the split have no {column}",
+            f"{int(np.count_nonzero(unknown))} objects of the split have no {what}",
             remedy="build the dataset with this label, so that the funnel drops them",
             path=dataset.path,
         )
-    if len(folds) != recipe.split.folds:
+    if recipe.task.kind == "classification" and len(classes) < 2:
         raise DataError(
-            f"the dataset's split has {len(folds)} folds, the recipe asks for {recipe.split.folds}",
-            remedy="set split.folds in the recipe to the dataset's number, or build the dataset anew",
+            f"{column} holds {len(classes)} classes",
+            remedy="give data of two classes or more, or task.classes that fit it",
             path=dataset.path,
         )
-    sigma = None if truth is None else _attainable(table, truth, rows["test"])
-    return Target(label, rows, folds, _groups(table), sigma)
+    for what, found, wanted in (
+        ("folds", len(folds), recipe.split.folds),
+        ("rounds", len(rounds), recipe.split.rounds),
+    ):
+        if found != wanted:
+            raise DataError(
+                f"the dataset's split has {found} {what}, the recipe asks for {wanted}",
+                remedy=f"set split.{what} in the recipe to the dataset's number, or build the dataset anew",
+                path=dataset.path,
+            )
+    sigma = None
+    if truth is not None and recipe.task.attainable is not None:
+        test = np.concatenate([rows["test"] for rows in rounds])
+        sigma = _attainable(table, truth, recipe.task.attainable, test)
+    groups = table["group"].to_numpy(dtype=np.int64) if "group" in table else None
+    return Target(
+        label,
+        classes,
+        rounds,
+        folds,
+        groups,
+        sigma,
+        _magnitude(recipe.task.magnitude, table),
+        tuple(expand_columns(table, recipe.sound_columns)),
+        tuple(expand_columns(table, recipe.leaky_columns)),
+    )
 
 
-def _groups(table: pd.DataFrame) -> NDArray[np.int64] | None:
-    return table["group"].to_numpy(dtype=np.int64) if "group" in table else None
+def _labels(recipe: Recipe, column: pd.Series) -> tuple[NDArray[Any], tuple[str, ...]]:
+    named = recipe.task.kind == "classification" or bool(recipe.task.classes)
+    if not named and pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(dtype=np.float64), ()
+    text = column.astype("string").str.strip()
+    classes = tuple(recipe.task.classes) or tuple(sorted(text.dropna().unique()))
+    return pd.Index(classes).get_indexer(pd.Index(text)).astype(np.int64), classes
 
 
-def _attainable(table: pd.DataFrame, truth: pd.DataFrame, test: NDArray[np.int64]) -> NDArray[np.float64]:
-    missing = [name for name in [*KEYS, "attainable_sigma"] if name not in truth]
-    if missing:
-        raise DataError(f"the truth table lacks {', '.join(missing)}", remedy="give the mock's truth.parquet")
-    known = truth[[*KEYS, "attainable_sigma"]].drop_duplicates(KEYS)
-    joined = table[KEYS].merge(known, on=KEYS, how="left", validate="many_to_one")
-    sigma = joined["attainable_sigma"].to_numpy(dtype=np.float64)
+def _magnitude(column: str | None, table: pd.DataFrame) -> NDArray[np.float64] | None:
+    """Return the magnitudes of a table, None where it has no such column."""
+    if column is None:
+        return None
+    try:
+        return numbers(table, column).astype(np.float64)
+    except DataError:
+        return None
+
+
+def _attainable(
+    table: pd.DataFrame, truth: pd.DataFrame, column: str, test: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    if column not in truth:
+        raise DataError(f"the truth table lacks {column}", remedy="give the mock's truth.parquet")
+    sigma = np.full(len(table), np.nan)
+    for keys in KEYS:
+        if {*keys} <= {*table} and {*keys} <= {*truth}:
+            known = truth[[*keys, column]].drop_duplicates(keys).astype(dict.fromkeys(keys, "string"))
+            own = table[keys].astype("string")
+            joined = own.merge(known, on=keys, how="left", validate="many_to_one")
+            sigma = joined[column].to_numpy(dtype=np.float64)
+            if np.isfinite(sigma[test]).any():
+                break
     unknown = int(np.count_nonzero(~np.isfinite(sigma[test])))
     if unknown:
         raise DataError(
@@ -121,7 +198,9 @@ def _attainable(table: pd.DataFrame, truth: pd.DataFrame, test: NDArray[np.int64
 
 
 def complete(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which objects have a spectrum without an invalid bin, from a dataset's table."""
+    """Return which objects have a spectrum without an invalid bin; none where there are no spectra."""
+    if "nan_fraction" not in table:
+        return np.zeros(len(table), dtype=bool)
     return np.asarray(table["nan_fraction"].to_numpy(dtype=np.float64) == 0)
 
 
@@ -141,37 +220,68 @@ def digest(dataset: Dataset) -> dict[str, str]:
     return {"record": sha.hexdigest(), "split": dataset.split_digest()}
 
 
-def card_inputs(dataset: Dataset, zooms: Mapping[Modality, int]) -> dict[str, Any]:
+def card_inputs(
+    dataset: Dataset, zooms: Mapping[Modality, int], columns: Sequence[str], smooth: float
+) -> dict[str, Any]:
     """Return how a model's inputs were cut, for its card."""
     inputs: dict[str, Any] = {"zooms": dict(zooms)}
     if "image" in zooms:
         inputs |= {"bands": dataset.meta["image"]["bands"], "size": dataset.meta["image"]["size"]}
     if "spectrum" in zooms:
-        inputs["grid"] = dataset.meta["spectrum"]["grid"]
+        inputs |= {"grid": dataset.meta["spectrum"]["grid"], "smooth": smooth}
+    if "table" in zooms:
+        inputs["columns"] = list(columns)
     return inputs
 
 
-def describe(dataset: Dataset, goal: Target) -> dict[str, Any]:
+def describe(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, Any]:
     """Return what a report tells of the data, as plain values for JSON.
 
     Parameters
     ----------
+    recipe : Recipe
     dataset : Dataset
     goal : Target
 
     Returns
     -------
     dict
-        ``funnel``, ``parts`` (objects in each), ``nan`` (gaps of the spectra at each zoom), ``multi``
-        (cutouts with several objects; None without images).
+        ``kind``, ``label``, ``classes``, ``counts`` (objects of each class), ``rounds``, ``guard`` (forbidden
+        columns with their reason, and whether they are used all the same), ``funnel``, ``parts`` (objects in
+        each, first round), ``nan`` (gaps of the spectra at each zoom), ``multi`` (cutouts with several
+        objects; None without survey images), ``wavelength`` (by zoom) and, for redshifts, ``mean_spectra``.
     """
+    task = recipe.task
+    counts = {name: int(np.count_nonzero(goal.label == i)) for i, name in enumerate(goal.classes)}
     found: dict[str, Any] = {
+        "kind": task.kind,
+        "label": {"name": task.label, "title": task.title, "unit": task.unit, "definition": task.definition},
+        "classes": list(goal.classes),
+        "counts": counts,
+        "rounds": len(goal.rounds),
+        "guard": [
+            {
+                "column": column,
+                "reason": reason,
+                "used": any(recipe.forbids(c) == reason for c in recipe.leaking),
+            }
+            for column, reason in task.forbidden.items()
+        ],
         "funnel": dataset.funnel.to_json(),
         "parts": {part: len(rows) for part, rows in goal.rows.items()},
-        "nan": [_gaps(study, dataset.wavelength(zoom)) for zoom, study in dataset.nan_study().items()],
+        "nan": [],
         "multi": None,
+        "wavelength": {},
     }
-    if "image" in dataset.zooms:
+    if "spectrum" in dataset.zooms:
+        found["nan"] = [_gaps(study, dataset.wavelength(zoom)) for zoom, study in dataset.nan_study().items()]
+        found["wavelength"] = {
+            "unit": "Å",
+            **{str(zoom): dataset.wavelength(zoom).tolist() for zoom in dataset.zooms["spectrum"]},
+        }
+        if task.redshift:
+            found["mean_spectra"] = _mean_spectra(recipe, dataset, goal)
+    if "n_components" in dataset.table:
         check = dataset.multi_object_check()
         found["multi"] = {
             "counts": check.table.to_numpy().tolist(),
@@ -180,6 +290,24 @@ def describe(dataset: Dataset, goal: Target) -> dict[str, Any]:
             "unusable": check.unusable,
         }
     return found
+
+
+def _mean_spectra(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, Any]:
+    """Return the mean training spectrum in each of some ranges of redshift with equal numbers of objects."""
+    zoom = recipe.reference_of("spectrum") if "spectrum" in recipe.reference else dataset.zooms["spectrum"][0]
+    rows = goal.rows["train"]
+    z = goal.label[rows]
+    edges = np.quantile(z, np.linspace(0, 1, RANGES + 1))
+    values = dataset.inputs({"spectrum": zoom}, rows)["spectrum"].astype(np.float64)
+    ranges = []
+    for i, (low, high) in enumerate(pairwise(edges.tolist())):
+        inside = (z >= low) & ((z < high) | (i == RANGES - 1))
+        seen = np.isfinite(values[inside])
+        sums = np.where(seen, values[inside], 0).sum(axis=0)
+        counts = seen.sum(axis=0)
+        mean = [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
+        ranges.append({"low": low, "high": high, "n": int(inside.sum()), "mean": mean})
+    return {"wavelength": dataset.wavelength(zoom).tolist(), "unit": "Å", "ranges": ranges}
 
 
 def _gaps(study: NanStudy, wavelength: NDArray[np.float64]) -> dict[str, Any]:

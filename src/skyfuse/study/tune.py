@@ -1,8 +1,8 @@
-"""Grid search with cross-validation inside the training part, kept in a store that can be resumed.
+"""Search for parameters by cross-validation inside the training part, kept in a store that can be resumed.
 
-Each grid point is fitted once for every fold: that fold scores, the next one stops the training early, the
+Each point is fitted once for every fold: that fold scores, the next one stops the training early, the
 others train. The fold that stops the training is never the one that scores, so that a long training with a
-lucky moment gains nothing; validation and test parts are not touched at all.
+lucky moment gains nothing; validation, calibration and test parts are not touched at all.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,37 +25,42 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import DatabaseError
 
 from skyfuse.errors import StoreError
-from skyfuse.study.metrics import METRICS, score
 
 if TYPE_CHECKING:
-    from skyfuse.config import Scalar
-    from skyfuse.models.base import Arrays, Model
+    from skyfuse.config import ModelPlan, Scalar, Search
+    from skyfuse.models.base import Arrays
 
-TRIAL_COLUMNS = [
-    "model",
-    "fusion",
+COLUMNS = (
+    "method",
+    "number",
     "parameters",
     "folds",
-    *METRICS,
-    "r2_std",
-    "r2_folds",
+    "score",
+    "score_std",
+    "score_folds",
     "chosen",
     "seconds",
+)
+"""Columns of every table of trials, before the scores by name."""
+
+Judge = Callable[
+    [dict[str, Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int], dict[str, float]
 ]
-"""Columns of ``trials.parquet``; ``seconds`` is wall time, everything else follows from the seed."""
+"""Fits parameters on some objects, stops on others, and returns the scores on a third group; with a seed."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """Result of one grid search.
+    """Result of one search.
 
     Attributes
     ----------
     best : dict
-        Parameters with the highest mean R² over the folds; the first in grid order among equals.
+        Parameters with the highest mean score over the folds; the first tried among equals.
     trials : DataFrame
-        One row a grid point in grid order: parameters (JSON), the mean of each score over the folds, standard
-        deviation and list of R², wall time in seconds.
+        One row a point in the order of trying: method, number, parameters (JSON), folds, the mean, standard
+        deviation and list of the primary score over the folds, chosen, wall time in seconds, and the mean of
+        each score by name.
     seconds : float
         Wall time of all trials together, of earlier interrupted runs too.
     """
@@ -69,44 +75,67 @@ def grid_points(grid: Mapping[str, Sequence[Scalar]]) -> list[dict[str, Scalar]]
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
+def number_of_trials(plan: ModelPlan, search: Search) -> int:
+    """Return how many points a search tries."""
+    return len(grid_points(plan.grid)) if search.method == "grid" else search.trials
+
+
+def first_point(plan: ModelPlan) -> dict[str, Scalar]:
+    """Return one point that the plan allows: the first values of the grid, the lowest of the space."""
+    space = {
+        name: one.choices[0] if one.choices else cast("Scalar", one.low) for name, one in plan.space.items()
+    }
+    whole = {
+        name: int(value) if isinstance(value, float) and _is_whole(plan, name) else value
+        for name, value in space.items()
+    }
+    return {**{name: values[0] for name, values in plan.grid.items()}, **whole}
+
+
+def _is_whole(plan: ModelPlan, name: str) -> bool:
+    one = plan.space[name]
+    return not one.choices and all(
+        number is None or float(number).is_integer() for number in (one.low, one.high, one.step)
+    )
+
+
 def take(arrays: Arrays, rows: NDArray[np.int64]) -> Arrays:
     """Return some objects of aligned arrays."""
     return {name: values[rows] for name, values in arrays.items()}
 
 
 def tune(
-    make: Callable[..., Model],
-    fixed: Mapping[str, Scalar],
-    grid: Mapping[str, Sequence[Scalar]],
-    arrays: Arrays,
-    label: NDArray[np.float64],
+    plan: ModelPlan,
+    search: Search,
+    judge: Judge,
     folds: Sequence[NDArray[np.int64]],
     *,
+    primary: str,
     store: Path,
     name: str,
     seed: int,
     progress: Callable[[str], None] | None = None,
 ) -> Tuning:
-    """Try every point of a grid by cross-validation and return the best.
+    """Try points of a model's grid and space by cross-validation and return the best.
 
     Parameters
     ----------
-    make : callable
-        Model class, called with the parameters.
-    fixed, grid : mapping
-        Parameters that stay, and the values of those that are tuned.
-    arrays : dict of ndarray
-        Inputs of the training part.
-    label : ndarray, shape (n,)
-        Labels of the training part.
+    plan : ModelPlan
+        What is fixed and what is tuned.
+    search : Search
+        How.
+    judge : callable
+        See `Judge`; objects are positions in the training part.
     folds : sequence of ndarray of int64
-        Positions in `label`, a partition; at least three.
+        Positions in the training part, a partition; at least three.
+    primary : str
+        The score that chooses, higher is better.
     store : path
         SQLite file; points that it holds already under `name` are not fitted again.
     name : str
         Name of this search in the store; must change whenever data or parameters do.
     seed : int
-        Seed of every fit.
+        Seed of every fit and of what is drawn: trial k of a resumed search is that of an unbroken one.
     progress : callable, optional
         Called with a description after each trial.
 
@@ -119,74 +148,111 @@ def tune(
     StoreError
         The store is no SQLite file of trials.
     """
-    points = grid_points(grid)
+    wanted = number_of_trials(plan, search)
+    points = grid_points(plan.grid) if search.method == "grid" else None
     with _trials(store, name) as study:
-
-        def objective(trial: optuna.Trial) -> float:
-            point = {
-                key: cast("Scalar", trial.suggest_categorical(key, list(values)))
-                for key, values in grid.items()
-            }
+        while len(done := _finished(study)) < wanted:
+            study.sampler = _sampler(search.method, seed, len(done))
+            if points is not None:
+                # Optuna's grid sampler counts an interrupted trial as visited, so that a resumed search
+                # would miss its point; and a queue left by a killed run would run twice.
+                found = {json.dumps(trial.params) for trial in done}
+                missing = next(point for point in points if json.dumps(point) not in found)
+                if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+                    study.enqueue_trial(missing)
+            trial = study.ask()
+            point = _suggested(trial, plan)
             started = time.perf_counter()
-            scores = _cross_validated(make, {**fixed, **point}, arrays, label, folds, seed)
+            # Draws among choices repeat themselves; the fit would say the same again.
+            known = [old for old in done if old.params == trial.params]
+            scores = (
+                known[0].user_attrs["scores"]
+                if known
+                else _cross_validated(judge, {**plan.fixed, **point}, folds, search.scored, seed)
+            )
             trial.set_user_attr("scores", scores)
             trial.set_user_attr("seconds", time.perf_counter() - started)
             if progress is not None:
-                progress(", ".join(f"{key} {value}" for key, value in point.items()))
-            return float(np.mean(scores["r2"]))
-
-        # Points are queued by hand: Optuna's grid sampler counts an interrupted trial as visited, so that a
-        # resumed search would miss its point. One at a time: a queue left by a killed run would run twice.
-        while missing := [point for point in points if json.dumps(point) not in _found(study)]:
-            if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                study.enqueue_trial(missing[0])
-            study.optimize(objective, n_trials=1)
-        found = _found(study)
-    rows: list[dict[str, Any]] = []
-    for point in points:
-        trial = found[json.dumps(point)]
-        scores = trial.user_attrs["scores"]
-        rows.append(
-            {
-                "parameters": json.dumps(point),
-                "folds": len(folds),
-                **{metric: float(np.mean(scores[metric])) for metric in METRICS},
-                "r2_std": float(np.std(scores["r2"])),
-                "r2_folds": list(scores["r2"]),
-                "seconds": trial.user_attrs["seconds"],
-            }
-        )
-    best = int(np.argmax([row["r2"] for row in rows]))
+                progress(", ".join(f"{key} {_short(value)}" for key, value in point.items()))
+            study.tell(trial, float(np.mean(scores[primary])))
+        found_trials = _finished(study)[:wanted]
+    if points is not None:
+        by_point = {json.dumps(trial.params): trial for trial in found_trials}
+        found_trials = [by_point[json.dumps(point)] for point in points]
+    rows = [_row(trial, search.method, k, primary) for k, trial in enumerate(found_trials)]
+    best = int(np.argmax([row["score"] for row in rows]))
     for index, row in enumerate(rows):
         row["chosen"] = index == best
     trials = pd.DataFrame(rows)
-    return Tuning(points[best], trials, float(trials["seconds"].sum()))
+    return Tuning(dict(found_trials[best].params), trials, float(trials["seconds"].sum()))
+
+
+def _row(trial: optuna.trial.FrozenTrial, method: str, number: int, primary: str) -> dict[str, Any]:
+    scores = trial.user_attrs["scores"]
+    values = {
+        "method": method,
+        "number": number,
+        "parameters": json.dumps(trial.params),
+        "folds": len(scores[primary]),
+        "score": float(np.mean(scores[primary])),
+        "score_std": float(np.std(scores[primary])),
+        "score_folds": list(scores[primary]),
+        "chosen": False,
+        "seconds": trial.user_attrs["seconds"],
+    }
+    return {**values, **{metric: float(np.mean(each)) for metric, each in scores.items()}}
+
+
+def _short(value: Scalar) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _sampler(method: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """Return a sampler that depends on the trial's number alone, so that a resumed search draws the same."""
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    if method == "bayesian":
+        with warnings.catch_warnings():
+            # "multivariate" is announced as experimental; it models the parameters together.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(seed=own, multivariate=True)
+    return optuna.samplers.RandomSampler(seed=own)
+
+
+def _suggested(trial: optuna.Trial, plan: ModelPlan) -> dict[str, Scalar]:
+    point: dict[str, Scalar] = {}
+    for name, values in plan.grid.items():
+        point[name] = cast("Scalar", trial.suggest_categorical(name, list(values)))
+    for name, one in plan.space.items():
+        if one.choices:
+            point[name] = cast("Scalar", trial.suggest_categorical(name, list(one.choices)))
+        elif one.low is not None and one.high is not None:
+            if _is_whole(plan, name):
+                step = 1 if one.step is None else int(one.step)
+                point[name] = trial.suggest_int(name, int(one.low), int(one.high), step=step, log=one.log)
+            else:
+                point[name] = trial.suggest_float(name, one.low, one.high, step=one.step, log=one.log)
+    return point
 
 
 def _cross_validated(
-    make: Callable[..., Model],
-    parameters: Mapping[str, Scalar],
-    arrays: Arrays,
-    label: NDArray[np.float64],
+    judge: Judge,
+    parameters: dict[str, Any],
     folds: Sequence[NDArray[np.int64]],
+    scored: int | None,
     seed: int,
 ) -> dict[str, list[float]]:
-    scores: dict[str, list[float]] = {metric: [] for metric in METRICS}
-    for k, held in enumerate(folds):
+    scores: dict[str, list[float]] = {}
+    for k, held in enumerate(folds[:scored]):
         stop = folds[(k + 1) % len(folds)]
         train = np.concatenate([fold for j, fold in enumerate(folds) if j not in (k, (k + 1) % len(folds))])
-        model = make(**parameters)
-        model.fit(take(arrays, train), label[train], take(arrays, stop), label[stop], seed=seed + k)
-        result = score(label[held], model.predict(take(arrays, held)).value)
-        for metric, value in result._asdict().items():
-            scores[metric].append(value)
+        for metric, value in judge(parameters, train, stop, held, seed + k).items():
+            scores.setdefault(metric, []).append(value)
     return scores
 
 
-def _found(study: optuna.Study) -> dict[str, optuna.trial.FrozenTrial]:
-    """Return the finished trials of a search by their point."""
-    finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return {json.dumps(trial.params): trial for trial in finished}
+def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """Return the finished trials of a search in their order."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
 @contextmanager
@@ -206,8 +272,6 @@ def _trials(store: Path, name: str) -> Iterator[optuna.Study]:
                 study_name=name,
                 direction="maximize",
                 load_if_exists=True,
-                # Every point is queued, so nothing is ever sampled.
-                sampler=optuna.samplers.RandomSampler(seed=0),
             )
             # What a killed run left half-done would stay "running" for ever.
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

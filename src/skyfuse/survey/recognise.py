@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from skyfuse.errors import FileError
-from skyfuse.survey import fits, sdss
-from skyfuse.survey.records import FrameInfo, SpectrumInfo
+from skyfuse.survey import fits, lamost, sdss
+from skyfuse.survey.records import FrameInfo, Spectrum, SpectrumInfo
 
 
 def recognise(path: str | Path) -> FrameInfo | SpectrumInfo:
@@ -31,10 +31,44 @@ def recognise(path: str | Path) -> FrameInfo | SpectrumInfo:
     header = fits.read_header(path)
     if sdss.is_spectrum(header):
         return sdss.spectrum_info(header, path)
+    if lamost.is_spectrum(header):
+        return lamost.spectrum_info(header, path)
     if sdss.is_frame(header):
         return sdss.frame_info(header, path)
-    raise FileError(
-        "its header is that of no SDSS frame and no SDSS spectrum",
+    raise _unknown(path)
+
+
+def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
+    """Read a spectrum of any survey that has a reader.
+
+    Parameters
+    ----------
+    path : path
+        A FITS file, plain or compressed with bzip2 or gzip.
+    keep_unknown : bool
+        Also read fibres that saw no known object.
+
+    Returns
+    -------
+    Spectrum
+
+    Raises
+    ------
+    FileError
+        As `skyfuse.survey.sdss.read_spectrum` and `skyfuse.survey.lamost.read_spectrum`.
+    """
+    path = Path(path)
+    header = fits.read_header(path)
+    if sdss.is_spectrum(header):
+        return sdss.read_spectrum(path, keep_unknown=keep_unknown)
+    if lamost.is_spectrum(header):
+        return lamost.read_spectrum(path, keep_unknown=keep_unknown)
+    raise _unknown(path)
+
+
+def _unknown(path: Path) -> FileError:
+    return FileError(
+        "its header is that of no SDSS frame and of no SDSS or LAMOST spectrum",
         reason="unknown-kind",
         remedy="give frame-*.fits and spec-*.fits files; other surveys are not read yet",
         path=path,

@@ -98,8 +98,9 @@ class SpectrumInfo:
     spectrum_id : str
         Unique and stable, e.g. ``sdss-266-51602-31``.
     survey : str
+        ``sdss``, ``lamost``, or ``mock``: simulated in the format of either.
     plate, mjd, fiberid : int
-        `mjd` is the integer of the plate's name.
+        `mjd` is the integer of the file's name; of LAMOST `plate` is the spectrograph.
     ra, dec : float
         Degrees (ICRS).
     """
@@ -123,7 +124,7 @@ class Spectrum:
     wavelength : ndarray of float64, shape (n,)
         Bin centres, Å, vacuum, heliocentric.
     flux : ndarray of float32, shape (n,)
-        1e-17 erg/s/cm²/Å; NaN where invalid.
+        1e-17 erg/s/cm²/Å, of LAMOST on a relative scale; NaN where invalid.
     sigma : ndarray of float32, shape (n,)
         Standard deviation of `flux`; NaN where invalid.
     first_bin : int or None

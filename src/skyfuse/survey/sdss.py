@@ -207,6 +207,8 @@ def _bad_wcs(path: Path, fault: str) -> FileError:
 def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
     """Check a spectrum's primary header and keep what identifies the spectrum.
 
+    Its survey is ``sdss``, or ``mock`` where TELESCOP says that no telescope took it.
+
     Raises
     ------
     FileError
@@ -218,9 +220,10 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
         raise FileError(
             f"its position ({ra}, {dec}) is not on the sky", reason="bad-values", remedy=_AGAIN, path=path
         )
+    survey = "mock" if str(header.get("TELESCOP", "")).strip().upper() == "MOCK" else "sdss"
     return SpectrumInfo(
-        spectrum_id=f"sdss-{plate}-{mjd}-{fiberid}",
-        survey="sdss",
+        spectrum_id=f"{survey}-{plate}-{mjd}-{fiberid}",
+        survey=survey,
         plate=plate,
         mjd=mjd,
         fiberid=fiberid,

@@ -1,0 +1,306 @@
+"""Results of the studies beside the authors' own: `docs/results.md`, made from stored summaries.
+
+python docs/results.py                                              writes docs/results.md
+python docs/results.py --collect STUDY_FOLDER NAME --note "data"    stores docs/results/NAME.json, then writes
+
+A summary is what a finished study's folder says; the authors' figures, the flaws and the line on what a study
+shows come from its recipe. No number is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from skyfuse.config import Recipe, load_recipe
+from skyfuse.study.metrics import LOWER, PRIMARY
+from skyfuse.study.report.common import (
+    figure,
+    fusion_name,
+    metric_name,
+    model_name,
+    number,
+    percent,
+    records,
+    seconds,
+    signed,
+)
+from skyfuse.study.report.folder import Folder, read_folder
+
+HERE = Path(__file__).parent
+HEAD = """# Results
+
+Made by `python docs/results.py` from the summaries in `docs/results/`; no number is typed by hand. Each of
+our figures is of a test part that took no part in training, tuning, choosing between models, or setting
+intervals; brackets hold 95 % intervals (bootstrap over test objects, whole groups). The model is the best on
+the validation part. Inputs that carry the answer are left out of every headline; the section of a study says
+what they would add. *Figures in italics are the authors' own*, on their data.
+"""
+
+
+def summary(folder: Path, note: str) -> dict[str, Any]:
+    """Return what is kept of a finished study.
+
+    Parameters
+    ----------
+    folder : Path
+        The study's folder.
+    note : str
+        The data, in words.
+
+    Returns
+    -------
+    dict
+        Ready for JSON.
+    """
+    study = read_folder(folder)
+    best = study.best
+    return {
+        "recipe": study.recipe.name,
+        "variant": study.header["variant"],
+        "quick": study.header["quick"],
+        "data": study.header["data"],
+        "note": note,
+        "kind": study.kind,
+        "title": study.recipe.title,
+        "label": {"title": study.recipe.task.title, "unit": study.unit},
+        "level": study.recipe.task.level,
+        "objects": {part: int(best[f"n_{part}"]) for part in ("train", "valid", "calibration", "test")},
+        "counts": study.data.get("counts") or {},
+        "split": {
+            "rounds": study.rounds,
+            "column": study.recipe.split.column,
+            "shares": [study.recipe.split.model_dump()[p] for p in ("train", "valid", "calibration", "test")],
+            "sha256": study.header["dataset"]["split"],
+        },
+        "seed": study.header["seed"],
+        "scores": study.scores,
+        "attainable": {name: limit for name in study.scores if (limit := study.attainable(name)) is not None},
+        "headline": best["cell"],
+        "cells": [
+            _cell(study, row) for row in records(study.results) if row["role"] in ("reference", "leak")
+        ],
+        "differences": _differences(study),
+        "flaws": [_clean(row) for row in records(study.effects)],
+        "versions": study.header["versions"],
+    }
+
+
+def _cell(study: Folder, row: dict[str, Any]) -> dict[str, Any]:
+    kept = ("cell", "model", "fusion", "role", "coverage", "coverage_low", "coverage_high", "width")
+    costs = ("parameters_count", "train_seconds", "inference_seconds")
+    scores = [f"test_{name}{end}" for name in study.scores for end in ("", "_low", "_high")]
+    return _clean({name: row[name] for name in (*kept, *scores, *costs)})
+
+
+def _differences(study: Folder) -> list[dict[str, Any]]:
+    """Return what leaking inputs add, and what each model's best fusion adds to its best single input."""
+    table = study.comparisons
+    leaks = table[(table["kind"] == "leak") & (table["metric"] == study.primary)]
+    gains = study.sound[(study.sound["kind"] == "fusion") & study.sound["chosen"].astype(bool)]
+    kept = ["kind", "a", "b", "difference", "low", "high"]
+    return [_clean(row) for row in records(pd.concat([leaks, gains])[kept])]
+
+
+def _clean(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with plain values; what is missing is None."""
+    return {
+        name: None if pd.isna(value) else value.item() if hasattr(value, "item") else value
+        for name, value in row.items()
+    }
+
+
+def page(folder: Path) -> str:
+    """Return the page that the stored summaries make.
+
+    Parameters
+    ----------
+    folder : Path
+        With one JSON file a study.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))
+    }
+    columns = (
+        "study",
+        "ours",
+        "data",
+        "split",
+        "the authors' own",
+        "what it shows",
+        "flaws of the original avoided",
+    )
+    lines = [HEAD, _row(columns), _row(["---"] * len(columns))]
+    sections = []
+    for name, content in found.items():
+        recipe = load_recipe(content["recipe"])
+        recipe = recipe if content["variant"] is None else recipe.varied(content["variant"])
+        lines.append(
+            _row(
+                [
+                    f"[{name}](#{name})",
+                    _ours(content, recipe),
+                    _data(content),
+                    _split(content),
+                    _theirs(content, recipe),
+                    recipe.shows or recipe.title,
+                    "; ".join(flaw.what for flaw in recipe.flaws) or "–",
+                ]
+            )
+        )
+        sections += _section(name, content)
+    return "\n".join([*lines, "", *sections]).rstrip() + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _headline(content: dict[str, Any]) -> dict[str, Any]:
+    return next(cell for cell in content["cells"] if cell["cell"] == content["headline"])
+
+
+def _name(cell: dict[str, Any]) -> str:
+    return f"{model_name(cell['model'])}, {fusion_name(cell['fusion'])}"
+
+
+def _score(cell: dict[str, Any], name: str) -> str:
+    value, low, high = (cell[f"test_{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{metric_name(name)} {figure(value)} ({figure(low)} to {figure(high)})"
+
+
+def _ours(content: dict[str, Any], recipe: Recipe) -> str:
+    """Return the headline, in the score that chooses and in those that the authors state."""
+    cell = _headline(content)
+    stated = [name for theirs in recipe.published for name in theirs.scores if name in content["scores"]]
+    names = list(dict.fromkeys([PRIMARY[content["kind"]], *stated]))
+    return f"**{'; '.join(_score(cell, name) for name in names)}**, {_name(cell)}"
+
+
+def _data(content: dict[str, Any]) -> str:
+    n = content["objects"]
+    size = n["test"] if content["split"]["rounds"] > 1 else sum(n.values())
+    where = "mock sky" if content["data"] == "mock" else "real"
+    note = f": {content['note']}" if content["note"] else ""
+    return f"{where}{note}; {size:,} objects" + (", short run" if content["quick"] else "")
+
+
+def _split(content: dict[str, Any]) -> str:
+    split, n = content["split"], content["objects"]
+    if split["rounds"] > 1:
+        return f"{split['rounds']}-fold, each object tested once"
+    fixed = f" (fixed by `{split['column']}`)" if split["column"] else ""
+    return f"{n['train']:,} / {n['valid']:,} / {n['calibration']:,} / {n['test']:,}{fixed}"
+
+
+def _theirs(content: dict[str, Any], recipe: Recipe) -> str:
+    """Return the authors' best figure, with their data and split."""
+    if not recipe.published:
+        return "–"
+    known = [PRIMARY[content["kind"]], *content["scores"], *recipe.published[0].scores]
+    score = next(name for name in known if any(name in theirs.scores for theirs in recipe.published))
+    stating = [theirs for theirs in recipe.published if score in theirs.scores]
+    best = (min if score in LOWER else max)(stating, key=lambda theirs: theirs.scores[score])
+    scores = "; ".join(f"{metric_name(name)} {value:g}" for name, value in best.scores.items())
+    parts = [
+        f"{model_name(best.model)}{f', {fusion_name(best.fusion)}' if best.fusion else ''}",
+        best.data,
+        best.split,
+    ]
+    told = "same data and split" if best.comparable else "not comparable: different data"
+    return f"*{scores}* ({'; '.join(part for part in parts if part)}); {told}"
+
+
+def _section(name: str, content: dict[str, Any]) -> list[str]:
+    cell = _headline(content)
+    primary = PRIMARY[content["kind"]]
+    scores = [score for score in content["scores"] if score != "log_loss"]
+    covered = content["kind"] != "reconstruction"
+    lines = [
+        f"## {name}",
+        "",
+        f"{content['title']}: recipe `{content['recipe']}`"
+        + (f", variant `{content['variant']}`" if content["variant"] else "")
+        + f"; {_data(content)}. {content['label']['title']}"
+        + (f" in {content['label']['unit']}" if content["label"]["unit"] else "")
+        + f". Seed {content['seed']}, split `{content['split']['sha256'][:12]}`, "
+        + ", ".join(f"{library} {version}" for library, version in content["versions"].items())
+        + ".",
+        "",
+    ]
+    if content["counts"]:
+        counts = ", ".join(f"{group} {n:,}" for group, n in content["counts"].items())
+        lines += [f"Objects by class: {counts}.", ""]
+    for score, limit in content["attainable"].items():
+        lines += [f"Attainable {metric_name(score)} on these test objects: {figure(limit)}.", ""]
+    width = "set size" if content["kind"] == "classification" else "width"
+    head = ["model", "input", *(metric_name(score) for score in scores)]
+    head += [f"coverage ({percent(content['level'], 0)})", width] if covered else []
+    lines += [_row([*head, "training", "inference"]), _row(["---"] * (len(head) + 2))]
+    for row in content["cells"]:
+        leaky = " with leaking inputs" if row["role"] == "leak" else ""
+        cells = [model_name(row["model"]), fusion_name(row["fusion"]) + leaky]
+        for score in scores:
+            value = figure(row[f"test_{score}"])
+            if score == primary:
+                value += f" ({figure(row[f'test_{score}_low'])} to {figure(row[f'test_{score}_high'])})"
+            cells.append(f"**{value}**" if row is cell and score == primary else value)
+        if covered:
+            ends = f"{percent(row['coverage_low'])} to {percent(row['coverage_high'])}"
+            cells += [f"{percent(row['coverage'])} ({ends})", figure(row["width"])]
+        lines.append(_row([*cells, seconds(row["train_seconds"]), seconds(row["inference_seconds"])]))
+    lines.append("")
+    lines += _notes(content, primary)
+    return lines
+
+
+def _notes(content: dict[str, Any], primary: str) -> list[str]:
+    cells = {cell["cell"]: cell for cell in content["cells"]}
+    lines = []
+    for row in content["differences"]:
+        a, b = cells[row["a"]], cells[row["b"]]
+        ends = f"{signed(row['low'])} to {signed(row['high'])}"
+        change = f"{metric_name(primary)} {signed(row['difference'])} ({ends})"
+        if row["kind"] == "leak":
+            lines.append(f"- {_name(b)}: leaking inputs would add {change}.")
+        else:
+            against = f"{fusion_name(a['fusion'])} against {b['fusion']} alone"
+            lines.append(f"- {model_name(a['model'])}: {against} {change}.")
+    for row in content["flaws"]:
+        lines.append(
+            f"- Flaw `{row['variant']}` brought back: {metric_name(primary)} {number(row['value_sound'])} "
+            f"becomes {number(row['value'])} ({signed(row['difference'])}; {signed(row['low'])} to "
+            f"{signed(row['high'])})."
+        )
+    return [*lines, ""] if lines else []
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Store a summary if asked, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--collect", nargs=2, metavar=("STUDY_FOLDER", "NAME"), help="store a study's summary"
+    )
+    parser.add_argument("--note", default="", help="the data, in words, e.g. the catalogue's name")
+    chosen = parser.parse_args(arguments)
+    stored = HERE / "results"
+    if chosen.collect:
+        folder, name = chosen.collect
+        stored.mkdir(exist_ok=True)
+        content = json.dumps(summary(Path(folder), chosen.note), indent=1, ensure_ascii=False)
+        (stored / f"{name}.json").write_text(content + "\n", encoding="utf-8")
+    (HERE / "results.md").write_text(page(stored), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,578 @@
+"""Redshift and class from a network that proposes and a template fit that decides.
+
+The network learns from spectra drawn from the eigentemplates in the image of the training part: amplitudes,
+noise and gaps are those of training spectra, redshifts go beyond theirs. Its few proposals are fitted, where
+the full fit (`skyfuse.models.template.Template`) tries thousands of redshifts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+
+from skyfuse.cube.grid import SDSS
+from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.models import files
+from skyfuse.models.base import Arrays, History, Kind, Lesson, Model, Progress
+from skyfuse.models.template import (
+    Array,
+    Evidence,
+    Shifted,
+    TemplateSet,
+    check_parameters,
+    classes_of,
+    evidence,
+    explained,
+    lowest_of_class,
+    normal_equations,
+    polynomials,
+    probabilities,
+    require_spectra,
+    require_templates,
+    restore_templates,
+    template_layout,
+    weighted,
+    write_templates,
+    zoom_of,
+)
+
+Floats = NDArray[np.float32]
+
+ZOOM = 2
+"""Zoom at which spectra are drawn and fitted, 276 km/s a bin: a full fit loses neither class nor redshift
+by it, and costs a quarter."""
+
+CELL = 4
+"""Bins of a cell, even, the step in which the network tells redshifts: 0.0037 in ln(1 + z)."""
+
+PROPOSALS = {"GALAXY": 3, "QSO": 4}
+"""Cells of each kind that are fitted."""
+
+_SHARE = {"GALAXY": 0.35, "QSO": 0.45, "STAR": 0.2}
+"""Share of each kind among drawn spectra; quasars have the most redshifts."""
+
+_SOURCES = 1000
+"""Training spectra at most after which spectra are drawn."""
+
+_CONTINUUM_TERMS = 4
+"""Polynomial terms of the continuum that is taken off before the network looks for lines."""
+
+_LAYERS = 3
+
+
+class Source(NamedTuple):
+    """A training spectrum as a pattern: template set, shift, and amplitudes in units of its median flux."""
+
+    template: int
+    shift: int
+    amplitudes: Array
+
+
+class _Coarse:
+    """What the sorting out of proposals needs of `Shifted`."""
+
+    def __init__(self, shifted: Shifted) -> None:
+        self.shifts = shifted.shifts
+        self.floats = tuple(
+            a.astype(np.float32) for a in (shifted.vectors, shifted.products, shifted.polynomials)
+        )
+
+
+class Hybrid(Model):
+    """Network that proposes redshifts and least squares of eigentemplates that choose among them.
+
+    A network with two hidden layers sees each spectrum with 8 native bins joined: the asinh of the deviation
+    from a smooth continuum in units of σ, the flux in units of its own scale, and the signal-to-noise ratio.
+    It gives a probability to each cell of redshift of galaxies and quasars, and to each type of star. The
+    best cells of each kind are fitted as `Template` fits all; stars are fitted at rest. Where all classes are
+    types of stars there is no redshift to propose: the network alone decides, from the spectrum over its
+    running mean, which does not depend on the flux calibration and so serves other surveys too.
+
+    Parameters
+    ----------
+    templates : str
+        Folder of the SDSS pipeline's eigentemplates; needed by `fit` alone.
+    draws : int, default 40000
+        Spectra drawn to train on.
+    epochs : int, default 10
+    width : int, default 384
+        Units of each hidden layer.
+    learning_rate : float, default 2e-3
+        Highest of a one-cycle course (Smith & Topin 2019) with AdamW.
+    dropout : float, default 0.1
+    rejection : float, default 0.02
+        Share of known objects that may be called unknown, see `Template`.
+    threads : int, default 1
+        CPU threads of the training.
+    """
+
+    name: ClassVar[str] = "hybrid"
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
+    reads_sigma: ClassVar[bool] = True
+    reads_templates: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
+    weights: ClassVar[tuple[str, ...]] = (files.ARRAYS,)
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "numba", "safetensors")
+
+    def __init__(
+        self,
+        *,
+        templates: str = "",
+        draws: int = 40_000,
+        epochs: int = 10,
+        width: int = 384,
+        learning_rate: float = 2e-3,
+        dropout: float = 0.1,
+        rejection: float = 0.02,
+        threads: int = 1,
+    ) -> None:
+        check_parameters(templates, rejection)
+        if min(epochs, threads, width) < 1 or draws < 256 or not (0 < learning_rate < 1 and 0 <= dropout < 1):
+            raise UsageError(
+                f"draws {draws}, epochs {epochs}, width {width}, learning_rate {learning_rate}, "
+                f"dropout {dropout} or threads {threads} is out of range",
+                remedy="give 256 draws or more, rates between 0 and 1, and 1 or more for the others",
+            )
+        super().__init__(
+            templates=templates,
+            draws=draws,
+            epochs=epochs,
+            width=width,
+            learning_rate=learning_rate,
+            dropout=dropout,
+            rejection=rejection,
+            threads=threads,
+        )
+
+    def _take_up(self, sets: list[TemplateSet]) -> None:
+        """Keep the sets that the classes need, and lay out the cells of the network's answer."""
+        self._class = np.zeros(len(sets), dtype=np.int64)
+        if self.kind == "classification":
+            index = classes_of(sets, self.classes)
+            sets = [s for s, i in zip(sets, index, strict=True) if i >= 0]
+            self._class = index[index >= 0]
+        self._sets = sets
+        self._zoom = max(zoom_of(self.shapes["spectrum"][0]), ZOOM)
+        self._shifted = [Shifted(s, self._zoom) for s in sets]
+        # Proposals are sorted out with two bins joined and in single precision, eight times faster.
+        self._coarse = {
+            i: _Coarse(Shifted(s, self._zoom + 1)) for i, s in enumerate(sets) if s.kind != "STAR"
+        }
+        self._wide = list(self._coarse)
+        self._basis = polynomials(self._shifted[0].bins // 2, _CONTINUUM_TERMS)
+        self._single = np.array([i for i, s in enumerate(sets) if len(s.vectors) == 1])
+        stars = [self._shifted[i].at(0)[0] for i in self._single]
+        self._stars = np.array(stars) if stars else np.zeros((0, self._shifted[0].bins))
+        self._types = sorted({s.type for s in sets if s.kind == "STAR"})
+        # Cells: each wide set's redshifts one after the other, then the types of stars.
+        self._first: dict[int, int] = {}
+        self._cells = 0
+        for i in self._wide:
+            self._first[i] = self._cells
+            self._cells += self._count(i)
+        self._star = {name: self._cells + i for i, name in enumerate(self._types)}
+        self._cells += len(self._types)
+        cell_class = np.zeros(self._cells, dtype=np.int64)
+        for s, label in zip(sets, self._class, strict=True):
+            if s.kind == "STAR":
+                cell_class[self._star[s.type]] = label
+        self._cell_class = cell_class
+
+    def _count(self, i: int) -> int:
+        """Return the number of cells of a set."""
+        return -(-len(self._shifted[i].shifts) // CELL)
+
+    def _fit(self, lesson: Lesson) -> History:
+        require_spectra(lesson.shapes)
+        self._take_up(require_templates(self.params["templates"]))
+        random = np.random.default_rng(lesson.seed)
+        rows = np.sort(random.permutation(len(lesson.y))[:_SOURCES])
+        flux, weight = weighted({name: a[rows] for name, a in lesson.train.items()}, self._zoom)
+        sources, noise = self._patterns(flux, weight, lesson.y[rows])
+        drawn, label = self._draw(sources, noise, random)
+        inputs = self._inputs(*_coarser(*drawn))
+        self._mean, self._std = inputs.mean(axis=0), inputs.std(axis=0) + np.float32(1e-3)
+        inputs -= self._mean
+        inputs /= self._std
+        self._layers = _train(inputs, label, self._cells, self.params, lesson.seed, lesson.progress)
+        found = [self._evidence(x) for x in (lesson.train, lesson.valid)]
+        significance = np.concatenate([e.significance for e, _ in found])
+        self._threshold = float(np.quantile(significance, self.params["rejection"]))
+        train, valid = (self._answer(*f) for f in found)
+        return lesson.history(train, valid)
+
+    def _patterns(self, flux: Array, weight: Array, y: NDArray[Any]) -> tuple[list[Source], Array]:
+        """Describe training spectra by templates; return these and their σ in units of their median flux."""
+        sources, noise = [], []
+        for f, w, label in zip(flux, weight, y, strict=True):
+            good = w > 0
+            scale = abs(float(np.median(f[good]))) if good.any() else 0.0
+            if scale == 0:
+                continue
+            sigma = np.full(len(f), np.nan)
+            sigma[good] = 1 / (np.sqrt(w[good]) * scale)
+            noise.append(sigma)
+            best: tuple[float, Source] | None = None
+            for i in self._wide:
+                if self.kind == "classification" and self._class[i] != label:
+                    continue
+                templates = self._shifted[i]
+                chi2, amplitudes = templates.fit(f, w)
+                if self.kind == "regression":
+                    # Two bins of room for a label that another pipeline measured.
+                    shift = np.log10(1 + max(float(label), -0.9)) / templates.step
+                    chi2 = np.where(np.abs(templates.shifts - shift) <= 2, chi2, np.inf)
+                at = int(chi2.argmin())
+                if np.isfinite(chi2[at]) and (best is None or chi2[at] < best[0]):
+                    best = chi2[at], Source(i, int(templates.shifts[at]), amplitudes[at] / scale)
+            if best is not None:
+                sources.append(best[1])
+        if not noise:
+            raise DataError("no training spectrum has a valid bin", remedy="check the dataset's funnel")
+        return sources, np.array(noise)
+
+    def _draw(
+        self, sources: list[Source], noise: Array, random: np.random.Generator
+    ) -> tuple[tuple[Array, Array], NDArray[np.int64]]:
+        """Draw spectra as (flux, weight), and the cell that each belongs to.
+
+        The amplitudes of galaxies and quasars lie between those of two training spectra. Half of the
+        redshifts scatter about those of training spectra, half are even in ln(1 + z). Stars are templates
+        bent as flux calibration bends them.
+        """
+        n, bins = self.params["draws"], self._shifted[0].bins
+        by_set = {i: [s for s in sources if s.template == i] for i in self._wide}
+        choices = [i for i in self._wide if by_set[i]] + ([-1] if self._types else [])
+        share = np.array([_SHARE["STAR"] if i < 0 else _SHARE[self._sets[i].kind] for i in choices])
+        which = random.choice(choices, size=n, p=share / share.sum())
+        flux, weight = np.empty((n, bins)), np.empty((n, bins))
+        label = np.empty(n, dtype=np.int64)
+        for row, i in enumerate(which):
+            if i < 0:
+                flux[row], label[row] = self._draw_star(random)
+            else:
+                flux[row], label[row] = self._draw_wide(i, by_set[i], random)
+        flux /= np.maximum(np.abs(np.median(flux, axis=1, keepdims=True)), 0.1)
+        sigma = noise[random.integers(len(noise), size=n)]
+        sigma *= 10 ** random.uniform(-0.3, 0.4, size=(n, 1))
+        if not self._wide:
+            # Another survey has other resolution and noise, in all and along the spectrum.
+            for row in range(n):
+                flux[row] = gaussian_filter1d(flux[row], random.uniform(0.05, 0.8))
+            sigma *= 10 ** random.uniform(-1, 0, size=(n, 1))
+            sigma *= np.exp(random.uniform(-1, 1, size=(n, 1)) * np.linspace(-1, 1, bins))
+        good = np.isfinite(sigma)
+        weight = np.where(good, 1 / np.where(good, sigma, 1.0) ** 2, 0.0)
+        flux += np.where(good, sigma, 0.0) * random.standard_normal(flux.shape)
+        return (np.where(good, flux, 0.0), weight), label
+
+    def _draw_wide(self, i: int, sources: list[Source], random: np.random.Generator) -> tuple[Array, int]:
+        templates = self._shifted[i]
+        one, other = (sources[k] for k in random.integers(len(sources), size=2))
+        share = random.random()
+        low, high = int(templates.shifts[0]), int(templates.shifts[-1])
+        if random.random() < 0.5:
+            spread = 0.02 / templates.step
+            shift = int(np.clip(np.rint(random.normal(one.shift, spread)), low, high))
+        else:
+            shift = int(random.integers(low, high + 1))
+        amplitudes = share * one.amplitudes + (1 - share) * other.amplitudes
+        return amplitudes @ templates.at(shift), self._first[i] + (shift - low) // CELL
+
+    def _draw_star(self, random: np.random.Generator) -> tuple[Array, int]:
+        name = self._types[random.integers(len(self._types))]
+        like = [k for k, s in enumerate(self._sets) if s.kind == "STAR" and s.type == name]
+        templates = self._shifted[like[random.integers(len(like))]]
+        m = len(templates.vectors)
+        shift = int(random.integers(templates.shifts[0], templates.shifts[-1] + 1))
+        flux = np.concatenate([[1.0], random.normal(0, 0.3, m - 1)]) @ templates.at(shift)[:m]
+        x = np.linspace(0, 1, len(flux))
+        bend = np.zeros(len(flux))
+        for order in range(1, 6):
+            wave = np.cos(np.pi * order * x + random.uniform(0, 2 * np.pi))
+            bend += random.normal(0, 0.25 / (order + 1)) * wave
+        return flux * np.exp(bend), self._star[name]
+
+    def _inputs(self, value: Floats, joined: Floats) -> Floats:
+        """Return what the network sees of spectra as `_coarser` gives them."""
+        if not self._wide:
+            good = (joined > 0).astype(np.float64)
+            mean = _running(value * good) / np.maximum(_running(good), 1e-12)
+            floor = 0.05 * np.median(np.abs(value), axis=1, keepdims=True) + 1e-30
+            return np.where(good > 0, np.clip(value / np.maximum(mean, floor), -1, 3) - 1, 0).astype(
+                np.float32
+            )
+        lit = joined * value
+        basis = self._basis
+        _, amplitudes = explained(*normal_equations(basis, lit, joined))
+        continuum = (amplitudes @ basis).astype(np.float32)
+        power = np.maximum(joined.sum(axis=1), np.float32(1e-30))
+        scale = np.sqrt((lit * value).sum(axis=1) / power) + np.float32(1e-30)
+        level = scale * np.sqrt(np.median(joined, axis=1))
+        return np.concatenate(
+            [
+                np.arcsinh((value - continuum) * np.sqrt(joined)) / 2,
+                np.clip(value / scale[:, None], -2, 4),
+                np.log(np.maximum(level, np.float32(1e-3)))[:, None] / 3,
+            ],
+            axis=1,
+        )
+
+    def _proposed(self, value: Floats, joined: Floats) -> Floats:
+        """Return the network's log odds of each cell, (n, cells)."""
+        x = self._inputs(value, joined)
+        x -= self._mean
+        x /= self._std
+        for i, (matrix, offset) in enumerate(self._layers):
+            x = x @ matrix + offset
+            if i < _LAYERS - 1:
+                np.maximum(x, 0, out=x)
+        return np.asarray(x)
+
+    def _evidence(self, x: Arrays) -> tuple[Evidence, Floats]:
+        flux, weight = weighted(x, self._zoom)
+        coarse = _coarser(flux, weight)
+        odds = self._proposed(*coarse)
+        n = len(flux)
+        chi2, redshift = np.full((n, len(self._sets)), np.inf), np.zeros((n, len(self._sets)))
+        found = {}
+        for i in self._wide:
+            cells = odds[:, self._first[i] : self._first[i] + self._count(i)]
+            count = min(PROPOSALS[self._sets[i].kind], cells.shape[1])
+            best = np.argpartition(-cells, count - 1, axis=1)[:, :count]
+            first = (self._shifted[i].shifts[0] + best * CELL + 1) // 2
+            found[i] = self._lowest(i, *coarse, np.concatenate([first, first + 1], axis=1))
+        for i in self._wide:
+            at = found[i][1]
+            for j in self._wide:
+                # What one kind takes for its line another may too: each is tried where others are best.
+                if j != i:
+                    other, there = self._lowest(i, *coarse, found[j][1][:, None] + np.arange(-1, 2))
+                    at = np.where(other < found[i][0], there, at)
+            chi2[:, i], redshift[:, i] = self._settled(i, flux, weight, 2 * at)
+        for i, s in enumerate(self._sets):
+            if s.kind == "STAR" and i not in self._single:
+                chi2[:, i], redshift[:, i] = self._settled(i, flux, weight, np.zeros(n, dtype=np.int64))
+        if len(self._single):
+            chi2[:, self._single] = _at_rest(self._stars, self._shifted[0].polynomials, flux, weight)
+        parameters = [templates.parameters for templates in self._shifted]
+        return evidence(chi2, redshift, parameters, flux, weight), odds
+
+    def _lowest(
+        self, i: int, flux: Floats, weight: Floats, shifts: NDArray[np.int64]
+    ) -> tuple[Array, NDArray[np.int64]]:
+        """Fit a set at some coarse shifts (n, k) of each spectrum: lowest χ² and its shift, both (n,)."""
+        templates = self._coarse[i]
+        shifts = np.clip(shifts, templates.shifts[0], templates.shifts[-1])
+        curve = _local(*templates.floats, flux, weight, templates.shifts[-1] - shifts)
+        best = curve.argmin(axis=1)[:, None]
+        lowest, at = (np.take_along_axis(a, best, axis=1)[:, 0] for a in (curve, shifts))
+        return lowest, at
+
+    def _settled(self, i: int, flux: Array, weight: Array, at: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Return the lowest χ² near a shift and the redshift of the parabola through three values."""
+        templates = self._shifted[i]
+        middle = np.clip(at, templates.shifts[0] + 1, templates.shifts[-1] - 1)
+        shifts = middle[:, None] + np.arange(-1, 2)
+        arrays = (templates.vectors, templates.products, templates.polynomials)
+        curve = _local(*arrays, flux, weight, templates.shifts[-1] - shifts)
+        left, centre, right = curve.T
+        offset = 0.5 * (left - right) / np.maximum(left - 2 * centre + right, 1e-30)
+        logarithm = (middle + np.clip(offset, -1, 1)) * templates.step
+        return curve.min(axis=1), 10**logarithm - 1
+
+    def _answer(self, found: Evidence, odds: Floats) -> Array:
+        if self.kind == "regression":
+            best = found.penalised.argmin(axis=1)
+            return np.asarray(found.redshift[np.arange(len(best)), best])
+        if self._wide:
+            return probabilities(
+                lowest_of_class(found.penalised, self._class, len(self.classes)), found.per_bin
+            )
+        share = np.exp(odds.astype(np.float64) - odds.max(axis=1, keepdims=True))
+        out = np.zeros((len(odds), len(self.classes)))
+        for cell, i in enumerate(self._cell_class):
+            out[:, i] += share[:, cell]
+        return np.asarray(out / out.sum(axis=1, keepdims=True))
+
+    def _predict(self, x: Arrays) -> tuple[Array, NDArray[np.bool_]]:
+        found, odds = self._evidence(x)
+        return self._answer(found, odds), np.asarray(found.significance < self._threshold)
+
+    def _write(self, folder: Path) -> dict[str, Any]:
+        arrays, notes = write_templates(self._sets)
+        for i, (matrix, offset) in enumerate(self._layers):
+            arrays |= {f"layer.{i}.matrix": matrix, f"layer.{i}.offset": offset}
+        files.write_arrays(arrays | {"mean": self._mean, "std": self._std}, folder)
+        return {"sets": notes, "threshold": self._threshold}
+
+    def _read(self, folder: Path, state: dict[str, Any]) -> None:
+        notes = state["sets"]
+        units = ["inputs", *(f"hidden.{i}" for i in range(1, _LAYERS)), "cells"]
+        layout = template_layout(notes) | dict.fromkeys(("mean", "std"), ("f4", ("inputs",)))
+        for i in range(_LAYERS):
+            layout[f"layer.{i}.matrix"] = ("f4", (units[i], units[i + 1]))
+            layout[f"layer.{i}.offset"] = ("f4", (units[i + 1],))
+        arrays = files.read_arrays(folder, layout)
+        require_spectra(self.shapes)
+        self._take_up(restore_templates(arrays, notes, folder))
+        if arrays[f"layer.{_LAYERS - 1}.offset"].shape != (self._cells,):
+            raise StoreError("has a network for other templates", remedy="train the model again", path=folder)
+        self._mean, self._std = arrays["mean"], arrays["std"]
+        self._layers = [(arrays[f"layer.{i}.matrix"], arrays[f"layer.{i}.offset"]) for i in range(_LAYERS)]
+        self._threshold = float(state["threshold"])
+
+
+def _coarser(flux: Array, weight: Array) -> tuple[Floats, Floats]:
+    """Join two bins by their weights; return flux and weight in single precision."""
+    pairs = (len(flux), -1, 2)
+    lit, joined = (weight * flux).reshape(pairs).sum(axis=2), weight.reshape(pairs).sum(axis=2)
+    return (lit / np.maximum(joined, 1e-30)).astype(np.float32), joined.astype(np.float32)
+
+
+def _running(values: Array) -> Array:
+    """Return the running mean along the spectrum: Gaussian, σ 40 native bins, wider than lines."""
+    bins = values.shape[1]
+    return np.asarray(gaussian_filter1d(values, 40 * bins / SDSS.sizes[0], axis=1, mode="nearest"))
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _dots(
+    one: Array | Floats, start: int, zero: Array | Floats, bent: Array | Floats
+) -> tuple[float, float, float, float]:
+    """Return the scalar products of a stretch of one array with another and with three more, in one pass."""
+    # Begun as products, the sums have the arrays' own precision.
+    a, b = one[start] * zero[0], one[start] * bent[0, 0]
+    c, d = one[start] * bent[1, 0], one[start] * bent[2, 0]
+    for k in range(1, len(zero)):
+        v = one[start + k]
+        a += v * zero[k]
+        b += v * bent[0, k]
+        c += v * bent[1, k]
+        d += v * bent[2, k]
+    return a, b, c, d
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _dot(one: Array | Floats, start: int, other: Array | Floats) -> float:
+    out = one[start] * other[0]
+    for k in range(1, len(other)):
+        out += one[start + k] * other[k]
+    return float(out)
+
+
+@njit(cache=True, nogil=True)
+def _local(
+    vectors: Array | Floats,
+    products: Array | Floats,
+    basis: Array | Floats,
+    flux: Array | Floats,
+    weight: Array | Floats,
+    start: NDArray[np.int64],
+) -> Array:
+    """Return χ² (n, k) of n spectra at k shifts of a set of templates, given by first bins of `vectors`."""
+    n, m = len(flux), len(vectors)
+    out = np.empty(start.shape)
+    normal, right = np.zeros((start.shape[1], m + 3, m + 3)), np.zeros((start.shape[1], m + 3))
+    bent = np.empty_like(basis)
+    for row in range(n):
+        w, lit = weight[row], weight[row] * flux[row]
+        for p in range(3):
+            bent[p] = w * basis[p]
+        for p in range(3):
+            whole = _dots(basis[p], 0, lit, bent)
+            right[:, m + p] = whole[0]
+            for q in range(3):
+                normal[:, m + p, m + q] = whole[1 + q]
+        for column in range(start.shape[1]):
+            a = start[row, column]
+            pair = 0
+            for i in range(m):
+                sums = _dots(vectors[i], a, lit, bent)
+                right[column, i] = sums[0]
+                for p in range(3):
+                    normal[column, m + p, i] = sums[1 + p]
+                for j in range(i + 1):
+                    normal[column, i, j] = _dot(products[pair], a, w)
+                    pair += 1
+        fall, _ = explained(normal, right)
+        out[row] = _dot(lit, 0, flux[row]) - fall
+    return out
+
+
+def _at_rest(stars: Array, basis: Array, flux: Array, weight: Array) -> Array:
+    """Return χ² of each star's template with a polynomial, (n, stars): infinite where its light is negative.
+
+    The polynomial is eliminated first, so that all stars are a few matrix products.
+    """
+    terms = len(basis)
+    rows, columns = np.divmod(np.arange(terms * terms), terms)
+    normal = (weight @ (basis[rows] * basis[columns]).T).reshape(-1, terms, terms)
+    normal += 1e-10 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(terms) + 1e-30 * np.eye(
+        terms
+    )
+    inverse = np.linalg.inv(normal)
+    lit = weight * flux
+    right = lit @ basis.T
+    # These two only weigh: single precision does.
+    light, heavy = stars.T.astype(np.float32), weight.astype(np.float32)
+    mixed = np.stack([(heavy * term) @ light for term in basis.astype(np.float32)], axis=1)
+    solved = np.einsum("npq,nq->np", inverse, right)
+    rest = lit @ stars.T - np.einsum("nps,np->ns", mixed, solved)
+    norm = heavy @ light**2 - np.einsum("nps,nps->ns", mixed, inverse.astype(np.float32) @ mixed)
+    smooth = (lit * flux).sum(axis=1) - (right * solved).sum(axis=1)
+    return np.where(rest > 0, smooth[:, None] - rest**2 / np.maximum(norm, 1e-30), np.inf)
+
+
+def _train(
+    inputs: Floats,
+    label: NDArray[np.int64],
+    cells: int,
+    params: dict[str, Any],
+    seed: int,
+    progress: Progress | None,
+) -> list[tuple[Floats, Floats]]:
+    """Train the network and return its layers as (matrix, offset)."""
+    import torch
+    from torch import nn
+
+    from skyfuse.models.networks import torch_state
+
+    width, epochs = params["width"], params["epochs"]
+    with torch_state(params["threads"], seed=seed):
+        layers = [nn.Linear(inputs.shape[1], width), nn.Linear(width, width), nn.Linear(width, cells)]
+        network = nn.Sequential(
+            layers[0],
+            nn.ReLU(),
+            nn.Dropout(params["dropout"]),
+            layers[1],
+            nn.ReLU(),
+            nn.Dropout(params["dropout"]),
+            layers[2],
+        )
+        x, y = torch.from_numpy(inputs), torch.from_numpy(label)
+        optimiser = torch.optim.AdamW(network.parameters(), weight_decay=1e-4, fused=True)
+        batches = max(len(x) // 256, 1)
+        course = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, params["learning_rate"], total_steps=epochs * batches
+        )
+        for epoch in range(epochs):
+            total = 0.0
+            for rows in torch.tensor_split(torch.randperm(len(x)), batches):
+                entropy = nn.functional.cross_entropy(network(x[rows]), y[rows])
+                optimiser.zero_grad()
+                entropy.backward()  # type: ignore[no-untyped-call]  # as PyTorch leaves it
+                optimiser.step()
+                course.step()
+                total += entropy.item()
+            if progress is not None:
+                progress(epoch + 1, epochs, f"log loss of drawn spectra {total / batches:.3f}")
+        return [
+            (np.ascontiguousarray(layer.weight.detach().numpy().T), layer.bias.detach().numpy().copy())
+            for layer in layers
+        ]

@@ -1,0 +1,170 @@
+"""What a cell is fitted on: arrays and labels of each part, cut, spoilt or balanced as the recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfuse.config import PARTS, Modality, Recipe
+from skyfuse.dataset.balance import balance, class_weights
+from skyfuse.models.base import Arrays
+from skyfuse.study.cells import Cell
+from skyfuse.study.compare import LEAKS
+from skyfuse.study.tasks import Rows, Target, complete
+
+if TYPE_CHECKING:
+    from skyfuse.dataset.dataset import Dataset
+
+PIXEL_UNIT = 1e-18
+"""Size of a pixel value in the units of the original study's cube, erg/s/cm²/Å."""
+PIXEL_DIVISOR = 255
+"""By which the original study divided pixel values, as if they were bytes."""
+
+
+@dataclass(frozen=True)
+class Lot:
+    """Data of one cell in one round.
+
+    Attributes
+    ----------
+    rows : dict of str to ndarray of int64
+        Rows of the dataset by part.
+    inputs : dict of str to dict of str to ndarray
+        Arrays by part, see `skyfuse.models.base.Arrays`.
+    labels : dict of str to ndarray
+        Labels by part.
+    """
+
+    rows: Rows
+    inputs: dict[str, Arrays]
+    labels: dict[str, NDArray[Any]]
+
+
+class Feed:
+    """Reads a dataset for cells; what was read last of each modality stays in memory.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    dataset : Dataset
+    goal : Target
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, goal: Target) -> None:
+        self.recipe = recipe
+        self.dataset = dataset
+        self.goal = goal
+        self._loaded: dict[Modality, tuple[object, dict[str, Arrays]]] = {}
+
+    def columns(self, variant: str | None) -> tuple[str, ...]:
+        """Return the columns of the table that cells of a variant read."""
+        return self.goal.leaky if variant == LEAKS else self.goal.columns
+
+    def inputs(
+        self,
+        zooms: Mapping[Modality, int],
+        *,
+        number: int = 0,
+        variant: str | None = None,
+        sigma: bool = False,
+    ) -> dict[str, Arrays]:
+        """Return the arrays of each part of one round, as they stand in the dataset."""
+        for modality, zoom in zooms.items():
+            columns = self.columns(variant)
+            key = (zoom, number, columns if modality == "table" else sigma)
+            if self._loaded.get(modality, (None,))[0] != key:
+                self._loaded[modality] = (
+                    key,
+                    {
+                        part: self.dataset.inputs(
+                            {modality: zoom},
+                            rows,
+                            columns=columns,
+                            smooth=self.recipe.smooth,
+                            sigma=sigma and modality == "spectrum",
+                        )
+                        for part, rows in self.goal.rounds[number].items()
+                    },
+                )
+        return {
+            part: {name: array for m in zooms for name, array in self._loaded[m][1][part].items()}
+            for part in PARTS
+        }
+
+    def lot(self, cell: Cell, number: int, *, seed: int, sigma: bool) -> Lot:
+        """Return the data of one cell in one round, spoilt or cut as the cell says.
+
+        Parameters
+        ----------
+        cell : Cell
+        number : int
+            Round.
+        seed : int
+            Of what is drawn: the order of bands, the piece of the training part.
+        sigma : bool
+            Whether σ of the spectra is given beside them.
+        """
+        rows = dict(self.goal.rounds[number])
+        inputs = self.inputs(cell.zooms, number=number, variant=cell.variant, sigma=sigma)
+        if cell.variant == "complete-only":
+            whole = complete(self.dataset.table)
+            kept = {part: whole[rows[part]] | (part == "test") for part in PARTS}
+            inputs = {p: {m: values[kept[p]] for m, values in inputs[p].items()} for p in PARTS}
+            rows = {part: rows[part][kept[part]] for part in PARTS}
+        elif cell.variant == "tiny-pixels":
+            factor = np.float32(PIXEL_UNIT / PIXEL_DIVISOR)
+            inputs = {p: {**inputs[p], "image": inputs[p]["image"] * factor} for p in PARTS}
+        elif cell.variant == "shuffled-bands":
+            rng = np.random.default_rng(seed)
+            inputs = {p: {**inputs[p], "image": _shuffled(inputs[p]["image"], rng)} for p in PARTS}
+        labels = {part: self.goal.label[rows[part]] for part in PARTS}
+        if cell.size is not None:
+            # One seed for all sizes: a smaller piece is part of every larger one.
+            order = nested_order(labels["train"], bool(self.goal.classes), self.recipe.seed)[: cell.size]
+            piece = np.sort(order)
+            rows["train"], labels["train"] = rows["train"][piece], labels["train"][piece]
+            inputs["train"] = {name: values[piece] for name, values in inputs["train"].items()}
+        return Lot(rows, inputs, labels)
+
+    def balanced(
+        self, arrays: Arrays, y: NDArray[Any], seed: int
+    ) -> tuple[Arrays, NDArray[Any], NDArray[np.float64] | None]:
+        """Return training arrays, labels and weights with the recipe's balance of classes."""
+        how = self.recipe.balance
+        if how == "none":
+            return arrays, y, None
+        if how == "weights":
+            return arrays, y, class_weights(y, len(self.goal.classes))
+        arrays, y = balance(arrays, y, how, seed)
+        return arrays, y, None
+
+
+def nested_order(y: NDArray[Any], classes: bool, seed: int) -> NDArray[np.intp]:
+    """Return an order of objects of which every beginning holds the classes, or labels, in equal shares.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n,)
+        Labels.
+    classes : bool
+        Whether labels are classes; numbers are taken in ten ranges of equal size.
+    seed : int
+    """
+    stratum = y if classes else np.argsort(np.argsort(y, kind="stable")) * 10 // len(y)
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(y))
+    for value in np.unique(stratum):
+        own = np.flatnonzero(stratum == value)
+        # Member i of n stands about (i + 1/2)/n down the list, so that each stratum is spread evenly.
+        place[rng.permutation(own)] = (np.arange(len(own)) + rng.random()) / len(own)
+    return np.argsort(place, kind="stable")
+
+
+def _shuffled(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return images, shape (n, bands, ny, nx), with the bands of each object in a random order."""
+    order = rng.permuted(np.tile(np.arange(image.shape[1]), (len(image), 1)), axis=1)
+    return np.take_along_axis(image, order[:, :, None, None], axis=1)

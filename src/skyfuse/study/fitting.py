@@ -1,0 +1,338 @@
+"""Fit one cell: each of its rounds is fitted, calibrated, tested and kept, so that a killed run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from skyfuse.config import PARTS, Recipe
+from skyfuse.cube.layout import read_json, write_json
+from skyfuse.models.base import MODELS, Arrays, History, Model
+from skyfuse.models.files import load_model
+from skyfuse.models.fusion import LateFusion
+from skyfuse.study.cells import Cell, is_late, members, seed_of
+from skyfuse.study.feed import Feed, Lot
+from skyfuse.study.metrics import Outcome
+from skyfuse.study.predictions import baseline_of, frame, outcome
+from skyfuse.study.results import EXAMPLES, SCORED, gallery
+from skyfuse.study.tasks import Target, card_inputs
+from skyfuse.study.tune import take
+
+if TYPE_CHECKING:
+    from skyfuse.dataset.dataset import Dataset
+
+
+class Fitter:
+    """Fits the cells of a study into its folder.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    dataset : Dataset
+    goal : Target
+    folder : Path
+        Folder of the study.
+    source : dict of str to str
+        Hashes that name the data, see `skyfuse.study.tasks.digest`.
+    versions : dict of str to str
+        Versions of the libraries.
+    tell : callable
+        Called with what is being done.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        goal: Target,
+        folder: Path,
+        *,
+        source: dict[str, str],
+        versions: dict[str, str],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.recipe = recipe
+        self.dataset = dataset
+        self.goal = goal
+        self.folder = folder
+        self.feed = Feed(recipe, dataset, goal)
+        self._source = source
+        self._versions = versions
+        self._tell = tell
+
+    def fingerprint(self, content: Mapping[str, Any], cell: Cell | None = None) -> str:
+        """Return a hash of all that a result follows from; without a cell, of what reads all inputs."""
+        read = self.recipe.modalities if cell is None else cell.zooms
+        columns = self.feed.columns(None if cell is None else cell.variant)
+        whole = {
+            **content,
+            "task": self.recipe.task.model_dump(mode="json", exclude={"title", "unit", "definition"}),
+            "balance": self.recipe.balance,
+            "columns": columns if "table" in read else [],
+            "smooth": self.recipe.smooth if "spectrum" in read else 0,
+            "data": self._source,
+            "versions": self._versions,
+            "seed": self.recipe.seed,
+        }
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+    def _fit(
+        self,
+        model: Model,
+        train: Arrays,
+        y: NDArray[Any],
+        valid: Arrays,
+        y_valid: NDArray[Any],
+        *,
+        seed: int,
+        **options: Any,
+    ) -> History:
+        """Fit a model for the task, its classes balanced as the recipe says; return its history."""
+        kind = self.recipe.task.kind
+        if kind == "reconstruction":
+            return model.fit(train, None, valid, None, seed=seed, kind=kind, **options)
+        weight = None
+        if kind == "classification" and not isinstance(model, LateFusion):
+            train, y, weight = self.feed.balanced(train, y, seed)
+        return model.fit(
+            train,
+            y,
+            valid,
+            y_valid,
+            seed=seed,
+            kind=kind,
+            classes=self.goal.classes if kind == "classification" else (),
+            weight=weight,
+            **options,
+        )
+
+    def _baseline(self, train: Arrays, x: Arrays) -> NDArray[np.float64] | None:
+        return baseline_of(train, x) if self.recipe.task.kind == "reconstruction" else None
+
+    def _outcome(self, table: pd.DataFrame) -> Outcome:
+        return outcome(table, self.recipe.task, self.goal.classes)
+
+    def trial(
+        self,
+        name: str,
+        arrays: Arrays,
+        rows: NDArray[np.int64],
+        parameters: dict[str, Any],
+        train: NDArray[np.int64],
+        stop: NDArray[np.int64],
+        held: NDArray[np.int64],
+        seed: int,
+    ) -> dict[str, float]:
+        """Return the scores of one fit inside the training part; positions in it, see `tune.Judge`."""
+        model = MODELS[name](**parameters)
+        y = self.goal.label[rows]
+        x = take(arrays, train)
+        self._fit(model, x, y[train], take(arrays, stop), y[stop], seed=seed)
+        shown = take(arrays, held)
+        table = frame(self.goal, rows[held], "train", 0, model.predict(shown), self._baseline(x, shown))
+        return self._outcome(table).score()
+
+    def run(self, cell: Cell, parameters: dict[str, Any], tune_seconds: float) -> None:
+        """Fit a cell unless it is there already; its members must be.
+
+        Parameters
+        ----------
+        cell : Cell
+        parameters : dict
+            Of its model; those of a late fusion follow from the cell.
+        tune_seconds : float
+            What finding them has cost.
+        """
+        parts = members(self.recipe, cell) if cell.late else []
+        notes = [read_json(self.place(part) / "cell.json") for part in parts]
+        if cell.late:
+            parameters = {"rule": cell.fusion.removeprefix("late-")}
+            tune_seconds = sum(note["seconds"]["tune"] for note in notes)
+        content = {
+            "cell": asdict(cell),
+            "parameters": content_of(parameters),
+            "members": [note["fingerprint"] for note in notes],
+        }
+        fingerprint = self.fingerprint(content, cell)
+        final = self.place(cell)
+        if (final / "cell.json").is_file() and read_json(final / "cell.json")["fingerprint"] == fingerprint:
+            return
+        growing = self._growing(cell, fingerprint)
+        for number in range(len(self.goal.rounds)):
+            if not (growing / "rounds" / str(number) / "round.json").is_file():
+                self._run_round(cell, parts, parameters, number, growing)
+        rounds = [growing / "rounds" / str(number) for number in range(len(self.goal.rounds))]
+        facts = [read_json(folder / "round.json") for folder in rounds]
+        predictions = pd.concat(
+            [pd.read_parquet(folder / "predictions.parquet") for folder in rounds], ignore_index=True
+        )
+        predictions.to_parquet(growing / "predictions.parquet", index=False)
+        test = predictions[predictions["part"] == "test"]
+        metrics = {
+            part: {name: float(np.mean([fact["metrics"][part][name] for fact in facts])) for name in scores}
+            for part, scores in facts[0]["metrics"].items()
+        }
+        metrics["test"] = self._outcome(test).score()
+        seen = self.recipe.task.kind == "classification" and bool(self.dataset.zooms)
+        if cell.role == "reference" and seen:
+            shown = gallery(self.dataset, test, seed_of(self.recipe.seed, f"gallery {cell.name}"))
+            shown.to_parquet(growing / "gallery.parquet", index=False)
+        # What a late fusion costs is its members' training; its own is a weighted mean.
+        train_seconds = sum(fact["seconds"]["train"] for fact in facts)
+        train_seconds += sum(note["seconds"]["train"] for note in notes)
+        note = {
+            "fingerprint": fingerprint,
+            "cell": asdict(cell),
+            "parameters": parameters,
+            "seed": seed_of(self.recipe.seed, cell.name),
+            "rounds": len(rounds),
+            "classes": list(self.goal.classes),
+            "n": {**facts[0]["n"], "test": len(test)},
+            "metrics": metrics,
+            "history": facts[0]["history"],
+            "parameters_count": facts[0]["parameters_count"],
+            "seconds": {
+                "train": train_seconds,
+                "inference": sum(fact["seconds"]["inference"] for fact in facts),
+                "tune": tune_seconds,
+            },
+        }
+        if cell.late:
+            note["weights"] = facts[0]["weights"]
+        self._settle(cell, growing, rounds)
+        write_json(growing / "cell.json", note)
+        shutil.rmtree(final, ignore_errors=True)
+        growing.rename(final)
+
+    def _run_round(
+        self, cell: Cell, parts: Sequence[Cell], parameters: dict[str, Any], number: int, growing: Path
+    ) -> None:
+        """Fit, calibrate and test one cell in one round; ``round.json`` is written last."""
+        own = growing / "rounds" / str(number)
+        suffix = f"-round{number}" if number else ""
+        seed = seed_of(self.recipe.seed, cell.name + suffix)
+        model: Any
+        if cell.late:
+            model = LateFusion([self._fitted(part, number) for part in parts], **parameters)
+            sigma = any(MODELS[part.model].reads_sigma for part in parts)
+        else:
+            model = MODELS[cell.model](**parameters)
+            sigma = model.reads_sigma
+        lot = self.feed.lot(cell, number, seed=seed, sigma=sigma)
+        started = time.perf_counter()
+        history = self._fit(
+            model,
+            lot.inputs["train"],
+            lot.labels["train"],
+            lot.inputs["valid"],
+            lot.labels["valid"],
+            seed=seed,
+            folder=own / "training",
+            progress=lambda done, total, what: self._tell(f"{cell.name}: {what}"),
+        )
+        train_seconds = time.perf_counter() - started
+        if self.recipe.task.kind != "reconstruction":
+            model.calibrate(
+                lot.inputs["calibration"], lot.labels["calibration"], level=self.recipe.task.level
+            )
+        tables = {}
+        for part in PARTS:
+            started = time.perf_counter()
+            prediction = model.predict(lot.inputs[part])
+            inference_seconds = time.perf_counter() - started
+            baseline = self._baseline(lot.inputs["train"], lot.inputs[part])
+            tables[part] = frame(self.goal, lot.rows[part], part, number, prediction, baseline)
+        metrics = {part: self._outcome(tables[part]).score() for part in SCORED}
+        task = self.recipe.task
+        model.card.update(
+            label={"name": task.label, "unit": task.unit, "definition": task.definition},
+            inputs=card_inputs(self.dataset, cell.zooms, self.feed.columns(cell.variant), self.recipe.smooth),
+            split=self._source["split"],
+            metrics={f"{part}_{name}": value for part in SCORED for name, value in metrics[part].items()},
+        )
+        model.save(own / "model")
+        if self.recipe.task.kind == "reconstruction" and number == 0:
+            self._reconstructions(model, lot, tables, growing)
+        kept = [tables[part] for part in PARTS if part == "test" or number == 0]
+        pd.concat(kept, ignore_index=True).to_parquet(own / "predictions.parquet", index=False)
+        shutil.rmtree(own / "training", ignore_errors=True)
+        fact = {
+            "n": {part: len(rows) for part, rows in lot.rows.items()},
+            "metrics": {part: metrics[part] for part in SCORED if part != "test"},
+            "history": {**history, "best": int(history["best"])},
+            "parameters_count": getattr(model, "parameter_count", None),
+            "seconds": {"train": train_seconds, "inference": inference_seconds},
+        }
+        if cell.late:
+            fact["weights"] = [float(weight) for weight in model.mix]
+        write_json(own / "round.json", fact)
+
+    def _reconstructions(
+        self, model: Any, lot: Lot, tables: Mapping[str, pd.DataFrame], growing: Path
+    ) -> None:
+        """Write the latent values of all objects, and test objects with their reconstructions."""
+        latent = []
+        for part in PARTS:
+            values = np.asarray(model.encode(lot.inputs[part]))
+            table = pd.DataFrame(values, columns=[f"l{i}" for i in range(values.shape[1])])
+            latent.append(tables[part][["row", "part", "label"]].join(table))
+        pd.concat(latent, ignore_index=True).to_parquet(growing / "latent.parquet", index=False)
+        test = tables["test"]
+        # Spread over the errors, from the best to the worst reconstruction.
+        order = np.argsort(test["prediction"].to_numpy(), kind="stable")
+        chosen = order[np.unique(np.linspace(0, len(order) - 1, EXAMPLES).astype(int))]
+        x = take(lot.inputs["test"], chosen)
+        shown = test.iloc[chosen][["row", "label"]].assign(error=test["prediction"].to_numpy()[chosen])
+        shown["input"], shown["output"] = list(x["spectrum"]), list(model.reconstruct(x))
+        shown.to_parquet(growing / "examples.parquet", index=False)
+
+    def _settle(self, cell: Cell, growing: Path, rounds: Sequence[Path]) -> None:
+        """Keep the first round's model, and those of others where a late fusion needs them."""
+        if (rounds[0] / "model").is_dir():
+            (rounds[0] / "model").rename(growing / "model")
+        joined = any(is_late(fusion) for fusion in self.recipe.fusions_of(cell.model)) and not cell.late
+        if joined and len(rounds) > 1:
+            shutil.rmtree(rounds[0])
+        else:
+            shutil.rmtree(growing / "rounds")
+        (growing / "fingerprint").unlink()
+
+    def _fitted(self, cell: Cell, number: int) -> Model:
+        place = self.place(cell)
+        return load_model(place / "rounds" / str(number) / "model" if number else place / "model")
+
+    def place(self, cell: Cell) -> Path:
+        """Return the folder of a cell."""
+        return self.folder / "cells" / cell.name
+
+    def _growing(self, cell: Cell, fingerprint: str) -> Path:
+        """Return where a cell grows; finished rounds and half-trained networks of one fingerprint stay."""
+        growing = self.folder / "cells" / f".{cell.name}.partial"
+        mark = growing / "fingerprint"
+        if not mark.is_file() or mark.read_text(encoding="utf-8") != fingerprint:
+            shutil.rmtree(growing, ignore_errors=True)
+            growing.mkdir(parents=True)
+            mark.write_text(fingerprint, encoding="utf-8")
+        for number in range(len(self.goal.rounds)):
+            (growing / "rounds" / str(number) / "training").mkdir(parents=True, exist_ok=True)
+        return growing
+
+
+def content_of(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters as they decide a result: a folder of templates by what its files hold."""
+    if not parameters.get("templates"):
+        return parameters
+    sha = hashlib.sha256()
+    for path in sorted(Path(parameters["templates"]).glob("*.fit*")):
+        sha.update(path.name.encode() + path.read_bytes())
+    return {**parameters, "templates": sha.hexdigest()}

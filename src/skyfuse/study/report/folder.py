@@ -1,0 +1,237 @@
+"""A study's folder as the report reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from skyfuse.config import Recipe, load_recipe
+from skyfuse.cube.layout import read_json
+from skyfuse.errors import StoreError
+from skyfuse.study.metrics import PRIMARY, names_of
+from skyfuse.study.report.common import FIXED_COLOURS, PALETTE, fusion_name, metric_name, model_name, records
+
+TABLES = ("objects", "results", "trials", "comparisons", "effects", "embeddings", "correlations", "coverage")
+OPTIONAL = ("binned", "clusters")
+"""Tables that only some studies have: redshifts by magnitude and redshift; clusters of embeddings."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """What a study's folder holds.
+
+    Attributes
+    ----------
+    path : Path
+    recipe : Recipe
+    header, data : dict
+        ``study.json`` and ``data.json``.
+    objects, results, trials, comparisons, effects, embeddings, correlations, coverage : DataFrame
+        The tables of the same names.
+    binned, clusters : DataFrame
+        Empty where the study has none.
+    cells : dict of str to dict
+        ``cell.json`` by cell.
+    """
+
+    path: Path
+    recipe: Recipe
+    header: dict[str, Any]
+    data: dict[str, Any]
+    objects: pd.DataFrame
+    results: pd.DataFrame
+    trials: pd.DataFrame
+    comparisons: pd.DataFrame
+    effects: pd.DataFrame
+    embeddings: pd.DataFrame
+    correlations: pd.DataFrame
+    coverage: pd.DataFrame
+    binned: pd.DataFrame
+    clusters: pd.DataFrame
+    cells: dict[str, dict[str, Any]]
+
+    @property
+    def kind(self) -> str:
+        """``regression``, ``classification`` or ``reconstruction``."""
+        return str(self.recipe.task.kind)
+
+    @property
+    def primary(self) -> str:
+        """The score that chooses; higher is better."""
+        return PRIMARY[self.kind]
+
+    @property
+    def scores(self) -> list[str]:
+        """The scores of this kind of task, in the order of tables."""
+        return list(names_of(self.recipe.task))
+
+    @cached_property
+    def reference(self) -> pd.DataFrame:
+        """The cells that are compared: reference zooms, no leaking inputs, nothing spoilt."""
+        return self.results[self.results["role"] == "reference"]
+
+    @property
+    def models(self) -> list[str]:
+        """Models in the recipe's order."""
+        return [model for model in self.recipe.models if model in set(self.results["model"])]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Modalities in the recipe's order."""
+        return list(self.recipe.modalities)
+
+    @cached_property
+    def fusions(self) -> list[str]:
+        """Inputs of the compared cells: modalities first, then early, then late fusions."""
+        order = [*self.modalities, "early", "late-mean", "late-weighted"]
+        return sorted(set(self.reference["fusion"]), key=order.index)
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names: the task's, or those that stand as labels beside a reconstruction; else empty."""
+        label = self.objects["label"].dropna()
+        if self.data["classes"] or pd.api.types.is_numeric_dtype(label):
+            return list(self.data["classes"])
+        return sorted(set(label.astype(str)))
+
+    @property
+    def sound(self) -> pd.DataFrame:
+        """The comparisons between cells without leaking inputs, in the primary score."""
+        table = self.comparisons[self.comparisons["metric"] == self.primary]
+        return table[table["variant"].isna()]
+
+    @property
+    def rounds(self) -> int:
+        """How many times the split goes round; with more than one, every object is tested once."""
+        return int(self.recipe.split.rounds)
+
+    @property
+    def label(self) -> str:
+        """The label with its unit, as axes name it."""
+        task = self.recipe.task
+        return f"{task.title} ({task.unit})" if task.unit else task.title
+
+    @property
+    def unit(self) -> str:
+        """Unit of the label without its explanation; empty where it has none."""
+        return self.recipe.task.unit.split(",")[0]
+
+    @cached_property
+    def best(self) -> dict[str, Any]:
+        """The row of the compared cell with the highest primary score on the validation part."""
+        return max(records(self.reference), key=lambda row: float(row[f"valid_{self.primary}"]))
+
+    @cached_property
+    def leaders(self) -> list[dict[str, Any]]:
+        """Each model's best cell on the validation part, the best of all first."""
+        rows = sorted(records(self.reference), key=lambda row: -float(row[f"valid_{self.primary}"]))
+        found: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            found.setdefault(str(row["model"]), row)
+        return list(found.values())
+
+    def attainable(self, score: str) -> float | None:
+        """Return the best value of a score that the truth allows on the test objects, where it is known."""
+        column = f"attainable_{score}"
+        values = self.reference[column].dropna().tolist() if column in self.reference else []
+        return float(values[0]) if values else None
+
+    def colour(self, model: str) -> str:
+        """Return a model's colour, the same in every figure."""
+        taken = {FIXED_COLOURS.get(name) for name in self.models}
+        spare = [c for c in PALETTE if c not in taken]
+        others = [name for name in self.models if name not in FIXED_COLOURS]
+        return FIXED_COLOURS.get(model) or spare[others.index(model) % len(spare)]
+
+    def named(self, metric: str) -> str:
+        """Return a score's name with the label's unit, where it has that unit."""
+        with_unit = metric in ("mae", "rmse", "nmad") and self.unit
+        return f"{metric_name(metric)} ({self.unit})" if with_unit else metric_name(metric)
+
+    def predictions(self, cell: str) -> pd.DataFrame:
+        """Return the predictions of a cell on the test parts of all rounds."""
+        table = pd.read_parquet(self.path / "cells" / cell / "predictions.parquet")
+        return table[table["part"] == "test"].reset_index(drop=True)
+
+    def beside(self, cell: str, name: str) -> pd.DataFrame | None:
+        """Return a table that only some cells have (``gallery``, ``latent``, ``examples``), or None."""
+        path = self.path / "cells" / cell / f"{name}.parquet"
+        return pd.read_parquet(path) if path.is_file() else None
+
+    def row(self, model: str, fusion: str) -> dict[str, Any] | None:
+        """Return the compared cell of a model and an input, if there is one."""
+        return self._compared.get((model, fusion))
+
+    @cached_property
+    def _compared(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(row["model"], row["fusion"]): row for row in records(self.reference)}
+
+    def title(self, cell: str) -> str:
+        """Return a cell's name as the report prints it: its model, and its input where there are several."""
+        row = self.results[self.results["cell"] == cell].iloc[0]
+        model = model_name(str(row["model"]))
+        return model if len(self.fusions) == 1 else f"{model}, {fusion_name(str(row['fusion']))}"
+
+    def wavelength(self, bins: int) -> NDArray[np.float64]:
+        """Return the wavelengths of a spectrum of some bins; where none are stored, the bins' numbers."""
+        for values in self.data.get("wavelength", {}).values():
+            if isinstance(values, list) and len(values) == bins:
+                return np.asarray(values, dtype=np.float64)
+        return np.arange(bins, dtype=np.float64)
+
+    def groups(self, label: pd.Series) -> dict[str, NDArray[np.bool_]]:
+        """Return which objects belong to which group of labels: classes, or fifths of a number."""
+        known = label.dropna()
+        if known.empty:
+            return {"": np.ones(len(label), dtype=bool)}
+        if not pd.api.types.is_numeric_dtype(known):
+            return {name: (label.astype(str) == name).to_numpy() for name in self.classes}
+        cut = pd.qcut(label.astype(float), 5, duplicates="drop")
+        return {
+            f"{part.left:.3g} – {part.right:.3g}": (cut == part).to_numpy() for part in cut.cat.categories
+        }
+
+
+def read_folder(path: Path) -> Folder:
+    """Read a finished study.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    Folder
+
+    Raises
+    ------
+    StoreError
+        The folder is no study, or is not finished.
+    """
+    if not (path / "study.json").is_file():
+        raise StoreError("is not the folder of a study", remedy="run the study first", path=path)
+    tables = {}
+    for name in (*TABLES, *OPTIONAL):
+        file = path / f"{name}.parquet"
+        if name in OPTIONAL and not file.is_file():
+            tables[name] = pd.DataFrame()
+            continue
+        try:
+            tables[name] = pd.read_parquet(file)
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{name}.parquet is missing or damaged",
+                remedy="run the study again: it finishes what is missing",
+                path=path,
+            ) from error
+    cells = {
+        name: read_json(path / "cells" / name / "cell.json") for name in tables["results"]["cell"].tolist()
+    }
+    header, data = read_json(path / "study.json"), read_json(path / "data.json")
+    return Folder(path, load_recipe(path / "recipe.yaml"), header, data, cells=cells, **tables)

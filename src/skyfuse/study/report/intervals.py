@@ -1,0 +1,98 @@
+"""Figures of the intervals and sets: how often they hold the truth, and how wide they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skyfuse.study.report.common import INK, Drawn, listed, new, rows_of, whiskers
+
+if TYPE_CHECKING:
+    from skyfuse.study.report.folder import Folder
+
+BY = ("class", "magnitude", "label")
+
+
+def draw(study: Folder) -> Iterator[Drawn]:
+    """Yield coverage and width of all compared cells, and by group for the best one."""
+    compared = study.coverage[study.coverage["cell"].isin(study.reference["cell"])]
+    overall = compared[compared["by"] == "overall"]
+    if overall.empty:
+        return
+    level = study.recipe.task.level
+    what = (
+        "mean size of the set"
+        if study.classes
+        else f"mean width ({study.unit})"
+        if study.unit
+        else "mean width"
+    )
+    figure, axes = new(11, 0.24 * len(overall) + 1.0, 1, 2)
+    model_of = dict(zip(study.results["cell"], study.results["model"], strict=True))
+    for i, row in enumerate(rows_of(overall)):
+        colour = study.colour(model_of[row.cell])
+        axes[0, 0].plot([100 * row.low, 100 * row.high], [i, i], color=colour)
+        axes[0, 0].plot(100 * row.coverage, i, "o", color=colour)
+        axes[0, 1].barh(i, row.width, 0.6, color=colour)
+    axes[0, 0].axvline(100 * level, color=INK, ls="--", lw=1.2)
+    names = [study.title(cell) for cell in overall["cell"]]
+    for axis, title in ((axes[0, 0], "coverage (%)"), (axes[0, 1], what)):
+        axis.set_yticks(range(len(names)), names if axis is axes[0, 0] else [], fontsize=8)
+        axis.set_ylim(len(names) - 0.4, -0.6)
+        axis.set_xlabel(title)
+        axis.grid(visible=False, axis="y")
+    sort = "sets" if study.classes else "intervals"
+    yield Drawn(
+        "coverage",
+        figure,
+        f"Coverage of the {sort} of each cell on the test part with its 95 % interval, and their {what}",
+        f"Share of test objects whose {sort} hold the truth, with binomial 95 % intervals; dashed: the "
+        f"nominal {100 * level:g} %. Right: {what}. The {sort} come from split conformal prediction on the "
+        "calibration part alone.",
+    )
+    best = compared[compared["cell"] == study.best["cell"]]
+    ways = [by for by in BY if (best["by"] == by).any()]
+    if not ways:
+        return
+    figure, axes = new(11, 4.2, 2, len(ways))
+    for j, by in enumerate(ways):
+        rows = best[best["by"] == by]
+        x = np.arange(len(rows))
+        upper, lower = axes[0, j], axes[1, j]
+        upper.errorbar(
+            x,
+            100 * rows["coverage"],
+            whiskers(*(100 * rows[end] for end in ("coverage", "low", "high"))),
+            fmt="o",
+            capsize=2.5,
+            lw=1.3,
+            color=study.colour(study.best["model"]),
+        )
+        upper.axhline(100 * level, color=INK, ls="--", lw=1.2)
+        lower.bar(x, rows["width"], 0.6, color=study.colour(study.best["model"]))
+        upper.tick_params(labelbottom=False)
+        upper.set_xticks(x)
+        crowded = len(rows) > 4 or rows["group"].str.len().max() > 8
+        lower.set_xticks(
+            x,
+            [f"{r.group} ({r.n:,})" for r in rows_of(rows)],
+            rotation=40 if crowded else 0,
+            ha="right" if crowded else "center",
+            fontsize=7.5,
+        )
+        upper.set_title(f"by {by}" if by != "label" else f"by {study.recipe.task.title}")
+        for axis in (upper, lower):
+            axis.grid(visible=False, axis="x")
+            axis.set_xlim(-0.6, len(rows) - 0.4)
+    axes[0, 0].set_ylabel("coverage (%)")
+    axes[1, 0].set_ylabel(what)
+    yield Drawn(
+        "coverage-groups",
+        figure,
+        f"Coverage and {what} by {listed(ways)} for the best cell, with binomial 95 % intervals",
+        f"{study.title(study.best['cell'])}: coverage of the {sort} with binomial 95 % intervals and {what} "
+        f"by {listed(ways)} (number of test objects); dashed: the nominal {100 * level:g} %, which is "
+        "promised over all objects together, not in each group.",
+    )

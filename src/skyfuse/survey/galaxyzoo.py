@@ -1,0 +1,285 @@
+"""Galaxy Zoo: votes as morphological classes, and folders of colour images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from skyfuse.errors import DataError, FileError
+from skyfuse.survey.tables import read_table
+
+CLASSES = ("Er", "Ee", "Ec", "Sa", "Sb", "Sc", "Sd", "SBa", "SBb", "SBc", "SBd", "Ser", "Seb", "Sen")
+"""Smooth galaxies by roundness (round, between, cigar), spirals without and with a bar by bulge (dominant to
+none), discs seen edge-on by bulge shape (round, boxy, none)."""
+
+MORPHOLOGY = "morphology"
+"""Column of the class that `read_votes` adds."""
+
+# The answers of Galaxy Zoo 2 (Willett et al. 2013, MNRAS 435, 2835, table 2) that decide the class, in the
+# order of the tree, with the name that the Galaxy Zoo challenge of 2014 gave each.
+_ANSWERS = {
+    "smooth": ("t01_smooth_or_features_a01_smooth", "Class1.1"),
+    "disk": ("t01_smooth_or_features_a02_features_or_disk", "Class1.2"),
+    "star": ("t01_smooth_or_features_a03_star_or_artifact", "Class1.3"),
+    "edge-on": ("t02_edgeon_a04_yes", "Class2.1"),
+    "face-on": ("t02_edgeon_a05_no", "Class2.2"),
+    "bar": ("t03_bar_a06_bar", "Class3.1"),
+    "no bar": ("t03_bar_a07_no_bar", "Class3.2"),
+    "bulge d": ("t05_bulge_prominence_a10_no_bulge", "Class5.1"),
+    "bulge c": ("t05_bulge_prominence_a11_just_noticeable", "Class5.2"),
+    "bulge b": ("t05_bulge_prominence_a12_obvious", "Class5.3"),
+    "bulge a": ("t05_bulge_prominence_a13_dominant", "Class5.4"),
+    "round": ("t07_rounded_a16_completely_round", "Class7.1"),
+    "between": ("t07_rounded_a17_in_between", "Class7.2"),
+    "cigar": ("t07_rounded_a18_cigar_shaped", "Class7.3"),
+    "edge r": ("t09_bulge_shape_a25_rounded", "Class9.1"),
+    "edge b": ("t09_bulge_shape_a26_boxy", "Class9.2"),
+    "edge n": ("t09_bulge_shape_a27_no_bulge", "Class9.3"),
+}
+# Fractions corrected for distance first (Willett et al. 2013, section 3), then as weighted, then as counted.
+_KINDS = ("_debiased", "_weighted_fraction", "_fraction")
+# gz2_class of the published table writes "between" as i, and goes on with arms and oddities, e.g. SBb2m(r).
+_PUBLISHED = r"^(E[ric]|Se[rbn]|SB?[abcd])"
+_IMAGES = (".jpg", ".jpeg", ".png")
+_AGAIN = "get the file again from its source"
+
+
+def read_votes(path: str | Path) -> pd.DataFrame:
+    """Read a table of Galaxy Zoo 2 votes and give each galaxy its class.
+
+    The class follows the tree of Willett et al. (2013): at each question the answer with the largest fraction
+    of the votes counts, the first of the tree where two are equal. Smooth galaxies are Er, Ee or Ec by how
+    round they are; discs seen edge-on Ser, Seb or Sen by the shape of their bulge; all other discs S, or SB
+    with a bar, and a to d as the bulge is dominant, obvious, just noticeable or absent.
+
+    Parameters
+    ----------
+    path : path
+        A table (see `skyfuse.survey.tables.read_table`) with the columns ``t01_smooth_or_features_…`` to
+        ``t09_bulge_shape_…``, debiased, weighted or plain fractions; or the challenge's ``Class1.1`` to
+        ``Class9.3``; or with ``gz2_class`` already.
+
+    Returns
+    -------
+    DataFrame
+        The table with the column `MORPHOLOGY`, one of `CLASSES`; missing for a star or artefact, and where
+        a question on the way has no votes.
+
+    Raises
+    ------
+    FileError
+        See `skyfuse.survey.tables.read_table`.
+    DataError
+        Columns of votes are missing.
+    """
+    path = Path(path)
+    table = read_table(path)
+    votes = _votes(table)
+    if votes is not None:
+        found = _decide(votes)
+    elif "gz2_class" in table:
+        letters = table["gz2_class"].astype("string").str.extract(_PUBLISHED)[0].replace("Ei", "Ee")
+        found = letters.astype(object).where(letters.notna(), None).to_numpy()
+    else:
+        raise DataError(
+            "the table has no Galaxy Zoo 2 votes",
+            remedy=f"give one with {_ANSWERS['smooth'][0]}_debiased and the others, Class1.1 …, or gz2_class",
+            path=path,
+        )
+    return pd.concat([table, pd.Series(found, table.index, name=MORPHOLOGY)], axis=1)
+
+
+def _votes(table: pd.DataFrame) -> dict[str, NDArray[np.float64]] | None:
+    """Return the fraction of each answer, NaN as no vote, or None where not all columns are there."""
+    for kind in (*_KINDS, None):
+        names = {
+            answer: challenge if kind is None else galaxy_zoo + kind
+            for answer, (galaxy_zoo, challenge) in _ANSWERS.items()
+        }
+        if set(names.values()) <= set(table.columns):
+            return {a: np.nan_to_num(table[name].to_numpy(np.float64)) for a, name in names.items()}
+    return None
+
+
+def _decide(votes: dict[str, NDArray[np.float64]]) -> NDArray[np.object_]:
+    """Follow the tree for every galaxy."""
+
+    def most(answers: Sequence[str], results: Sequence[str]) -> NDArray[np.object_]:
+        """Return the result of the answer with most votes; empty where there are none."""
+        fractions = np.stack([votes[answer] for answer in answers])
+        chosen = np.array(list(results), object)[fractions.argmax(axis=0)]
+        return np.where(fractions.max(axis=0) > 0, chosen, "")
+
+    kind = most(("smooth", "disk", "star"), ("E", "S", ""))
+    smooth = most(("round", "between", "cigar"), ("Er", "Ee", "Ec"))
+    view = most(("edge-on", "face-on"), ("edge", "face"))
+    edge = most(("edge r", "edge b", "edge n"), ("Ser", "Seb", "Sen"))
+    bar = most(("bar", "no bar"), ("SB", "S"))
+    bulge = most(("bulge d", "bulge c", "bulge b", "bulge a"), "dcba")
+    face = np.where((bar != "") & (bulge != ""), bar + bulge, "")
+    disc = np.select([view == "edge", view == "face"], [edge, face], "")
+    found = np.select([kind == "E", kind == "S"], [smooth, disc], "").astype(object)
+    found[found == ""] = None
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Colour images of one size, loaded when asked for.
+
+    Attributes
+    ----------
+    paths : tuple of Path
+        Files that can be read, sorted.
+    size : int
+        Rows and columns of what `load` returns.
+    damaged : dict of str to str
+        One line for each file that cannot be read, by its path.
+    """
+
+    paths: tuple[Path, ...]
+    size: int
+    damaged: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Name without suffix, file name, and folder of each image."""
+        return pd.DataFrame(
+            {
+                "name": [path.stem for path in self.paths],
+                "file": [path.name for path in self.paths],
+                "folder": [path.parent.name for path in self.paths],
+            }
+        )
+
+    def load(self, rows: Iterable[int] | None = None) -> NDArray[np.float32]:
+        """Return images as (n, 3, size, size), red, green, blue, 0 to 1.
+
+        The central square of each is averaged over the area of each pixel.
+
+        Parameters
+        ----------
+        rows : iterable of int, optional
+            Which; all by default.
+        """
+        chosen = range(len(self.paths)) if rows is None else [int(row) for row in rows]
+        out = np.empty((len(chosen), 3, self.size, self.size), np.float32)
+        for k, row in enumerate(chosen):
+            out[k] = _load(self.paths[row], self.size)
+        return out
+
+    def join(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Bring the rows of a table to the images that they belong to.
+
+        The table's column that names most of the images, as a path, a file name or a number, does so; where
+        it names one twice the first row counts.
+
+        Returns
+        -------
+        DataFrame
+            One row an image that the table has, in the order of the images: ``image`` (its row here),
+            ``name``, ``file``, ``folder``, and the table's other columns.
+
+        Raises
+        ------
+        DataError
+            No column names any image.
+        """
+        names = [path.stem for path in self.paths]
+        best, where = 0, np.empty(0, np.int64)
+        for column in table.columns:
+            if pd.api.types.is_float_dtype(table[column]):
+                continue
+            first: dict[str, int] = {}
+            for row, value in enumerate(table[column]):
+                first.setdefault(Path(str(value)).stem, row)
+            found = np.array([first.get(name, -1) for name in names])
+            if (found >= 0).sum() > best:
+                best, where = int((found >= 0).sum()), found
+        if best == 0:
+            raise DataError(
+                "no column of the table names any of the images",
+                remedy="give a table with a column of their file names",
+            )
+        images = np.flatnonzero(where >= 0)
+        rows = table.iloc[where[images]].reset_index(drop=True)
+        own = self.table.iloc[images].reset_index(drop=True)
+        own.insert(0, "image", images)
+        return pd.concat([own, rows[[name for name in rows.columns if name not in own.columns]]], axis=1)
+
+
+def read_images(source: str | Path | Sequence[str | Path], size: int) -> Images:
+    """Find colour images, and check that each can be read.
+
+    Parameters
+    ----------
+    source : path or sequence of path
+        A folder, searched with its sub-folders, or files. Hidden files are passed over.
+    size : int
+        Rows and columns to average each image to.
+
+    Returns
+    -------
+    Images
+
+    Raises
+    ------
+    DataError
+        There is no image, or none can be read.
+    """
+    if isinstance(source, str | Path):
+        folder = Path(source)
+        if not folder.is_dir():
+            raise DataError("is no folder", remedy="give the folder of the images", path=folder)
+        files = [
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in _IMAGES and not path.name.startswith(".") and path.is_file()
+        ]
+    else:
+        folder, files = None, [Path(path) for path in source]
+    good, damaged = [], {}
+    for path in sorted(files):
+        try:
+            # A coarse decoding reads all of the file and takes a fraction of the time of a full one.
+            _load(path, 8, coarse=True)
+            good.append(path)
+        except FileError as error:
+            damaged[str(path)] = str(error)
+    if not good:
+        raise DataError(
+            f"holds no image that can be read ({len(damaged)} are damaged)",
+            remedy=f"give a folder of {', '.join(_IMAGES)} files",
+            path=folder,
+        )
+    return Images(tuple(good), size, damaged)
+
+
+def _load(path: Path, size: int, *, coarse: bool = False) -> NDArray[np.float32]:
+    """Return one image as (3, size, size), 0 to 1."""
+    try:
+        with Image.open(path) as image:
+            if coarse:
+                image.draft("RGB", (size, size))
+            colour = image.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        fault = " ".join(str(error).split())
+        raise FileError(
+            f"the image cannot be read ({fault})", reason="damaged-image", remedy=_AGAIN, path=path
+        ) from error
+    width, height = colour.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side)
+    small: Any = colour.resize((size, size), Image.Resampling.BOX, box=box)
+    return np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255)

@@ -1,0 +1,157 @@
+"""LAMOST low-resolution spectra (DR1 and the pilot survey): ``spec-<LMJD>-<plan>_sp<nn>-<fibre>.fits``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skyfuse.errors import FileError
+from skyfuse.survey import fits
+from skyfuse.survey.records import Spectrum, SpectrumInfo
+
+# Rows of the primary image (LAMOST DR1, data production description, 2.3). What row 2 holds differs: the
+# wavelengths, or in files of the pilot survey's pipeline the continuum-subtracted spectrum (card EXTEN0). The
+# wavelengths are therefore those of the header, which both have.
+_FLUX, _IVAR, _AND_MASK = 0, 1, 3
+_ROWS = 5
+# Half a unit in the last place of the five decimals of COEFF0, in bins of 1e-4, with room for one rounding.
+_BIN_TOLERANCE = 5e-2
+# FIBERTYP of fibres that saw no object, and the ledger's word for each.
+_NO_OBJECT = {"sky": "sky-fibre", "unused": "unplugged", "dead": "unplugged", "poserr": "bad-target"}
+_NO_REDSHIFT = -9999.0
+_AGAIN = "get the file again from the archive"
+
+
+def is_spectrum(header: fits.Header) -> bool:
+    """Tell whether a primary header claims to be a LAMOST spectrum's."""
+    return all(key in header for key in ("PLANID", "SPID", "FIBERID", "COEFF0"))
+
+
+def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
+    """Check a spectrum's primary header and keep what identifies the spectrum.
+
+    `plate` is the number of the spectrograph (SPID), and `mjd` the local MJD of the file's name; together
+    with `fiberid` they need not be unique, as several plans are observed in one night. `spectrum_id` is.
+
+    Raises
+    ------
+    FileError
+        ``missing-keyword`` or ``bad-values``.
+    """
+    spectrograph, mjd, fibre = (fits.integer(header, key, path) for key in ("SPID", "LMJD", "FIBERID"))
+    ra, dec = fits.number(header, "RA", path), fits.number(header, "DEC", path)
+    if not (0 <= ra <= 360 and -90 <= dec <= 90):
+        raise FileError(
+            f"its position ({ra}, {dec}) is not on the sky", reason="bad-values", remedy=_AGAIN, path=path
+        )
+    survey = "mock" if str(header.get("TELESCOP", "")).strip().upper() == "MOCK" else "lamost"
+    plan = str(header["PLANID"]).strip()
+    return SpectrumInfo(
+        spectrum_id=f"{survey}-{mjd}-{plan}_sp{spectrograph:02d}-{fibre:03d}",
+        survey=survey,
+        plate=spectrograph,
+        mjd=mjd,
+        fiberid=fibre,
+        ra=ra % 360.0,
+        dec=dec,
+    )
+
+
+def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
+    """Read a LAMOST spectrum of the DR1 layout.
+
+    The wavelengths, vacuum and heliocentric, are ``log10 λ = COEFF0 + COEFF1 · i``: the SDSS grid where
+    COEFF1 is 1e-4. The flux is calibrated relatively only: its scale has no unit, unlike that of SDSS. A
+    pixel is invalid where its inverse variance is 0 or not finite, where its flux is not finite, and where
+    the and-mask is set: bad in all exposures.
+
+    Parameters
+    ----------
+    path : path
+        ``spec-*.fits``, plain or compressed with bzip2 or gzip.
+    keep_unknown : bool
+        Also read fibres that saw no object: sky, unused, dead, off their position.
+
+    Returns
+    -------
+    Spectrum
+        `catalogue` has no ``zwarning``: LAMOST gives none. An object that its pipeline could not classify
+        has the class ``UNKNOWN`` and no redshift.
+
+    Raises
+    ------
+    FileError
+        As `skyfuse.survey.recognise.recognise`, and ``sky-fibre``, ``unplugged``, ``bad-target``,
+        ``wrong-hdus``, ``wrong-unit``, ``bad-values`` or ``no-good-pixels``.
+    """
+    path = Path(path)
+    content, sha256 = fits.read_bytes(path)
+    primary = fits.parse(content, path)[0]
+    header = primary.header
+    if not is_spectrum(header):
+        raise FileError(
+            "it is no LAMOST spectrum", reason="unknown-kind", remedy="give a DR1 spec-*.fits", path=path
+        )
+    info = spectrum_info(header, path)
+    if header.get("BITPIX") != -32 or header.get("NAXIS") != 2 or header.get("NAXIS2") != _ROWS:
+        raise FileError(
+            f"HDU 0 is no image of {_ROWS} rows of 32-bit floats",
+            reason="wrong-hdus",
+            remedy="give spectra of LAMOST DR1; later releases have another layout",
+            path=path,
+        )
+    if header.get("VACUUM", True) is not True:
+        raise FileError(
+            "its wavelengths are not those in vacuum", reason="wrong-unit", remedy=_AGAIN, path=path
+        )
+    fibre = str(header.get("FIBERTYP", "Obj")).strip().lower()
+    if fibre in _NO_OBJECT and not keep_unknown:
+        raise FileError(
+            f"its fibre saw no object (FIBERTYP is {header['FIBERTYP']!r})",
+            reason=_NO_OBJECT[fibre],
+            remedy="leave it out, or read it from Python with keep_unknown=True",
+            path=path,
+        )
+    size = fits.integer(header, "NAXIS1", path)
+    rows = np.frombuffer(content, ">f4", _ROWS * size, primary.start).reshape(_ROWS, size)
+    start, step = fits.number(header, "COEFF0", path), fits.number(header, "COEFF1", path)
+    if step <= 0 or size < 2:
+        raise FileError("its wavelengths do not rise", reason="bad-values", remedy=_AGAIN, path=path)
+    loglam = start + step * np.arange(size, dtype=np.float64)
+    first_bin = None
+    bins = np.rint(loglam * 1e4)
+    if np.abs(loglam * 1e4 - bins).max() < _BIN_TOLERANCE and (np.diff(bins) == 1).all():
+        first_bin = int(bins[0])
+        loglam = bins * 1e-4
+    flux, ivar = rows[_FLUX].astype(np.float32), rows[_IVAR].astype(np.float32)
+    good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf) & (rows[_AND_MASK] == 0)
+    if not good.any():
+        raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
+    sigma = np.full(size, np.nan, np.float32)
+    sigma[good] = 1 / np.sqrt(ivar[good])
+    catalogue = _catalogue(header, float(np.median(flux[good] / sigma[good])))
+    flux[~good] = np.nan
+    wavelength = np.power(10.0, loglam)
+    return Spectrum(info, wavelength, flux, sigma, first_bin, sha256, catalogue)
+
+
+def _catalogue(header: fits.Header, sn_median: float) -> dict[str, Any]:
+    """Return the pipeline's verdicts, in the words of SDSS."""
+
+    def number(key: str) -> float:
+        value = header.get(key, math.nan)
+        known = isinstance(value, int | float) and value > _NO_REDSHIFT
+        return float(value) if known else math.nan
+
+    return {
+        "class": str(header.get("CLASS", "")).strip().upper(),
+        "subclass": str(header.get("SUBCLASS", "")).strip(),
+        "z": number("Z"),
+        "z_err": number("Z_ERR"),
+        "zwarning": None,
+        "sn_median": sn_median,
+        "objtype": str(header.get("OBJTYPE", "")).strip(),
+    }

@@ -1,0 +1,283 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mapie.classification import SplitConformalClassifier
+from mapie.regression import SplitConformalRegressor
+from scipy.stats import binom
+from sklearn.linear_model import LinearRegression, LogisticRegression
+
+from skyfuse.dataset import Dataset
+from skyfuse.errors import DataError, UsageError
+from skyfuse.models import MODELS, Conformal, load_model, propagate
+from skyfuse.models.uncertainty import ties
+from skyfuse.survey.records import Samples
+
+
+def inputs(n, columns=3, seed=0):
+    return {"table": np.random.default_rng(seed).normal(size=(n, columns)).astype(np.float32)}
+
+
+def within(share, n, level=0.9):
+    """Whether a coverage of `level` gives so large a share of n objects, but for 1 in 10,000 times."""
+    low, high = binom.interval(0.9999, n, level)
+    return low <= round(share * n) <= high
+
+
+@given(n=st.integers(9, 150), level=st.sampled_from([0.5, 0.8, 0.9]), seed=st.integers(0, 2**32 - 1))
+def test_the_threshold_is_the_exact_finite_sample_quantile(n, level, seed):
+    rng = np.random.default_rng(seed)
+    value, y = rng.normal(size=n), rng.normal(size=n)
+    found = Conformal.fit(value, y, inputs(n), level=level)
+    errors = np.abs(value - y)
+    # The definition by counting: the smallest error with at least (n + 1) · level errors up to it.
+    needed = (n + 1) * round(level * 10)
+    expected = min(e for e in errors if 10 * np.count_nonzero(errors <= e) >= needed)
+    assert found.thresholds == (expected,)
+    assert found.edges == ()
+
+
+def test_intervals_are_those_of_mapie():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(600, 3))
+    y = x @ [1, 2, 3] + rng.normal(size=600)
+    estimator = LinearRegression().fit(x[:300], y[:300])
+    reference = SplitConformalRegressor(estimator, confidence_level=0.9, prefit=True)
+    reference.conformalize(x[300:450], y[300:450])
+    _, limits = reference.predict_interval(x[450:])
+    ours = Conformal.fit(estimator.predict(x[300:450]), y[300:450], inputs(150), level=0.9)
+    found = ours.limits(estimator.predict(x[450:]), inputs(150))
+    assert np.allclose(found["low"], limits[:, 0, 0], rtol=1e-12)
+    assert np.allclose(found["high"], limits[:, 1, 0], rtol=1e-12)
+
+
+def test_sets_are_those_of_mapie():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(900, 3))
+    y = np.argmax(x + rng.normal(size=x.shape), axis=1)
+    estimator = LogisticRegression().fit(x[:300], y[:300])
+    reference = SplitConformalClassifier(
+        estimator, confidence_level=0.9, conformity_score="lac", prefit=True
+    ).conformalize(x[300:600], y[300:600])
+    _, sets = reference.predict_set(x[600:])
+    ours = Conformal.fit(estimator.predict_proba(x[300:600]), y[300:600], inputs(300), level=0.9)
+    members = ours.limits(estimator.predict_proba(x[600:]), inputs(300, seed=5))["members"]
+    assert np.array_equal(members, sets[:, :, 0])
+
+
+def test_each_bin_of_the_predicted_value_has_its_own_width_and_coverage():
+    rng = np.random.default_rng(3)
+    value = rng.uniform(1, 10, 30_000)
+    y = value + rng.normal(size=30_000) * value
+    calibration = slice(0, 5000)
+    found = Conformal.fit(value[calibration], y[calibration], inputs(5000), level=0.9)
+    assert len(found.thresholds) == 10
+    limits = found.limits(value[5000:], inputs(0))
+    covered = (limits["low"] <= y[5000:]) & (y[5000:] <= limits["high"])
+    # The 90 % quantile of |N(0, 1)| is 1.645.
+    assert np.allclose(np.array(found.thresholds) / np.arange(1.45, 10, 0.9), 1.645, rtol=0.25)
+    for low in range(1, 10):
+        chosen = (value[5000:] >= low) & (value[5000:] < low + 1)
+        assert abs(covered[chosen].mean() - 0.9) < 0.04
+    assert abs(covered.mean() - 0.9) < 0.01
+
+
+@given(
+    n=st.integers(100, 1500), distinct=st.sampled_from([1, 2, 3, 5, 40, 10**6]), seed=st.integers(0, 10**6)
+)
+def test_every_bin_has_enough_objects_however_values_repeat(n, distinct, seed):
+    value = np.random.default_rng(seed).integers(0, distinct, n).astype(float)
+    found = Conformal.fit(value, value + 1, inputs(n), level=0.9)
+    counts = np.bincount(np.searchsorted(found.edges, value, side="right"))
+    assert len(counts) == len(found.thresholds) <= 10
+    if n < 200:
+        assert len(counts) == 1
+    assert counts.min() >= 100
+
+
+def leaves(n, seed):
+    """Objects of a tree with three leaves: probabilities of two classes, true classes, inputs."""
+    rng = np.random.default_rng(seed)
+    x = inputs(n, seed=seed + 1000)
+    first = np.array([0.95, 0.9, 0.7])[np.digitize(x["table"][:, 0], [-0.5, 0.5])]
+    return np.stack([first, 1 - first], axis=1), (rng.uniform(size=n) > first).astype(int), x
+
+
+def test_sets_of_a_tree_with_three_leaves_cover_as_much_as_asked_and_no_more():
+    # The threshold itself scatters by ± 0.30 / √4000 = 0.005 about the level, 0.0015 over ten of them.
+    shares, without = [], []
+    for seed in range(10):
+        values, y, x = leaves(4000, seed)
+        found = Conformal.fit(values, y, x, level=0.9)
+        values, y, x = leaves(10_000, seed + 100)
+        shares.append(found.limits(values, x)["members"][np.arange(10_000), y].mean())
+        without.append((np.round(1 - values, 9) <= found.thresholds[0])[np.arange(10_000), y].mean())
+    assert abs(np.mean(shares) - 0.9) < 0.007
+    assert np.mean(without) > 0.93
+
+
+def test_sets_may_be_empty_and_repeat_themselves():
+    values = np.tile([0.7, 0.3], (500, 1))
+    x = inputs(500)
+    found = Conformal.fit(values, np.zeros(500, int), x, level=0.5)
+    members = found.limits(values, x)["members"]
+    assert np.array_equal(members, found.limits(values, x)["members"])
+    assert not members[:, 1].any()
+    assert within(members[:, 0].mean(), 500, 0.5)
+    one = {"table": x["table"][7:8]}
+    assert np.array_equal(found.limits(values[7:8], one)["members"], members[7:8])
+
+
+def test_numbers_of_objects_are_even_and_come_from_their_bytes():
+    x = inputs(2000)
+    numbers = ties(x)
+    assert abs(numbers.mean() - 0.5) < 0.03
+    assert np.ptp(np.histogram(numbers, 10, (0, 1))[0]) < 110
+    assert len(np.unique(numbers)) == 2000
+    copy = {"table": x["table"].copy()}
+    copy["table"][3, 1] += 1
+    assert np.flatnonzero(ties(copy) != numbers).tolist() == [3]
+
+
+@pytest.mark.parametrize("name", ["linear", "tree", "lightgbm"])
+def test_calibrated_intervals_of_models_cover_new_objects_and_survive_the_disk(name, tmp_path):
+    rng = np.random.default_rng(5)
+    x = inputs(5000)
+    y = 2 * x["table"][:, 0] + rng.normal(size=5000)
+    part = [({"table": x["table"][i : i + 1000]}, y[i : i + 1000]) for i in range(0, 5000, 1000)]
+    model = MODELS[name]()
+    model.fit(*part[0], *part[1], seed=0)
+    assert model.predict(part[3][0]).low is None
+    model.calibrate(*part[2])
+    test, y_test = {"table": x["table"][3000:]}, y[3000:]
+    prediction = model.predict(test)
+    assert prediction.level == 0.9
+    assert abs(np.mean((prediction.low <= y_test) & (y_test <= prediction.high)) - 0.9) < 0.035
+    again = load_model(model.save(tmp_path / name)).predict(test)
+    assert np.array_equal(again.low, prediction.low)
+    assert np.array_equal(again.high, prediction.high)
+    model.fit(*part[0], *part[1], seed=0)
+    assert model.interval is None
+
+
+def test_too_few_objects_and_impossible_levels_are_named():
+    value = np.arange(8.0)
+    with pytest.raises(DataError, match=r"8 objects, too few for level 0\.9; give at least 9"):
+        Conformal.fit(value, value, inputs(8), level=0.9)
+    with pytest.raises(DataError, match="at least 99"):
+        Conformal.fit(value, value, inputs(8), level=0.99)
+    for level in (0, 1, -1, 90, float("nan")):
+        with pytest.raises(UsageError, match="probability between 0 and 1"):
+            Conformal.fit(value, value, inputs(8), level=level)
+
+
+def test_calibration_goes_to_json_and_back():
+    for found, classes in [
+        (Conformal(0.9, (1.0, 2.0), (0.5,)), 0),
+        (Conformal(0.9, (0.25,), tie=0.5), 3),
+    ]:
+        assert Conformal.from_dict(found.to_dict(), classes=classes) == found
+        with pytest.raises(ValueError, match="damaged"):
+            Conformal.from_dict(found.to_dict(), classes=3 - classes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"level": 1.5},
+        {"level": "0.9"},
+        {"thresholds": []},
+        {"thresholds": [1.0]},
+        {"thresholds": [1.0, -2.0, 1.0]},
+        {"thresholds": [1.0, float("nan"), 1.0]},
+        {"thresholds": 3},
+        {"edges": [2.0, 1.0]},
+        {"edges": [1.0, 1.0]},
+        {"command": "x"},
+    ],
+)
+def test_damaged_calibrations_are_refused(changes):
+    state = {"level": 0.9, "thresholds": [1.0, 2.0, 3.0], "edges": [0.0, 1.0], "tie": None}
+    with pytest.raises((TypeError, ValueError)):
+        Conformal.from_dict({**state, **changes}, classes=0)
+
+
+@pytest.fixture
+def catalogue(tmp_path):
+    """A dataset of 40 objects: a spectrum with σ, and magnitudes of which two have errors."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.normal(size=(40, 3)), columns=["u", "g", "r"])
+    table["err_u"], table["G_err"] = 0.3, 0.4
+    table.loc[5, "err_u"] = np.nan
+    table["y"] = table["u"]
+    value = rng.normal(size=(40, 30)).astype(np.float32)
+    value[3, 10] = np.nan
+    sigma = np.where(np.isnan(value), np.nan, 0.5).astype(np.float32)
+    return Dataset.from_arrays(
+        tmp_path / "data",
+        table,
+        {("spectrum", 0): Samples(value, sigma, np.isfinite(value).astype(np.float16))},
+        label="y",
+        columns=["u", "g", "r"],
+        spectrum={"grid": "mine", "sizes": [30]},
+        wavelengths={0: np.arange(30.0) + 4000},
+        split=None,
+        provenance={"source": "random numbers"},
+    )
+
+
+class Sum:
+    """A fitted linear model with coefficients of our own, so that the spread is known."""
+
+    def __init__(self, modality, coefficients, **card):
+        self.modality, self.coefficients = modality, np.array(coefficients)
+        self.require_inputs = lambda dataset: {"columns": (), "smooth": 0.0, "sigma": False, **card}
+
+    def predict(self, x):
+        return SimpleNamespace(value=np.nan_to_num(x[self.modality]) @ self.coefficients, classes=())
+
+
+def test_spread_of_a_sum_is_the_sum_of_squares_and_a_difference_shares_its_errors(catalogue):
+    model = Sum("table", [1, 2], columns=("u-g", "u"), zooms={"table": 0})
+    found = propagate(model, catalogue, np.arange(40), draws=400, seed=1)
+    u, g = (catalogue.table[name].to_numpy() for name in "ug")
+    assert np.allclose(found["value"], 3 * u - g, atol=1e-5)
+    # 3 u − g with σ_u = 0.3 and σ_g = 0.4; one object has no σ_u.
+    expected = np.full(40, np.hypot(0.9, 0.4))
+    expected[5] = 0.4
+    assert np.allclose(found["spread"], expected, rtol=0.2)
+    assert np.mean(found["spread"] / expected) == pytest.approx(1, abs=0.02)
+    assert np.abs(found["mean"] - found["value"]).max() < 5 * 1.0 / np.sqrt(400)
+    again = propagate(model, catalogue, np.arange(40), draws=400, seed=1)
+    pd.testing.assert_frame_equal(found, again)
+
+
+def test_errors_of_spectra_pass_the_smoothing(catalogue):
+    one = np.zeros(30)
+    one[15] = 1
+    rows = np.array([0, 3, 9])
+    for smooth, shrunk in ((0.0, 1.0), (3.0, np.sqrt(1 / (2 * np.sqrt(np.pi) * 3)))):
+        model = Sum("spectrum", one, smooth=smooth, zooms={"spectrum": 0})
+        found = propagate(model, catalogue, rows, draws=500, seed=0)
+        # White noise smoothed by a Gaussian of width w keeps 1 / (2 √π w) of its variance.
+        assert found["spread"].to_numpy() == pytest.approx(0.5 * shrunk, rel=0.15)
+        assert found.index.tolist() == rows.tolist()
+
+
+def test_classes_are_told_with_their_agreement(catalogue):
+    x = catalogue.inputs({"table": 0}, np.arange(40))
+    y = (x["table"][:, 0] > 0).astype(int)
+    model = MODELS["logistic"]()
+    model.fit(x, y, x, y, seed=0, kind="classification", classes=("low", "high"))
+    model.card["inputs"] = {"zooms": {"table": 0}, "columns": ["u", "g", "r"]}
+    found = propagate(model, catalogue, [7, 8], draws=30, seed=0)
+    assert found.columns.tolist() == ["value", "agreement", "p_low", "spread_low", "p_high", "spread_high"]
+    assert found["value"].isin(["low", "high"]).all()
+    assert np.allclose(found["p_low"] + found["p_high"], 1)
+    assert ((found["agreement"] > 0.4) & (found["agreement"] <= 1)).all()
+    assert (found["spread_low"] > 0).all()
+    with pytest.raises(UsageError, match="2 or more"):
+        propagate(model, catalogue, [7], draws=1, seed=0)

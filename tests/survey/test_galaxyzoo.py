@@ -1,0 +1,157 @@
+"""Galaxy Zoo: the decision tree, and folders of images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from skyfuse.errors import DataError
+from skyfuse.survey.galaxyzoo import _ANSWERS, CLASSES, MORPHOLOGY, _decide, read_images, read_votes
+from skyfuse.survey.tables import read_table
+
+TREE = {
+    "Er": {"smooth": 0.8, "disk": 0.2, "round": 0.6, "between": 0.4},
+    "Ee": {"smooth": 0.5, "disk": 0.4, "round": 0.3, "between": 0.4, "cigar": 0.3},
+    "Ec": {"smooth": 0.9, "cigar": 1.0},
+    "Ser": {"disk": 0.7, "smooth": 0.3, "edge-on": 0.8, "face-on": 0.2, "edge r": 0.5, "edge n": 0.4},
+    "Seb": {"disk": 0.7, "edge-on": 0.8, "edge b": 0.5, "edge n": 0.4, "bar": 1, "bulge a": 1},
+    "Sen": {"disk": 0.7, "edge-on": 0.8, "edge n": 0.4},
+    "Sa": {"disk": 0.7, "face-on": 0.8, "no bar": 0.6, "bar": 0.4, "bulge a": 0.5, "bulge b": 0.4},
+    "Sb": {"disk": 0.7, "face-on": 0.8, "no bar": 0.6, "bulge b": 0.5},
+    "Sc": {"disk": 0.7, "face-on": 0.8, "no bar": 0.6, "bulge c": 0.5},
+    "Sd": {"disk": 0.7, "face-on": 0.8, "no bar": 0.6, "bulge d": 0.5, "round": 1},
+    "SBa": {"disk": 0.7, "face-on": 0.8, "bar": 0.6, "bulge a": 0.5},
+    "SBb": {"disk": 0.7, "face-on": 0.8, "bar": 0.6, "bulge b": 0.5},
+    "SBc": {"disk": 0.7, "face-on": 0.8, "bar": 0.6, "bulge c": 0.5},
+    "SBd": {"disk": 0.7, "face-on": 0.8, "bar": 0.6, "bulge d": 0.5},
+}
+STAR = {"star": 0.7, "smooth": 0.3, "round": 1.0}
+SILENT = {"disk": 0.7, "face-on": 1.0, "bar": 1.0}
+
+
+def table(kind):
+    rows = [*TREE.values(), STAR, SILENT, {}]
+    content = {
+        challenge if kind is None else name + kind: [row.get(answer, 0.0) for row in rows]
+        for answer, (name, challenge) in _ANSWERS.items()
+    }
+    return pd.DataFrame({"dr7objid": np.arange(len(rows)) + 587722981733826738} | content)
+
+
+@pytest.mark.parametrize("kind", ["_debiased", "_weighted_fraction", "_fraction", None])
+def test_every_class_by_its_votes(tmp_path, kind):
+    table(kind).to_csv(tmp_path / "votes.csv", index=False)
+    votes = read_votes(tmp_path / "votes.csv")
+    assert votes[MORPHOLOGY].fillna("none").tolist() == [*TREE, "none", "none", "none"]
+    assert set(TREE) == set(CLASSES)
+    assert votes["dr7objid"].iloc[0] == 587722981733826738
+
+
+def test_debiased_fractions_come_first(tmp_path):
+    plain = table("_fraction")
+    plain[[name for name in plain if name != "dr7objid"]] = 0.0
+    both = table("_debiased").merge(plain, on="dr7objid")
+    both.to_csv(tmp_path / "votes.csv", index=False)
+    assert read_votes(tmp_path / "votes.csv")[MORPHOLOGY].tolist()[:14] == list(TREE)
+
+
+def test_published_classes(tmp_path):
+    published = ["Er", "Ei", "Ec(o)", "SBb2m(r)", "Sc+t", "Sd?s", "Ser", "Seb(d)", "Sen", "A", ""]
+    pd.DataFrame({"gz2_class": published}).to_csv(tmp_path / "gz2.csv", index=False)
+    expected = ["Er", "Ee", "Ec", "SBb", "Sc", "Sd", "Ser", "Seb", "Sen", "none"]
+    assert read_votes(tmp_path / "gz2.csv")[MORPHOLOGY].fillna("none").tolist()[:10] == expected
+
+
+def test_a_table_without_votes_is_told(tmp_path):
+    pd.DataFrame({"a": [1]}).to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match="no Galaxy Zoo 2 votes"):
+        read_votes(tmp_path / "t.csv")
+
+
+@given(st.lists(st.floats(0, 1), min_size=len(_ANSWERS), max_size=len(_ANSWERS)))
+def test_any_votes_give_a_class_or_none(fractions):
+    votes = {answer: np.array([value]) for answer, value in zip(_ANSWERS, fractions, strict=True)}
+    (found,) = _decide(votes)
+    assert found is None or found in CLASSES
+    smooth, disk, star = fractions[:3]
+    if found is not None:
+        assert max(smooth, disk, star) > 0
+        assert found.startswith("E") == (smooth >= disk)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for kind, value in (("spirals", 255), ("other", 0)):
+        (tmp_path / kind).mkdir()
+        for number in range(2):
+            pixels = np.zeros((8, 12, 3), np.uint8)
+            pixels[:, 2:10, 0] = value
+            pixels[:4, 2:6, 2] = 100
+            Image.fromarray(pixels).save(tmp_path / kind / f"{kind}{number}.png")
+    (tmp_path / "other" / "cut.png").write_bytes((tmp_path / "other" / "other0.png").read_bytes()[:60])
+    (tmp_path / "other" / "text.jpg").write_text("no image")
+    (tmp_path / "other" / ".hidden.png").write_text("no image")
+    (tmp_path / "other" / "empty.jpeg").touch()
+    return tmp_path
+
+
+def test_images_are_averaged_over_area_and_damaged_ones_told(folder):
+    images = read_images(folder, 2)
+    assert images.table["name"].tolist() == ["other0", "other1", "spirals0", "spirals1"]
+    assert images.table["folder"].tolist() == ["other", "other", "spirals", "spirals"]
+    loaded = images.load()
+    assert loaded.shape == (4, 3, 2, 2)
+    assert loaded.dtype == np.float32
+    np.testing.assert_allclose(loaded[2, 0], 1)
+    np.testing.assert_allclose(loaded[:, 2, 0, 0], 100 / 255)
+    np.testing.assert_allclose(loaded[:, 2, 1], 0)
+    np.testing.assert_array_equal(images.load([3, 0]), loaded[[3, 0]])
+    assert {path.rpartition("/")[2] for path in images.damaged} == {"cut.png", "text.jpg", "empty.jpeg"}
+    assert all("\n" not in line and path in line for path, line in images.damaged.items())
+
+
+def test_jpegs_cut_off_are_told(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:1500])
+    images = read_images([tmp_path / "a.jpg", tmp_path / "b.jpg"], 4)
+    assert [path.name for path in images.paths] == ["a.jpg"]
+    assert len(images.damaged) == 1
+
+
+def test_grey_images_get_three_equal_channels(tmp_path):
+    Image.fromarray(np.full((4, 4), 51, np.uint8)).save(tmp_path / "grey.png")
+    np.testing.assert_allclose(read_images(tmp_path, 2).load(), 0.2)
+
+
+def test_labels_join_by_whatever_column_names_the_images(folder):
+    images = read_images(folder, 2)
+    labels = pd.DataFrame(
+        {"n": range(4), "path": [f"any/where/{name}.png" for name in ("spirals1", "x", "other0", "other0")]}
+    )
+    joined = images.join(labels)
+    assert joined["image"].tolist() == [0, 3]
+    assert joined["n"].tolist() == [2, 0]
+    assert list(joined.columns) == ["image", "name", "file", "folder", "n", "path"]
+    with pytest.raises(DataError, match="names any"):
+        images.join(pd.DataFrame({"a": ["x"]}))
+
+
+def test_folders_without_images_are_told(tmp_path):
+    with pytest.raises(DataError, match="no image that can be read"):
+        read_images(tmp_path, 8)
+    with pytest.raises(DataError, match="is no folder"):
+        read_images(tmp_path / "absent", 8)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("galaxy_challenge_jpg", 400), ("gz1_sdss_jpeg", 211)])
+def test_real_images(real_data, name, rows):
+    images = read_images(real_data / name, 16)
+    assert len(images) == rows
+    assert images.damaged == {}
+    assert len(images.join(read_table(real_data / name / "labels.csv"))) == rows
+    loaded = images.load(range(5))
+    assert 0 <= loaded.min() < loaded.max() <= 1
