@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from skyfuse.dataset.features import Scaler
 from skyfuse.errors import DataError, StoreError, UsageError
-from skyfuse.models import MODELS, load_model, networks
+from skyfuse.models import MODELS, architectures, load_model, networks
 from skyfuse.models.networks import Network, evaluation_batch
 
 from .sky import make, only, r2
@@ -242,6 +242,31 @@ def test_many_objects_are_predicted_in_parts(fitted):
 def test_impossible_parameters_are_named(name, params, message):
     with pytest.raises(UsageError, match=message):
         MODELS[name](**params)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "adamax"])
+def test_weight_decay_and_cosine_are_those_of_plain_pytorch(optimiser):
+    from skyfuse.models.train import Settings, fit_network
+
+    torch.manual_seed(1)
+    x, y = {"table": torch.randn(12, 3)}, torch.randn(12)
+    network, plain = (architectures.feed_forward({"table": (3,)}, 1, 0.0, [4]) for _ in range(2))
+    plain.load_state_dict(network.state_dict())
+    training = {"learning_rate": 0.03, "weight_decay": 0.3, "optimiser": optimiser, "schedule": "cosine"}
+    best = fit_network(
+        network, (x, y), (x, y), Settings(**training, batch_size=12, max_epochs=20, patience=20), seed=0
+    )["best"]
+    kind = torch.optim.AdamW if optimiser == "adam" else torch.optim.Adamax
+    by_hand = kind(plain.parameters(), lr=0.03, weight_decay=0.3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(by_hand, 20)
+    for _ in range(best + 1):
+        by_hand.zero_grad()
+        torch.nn.functional.mse_loss(plain(x)[:, 0], y).backward()
+        by_hand.step()
+        schedule.step()
+    assert best > 10
+    for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 COMMITTEE = {

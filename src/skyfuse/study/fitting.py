@@ -288,9 +288,10 @@ class Fitter:
             latent.append(tables[part][["row", "part", "label"]].join(table))
         pd.concat(latent, ignore_index=True).to_parquet(growing / "latent.parquet", index=False)
         test = tables["test"]
-        # Spread over the errors, from the best to the worst reconstruction.
-        order = np.argsort(test["prediction"].to_numpy(), kind="stable")
+        # Spread from the plainest to the oddest spectrum: all models show the same objects, best first.
+        order = np.argsort(test["baseline"].to_numpy(), kind="stable")
         chosen = order[np.unique(np.linspace(0, len(order) - 1, EXAMPLES).astype(int))]
+        chosen = chosen[np.argsort(test["prediction"].to_numpy()[chosen], kind="stable")]
         x = take(lot.inputs["test"], chosen)
         shown = test.iloc[chosen][["row", "label"]].assign(error=test["prediction"].to_numpy()[chosen])
         shown["input"], shown["output"] = list(x["spectrum"]), list(model.reconstruct(x))

@@ -53,7 +53,7 @@ LABELS = {
     "recall_macro": "recall",
     "log_loss": "log loss",
     "mse": "MSE",
-    "explained": "explained",
+    "explained": "explained share",
 }
 """The scores as tables and axes print them."""
 

@@ -254,8 +254,11 @@ def _continuous(
 @lru_cache
 def _design_matrix(band: Band) -> NDArray[np.float64]:
     """Return the integral of each of the 55 bases over each of the 120 samples, by Simpson's rule."""
+    from matplotlib import rc_context
+
     try:
-        with warnings.catch_warnings():
+        # Its import makes matplotlib ask for LaTeX, which would break every later figure without one.
+        with warnings.catch_warnings(), rc_context():
             # It sets an option that pandas 3 has given up.
             warnings.filterwarnings("ignore", message=".*mode.chained_assignment")
             from gaiaxpy import convert

@@ -329,7 +329,7 @@ def _gallery(study: Folder, name: str, right: pd.DataFrame, wrong: pd.DataFrame,
     figure = Figure(figsize=(width, height * down + 0.35), layout="constrained")
     halves: Any = figure.subfigures(1, 2)
     for half, part, title in zip(halves, (right, wrong), ("right", "wrong"), strict=True):
-        half.suptitle(f"{name}, {title}: {len(part) or 'none'}", fontsize=9)
+        half.suptitle(f"{name}, {title}: {f'{len(part)} shown' if len(part) else 'none'}", fontsize=9)
         if part.empty:
             continue
         axes = half.subplots(down, 3, squeeze=False)
@@ -344,11 +344,10 @@ def _gallery(study: Folder, name: str, right: pd.DataFrame, wrong: pd.DataFrame,
             axis.set_xticks([])
             axis.set_yticks([])
             axis.grid(visible=False)
-            said = (
-                f"{row['probability']:.2f}"
-                if title == "right"
-                else f"{row['prediction']} {row['probability']:.2f}"
-            )
+            said = f"{row['probability']:.2f}"
+            if title == "wrong":
+                # A small picture is narrower than the name of a class and a number.
+                said = f"{row['prediction']}{' ' if wide else chr(10)}{said}"
             axis.set_title(said, fontsize=7, pad=2)
     return figure
 

@@ -92,11 +92,12 @@ def _label(study: Folder) -> Iterator[Drawn]:
     axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     bins = f" in bins of {REDSHIFT_BIN}" if study.recipe.task.redshift and not study.classes else ""
     where = "of all objects" if study.rounds > 1 else "in the parts of the split, which is stratified on it"
+    definition = study.recipe.task.definition.rstrip(".")
     yield Drawn(
         "label",
         figure,
         f"Histogram of {title}{bins} in each part of the split",
-        f"Distribution of the label{bins} {where}. {study.recipe.task.definition.rstrip('.')}.",
+        f"Distribution of the label{bins} {where}. {definition[:1].upper()}{definition[1:]}.",
     )
 
 
@@ -122,8 +123,10 @@ def _gaps(study: Folder) -> Iterator[Drawn]:
         "Bars: share of spectra by their percentage of invalid bins, at each zoom",
         "Share of objects by percentage of invalid (NaN) spectral bins.",
     )
-    if any(entry["runs"] for entry in gaps):
-        yield _runs([entry for entry in gaps if entry["runs"]])
+    broken = [entry for entry in gaps if entry["runs"]]
+    if not broken:
+        return
+    yield _runs(broken)
     figure, axes = new(10, 2.7)
     finest = gaps[0]
     axes[0, 0].plot(finest["wavelength"], 100 * np.array(finest["frequency"]), lw=0.8, color=INK)
@@ -179,7 +182,12 @@ def _mean_spectra(study: Folder) -> Iterator[Drawn]:
     ranges = means["ranges"]
     figure, axes = wrapped(len(ranges), 3, width=3.6, height=2.0, sharex=True)
     for i, (axis, part) in enumerate(zip(axes, ranges, strict=True)):
-        axis.plot(means["wavelength"], np.array(part["mean"], dtype=float), lw=1, color=shade(i, len(ranges)))
+        # Gaia's two photometers overlap: where the wavelength falls back, another curve begins.
+        starts = np.flatnonzero(np.diff(means["wavelength"]) <= 0) + 1
+        x, y = (
+            np.insert(np.array(v, dtype=float), starts, np.nan) for v in (means["wavelength"], part["mean"])
+        )
+        axis.plot(x, y, lw=1, color=shade(i, len(ranges)))
         axis.set_title(f"{part['low']:.3g} ≤ z < {part['high']:.3g} ({part['n']:,})")
         if i >= len(ranges) - 3:
             axis.set_xlabel(f"wavelength ({means['unit']})")
