@@ -64,7 +64,7 @@ TRANSITS, EXPOSURE = 20, 4.42
 """Good transits of an extended source over the 34 months of DR3, and seconds that each is integrated."""
 BACKGROUND, READ_NOISE = 20.0, 5.0
 """Sky and stray light, electrons a second in a pixel along the scan; read noise, electrons. With them the
-blue end of a red galaxy scatters by 0.3 e-/s, as the study's printed spectra do."""
+blue end of a red galaxy scatters by 0.3 e-/s. A choice of ours; published spectra show no less."""
 FLOOR = 0.004
 """Relative error that the internal calibration leaves."""
 ALONG, ACROSS = 0.0589, 2.1
