@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,13 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skyfuse.errors import SkyfuseError, UsageError
+from skyfuse.terminal import Json, progress_bars, say, table_path, write_table
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from skyfuse.cube.query import Box, Cone
-
-Progress = Callable[[int, int, str], None]
 
 app = typer.Typer(
     name="skyfuse",
@@ -31,7 +25,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Templates = Annotated[
     Path | None, typer.Option(help="Folder of SDSS spEigen*.fits, for mock spectra and template fits.")
 ]
@@ -82,59 +75,6 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Yield a callback ``(done, total, what)`` that draws one bar on stderr for each stretch of work."""
-    from rich import progress as bar
-    from rich.console import Console
-
-    columns = (
-        bar.TextColumn("{task.description:<36}"),
-        bar.BarColumn(bar_width=24),
-        bar.MofNCompleteColumn(),
-        bar.TimeElapsedColumn(),
-        bar.TimeRemainingColumn(),
-    )
-    with bar.Progress(*columns, console=Console(stderr=True)) as bars:
-        current: bar.Task | None = None
-
-        def update(done: int, total: int, what: str) -> None:
-            # A stretch is told by its total; what is being done within it may change from step to step.
-            nonlocal current
-            if current is None or current.total != total or done < current.completed:
-                number = bars.add_task(what, total=total)
-                current = bars.tasks[number]
-            bars.update(current.id, completed=done, description=what)
-
-        yield update
-
-
-def _tabular(output: Path) -> Path:
-    """Return where a table goes, refused before the work if it could not be written there after it."""
-    if output.suffix not in (".parquet", ".csv"):
-        raise UsageError(
-            "its name does not say how to write the table", path=output, remedy="end it in .parquet or .csv"
-        )
-    if output.is_dir():
-        raise UsageError("is a folder", path=output, remedy="give the name of a file")
-    return output
-
-
-def _write_table(table: pd.DataFrame, output: Path) -> None:
-    from skyfuse.cube.layout import replaced
-
-    with replaced(output.absolute()) as partial:
-        if output.suffix == ".csv":
-            table.to_csv(partial, index=False)
-        else:
-            table.to_parquet(partial, index=False)
-
-
-def _say(text: str, as_json: bool, data: dict[str, Any]) -> None:
-    """Print the human text, or the same facts as JSON."""
-    typer.echo(json.dumps(data, indent=2, default=str) if as_json else text)
-
-
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo's sky, cube and study go.")] = Path(
@@ -174,7 +114,7 @@ def mock(
 
     from skyfuse.mock import write_mock
 
-    with _progress() as progress:
+    with progress_bars() as progress:
         summary = write_mock(
             folder,
             fields=fields,
@@ -185,7 +125,7 @@ def mock(
             templates=templates,
             progress=progress,
         )
-    _say(str(summary), as_json, asdict(summary))
+    say(str(summary), as_json, asdict(summary))
 
 
 @app.command()
@@ -210,9 +150,9 @@ def build(
         raise UsageError(
             "a build needs at least one input and the cube", remedy="call skyfuse build IN... OUT.cube"
         )
-    with _progress() as progress:
+    with progress_bars() as progress:
         report = build_cube(paths[:-1], paths[-1], grid=grid, workers=workers, dask=dask, progress=progress)
-    _say(str(report), as_json, report.to_dict())
+    say(str(report), as_json, report.to_dict())
 
 
 @app.command()
@@ -227,7 +167,7 @@ def info(
 
     data = describe(path)
     width = max(map(len, data)) + 2
-    _say("\n".join(f"{key:<{width}}{value}" for key, value in data.items()), as_json, data)
+    say("\n".join(f"{key:<{width}}{value}" for key, value in data.items()), as_json, data)
 
 
 def _numbers(text: str, count: int) -> list[float]:
@@ -299,7 +239,7 @@ def cutout(
         _coordinate(position), size=size, zoom=zoom, bands=bands, time=_interval(time)
     )
     write_cutout(cut, output)
-    _say(
+    say(
         f"{output}: {' × '.join(map(str, cut.data.shape))} (band, y, x)",
         as_json,
         {"file": output, "shape": cut.data.shape},
@@ -365,7 +305,7 @@ def export(
         time=_interval(time), fmt=fmt.value,
     )  # fmt: skip
     noun = "object" if written == 1 else "objects"
-    _say(f"{output}: {written} {noun}", as_json, {"file": output, "objects": written})
+    say(f"{output}: {written} {noun}", as_json, {"file": output, "objects": written})
 
 
 @app.command()
@@ -377,7 +317,7 @@ def check(cube: Annotated[Path, typer.Argument(help="The cube.")], as_json: Json
     from skyfuse.cube.query import check as check_cube
 
     problems = check_cube(cube)
-    _say("\n".join(problems) or f"{cube}: every tile is whole", as_json, {"cube": cube, "problems": problems})
+    say("\n".join(problems) or f"{cube}: every tile is whole", as_json, {"cube": cube, "problems": problems})
     if problems:
         raise typer.Exit(1)
 
@@ -429,7 +369,7 @@ def _study(
     plan = Study.from_recipe(recipe, variant=variant, quick=quick)
     if seed is not None:
         plan = replace(plan, recipe=plan.recipe.with_seed(seed))
-    with _progress() as progress:
+    with progress_bars() as progress:
         dataset, truth = prepare(
             plan.recipe, output, sources=data, labels=labels, templates=templates, progress=progress
         )
@@ -470,7 +410,7 @@ def tune(
     from skyfuse.study.run import Study
 
     plan = Study.from_recipe(recipe, variant=variant, quick=quick)
-    with _progress() as progress:
+    with progress_bars() as progress:
         trials = plan.tune(
             Dataset.open(dataset),
             output,
@@ -479,7 +419,7 @@ def tune(
             templates=templates,
             progress=progress,
         )
-    _say(trials.to_string(index=False), as_json, {"trials": trials.to_dict(orient="records")})
+    say(trials.to_string(index=False), as_json, {"trials": trials.to_dict(orient="records")})
 
 
 @app.command()
@@ -501,10 +441,10 @@ def embed(
     from skyfuse.dataset import Dataset
     from skyfuse.study.embed import embed_dataset
 
-    output = _tabular(output)
+    output = table_path(output)
     table = embed_dataset(Dataset.open(dataset), method=method, modality=modality, zoom=zoom, seed=seed)
-    _write_table(table, output)
-    _say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
+    write_table(table, output)
+    say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
 
 
 @app.command()
@@ -526,11 +466,11 @@ def predict(
     """
     from skyfuse.study.predict import predict_path
 
-    output = _tabular(output)
-    with _progress() as progress:
+    output = table_path(output)
+    with progress_bars() as progress:
         table = predict_path(model, data, draws=draws, seed=seed, progress=progress)
-    _write_table(table, output)
-    _say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
+    write_table(table, output)
+    say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
 
 
 @app.command()
@@ -543,4 +483,4 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a study.")], a
     from skyfuse.study.report import write_report
 
     page = write_report(study_folder(folder))
-    _say(str(page), as_json, {"report": page})
+    say(str(page), as_json, {"report": page})
