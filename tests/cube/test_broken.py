@@ -32,7 +32,7 @@ def frame(**options: object) -> fits.HDUList:
     """Return a frame of a field that the good sky does not hold."""
     cards = field_cards(0, "r") | {"FRAME": next(NUMBERS)}
     image = options.pop("image", IMAGE)
-    return frame_hdus(image, **(cards | options))  # type: ignore[arg-type]
+    return frame_hdus(image, **(cards | options))
 
 
 def spectrum(**options: object) -> fits.HDUList:
@@ -43,8 +43,8 @@ def spectrum(**options: object) -> fits.HDUList:
         "loglam": (BINS * 1e-4).astype(np.float32),
     }
     cards = {"PLATEID": 99, "MJD": 55000, "FIBERID": next(NUMBERS), "PLUG_RA": 150.0, "PLUG_DEC": 2.0}
-    arrays |= {name: options.pop(name) for name in list(options) if name in arrays}  # type: ignore[misc]
-    return spectrum_hdus(**arrays, **(cards | options))  # type: ignore[arg-type]
+    arrays |= {name: options.pop(name) for name in list(options) if name in arrays}
+    return spectrum_hdus(**arrays, **(cards | options))
 
 
 def raw(hdus: fits.HDUList) -> bytes:

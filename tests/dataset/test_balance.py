@@ -85,4 +85,4 @@ def test_what_cannot_be_balanced() -> None:
     with pytest.raises(DataError, match="class 1 has one; balance by weights"):
         balance(x, np.array([0, 0, 1]), "smote")
     with pytest.raises(UsageError, match="'more' is no way to balance"):
-        balance(x, np.array([0, 0, 1]), "more")  # type: ignore[arg-type] # what a recipe may hold
+        balance(x, np.array([0, 0, 1]), "more")  # what a recipe may hold

@@ -53,7 +53,7 @@ def dataset(cube: MemoryCube, tmp_path_factory: pytest.TempPathFactory) -> Datas
 
 
 def make(cube: MemoryCube, path: Path, **options: Any) -> Dataset:
-    return Dataset.from_cube(cube, path, **options)  # type: ignore[arg-type] # stands in for a Cube
+    return Dataset.from_cube(cube, path, **options)  # stands in for a Cube
 
 
 def object_rows(dataset: Dataset) -> Any:
@@ -370,7 +370,7 @@ def test_bytes_on_disk_are_little_more_than_the_arrays(tmp_path: Path) -> None:
 
 
 def test_dataset_without_a_path_lasts_as_long_as_its_object(cube: MemoryCube) -> None:
-    made = Dataset.from_cube(cube, labels=label_table())  # type: ignore[arg-type] # stands in for a Cube
+    made = Dataset.from_cube(cube, labels=label_table())  # stands in for a Cube
     folder = made.path.parent
     assert len(made.split()["train"]) > 0
     # A forked worker that lets its copy go must not take the files along.
@@ -385,7 +385,7 @@ def test_refused_dataset_without_a_path_leaves_nothing(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(DataError, match="no column 'SFR'"):
-        Dataset.from_cube(cube, labels=label_table(), label="SFR")  # type: ignore[arg-type] # as above
+        Dataset.from_cube(cube, labels=label_table(), label="SFR")  # as above
     assert list(tmp_path.iterdir()) == []
 
 

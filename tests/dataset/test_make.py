@@ -333,7 +333,7 @@ def cube(tmp_path_factory: pytest.TempPathFactory) -> MemoryCube:
 
 
 def from_cube(cube: MemoryCube, path: Path, **options: Any) -> Dataset:
-    return Dataset.from_cube(cube, path, **{"split": SplitPlan(folds=2)} | options)  # type: ignore[arg-type] # stands in for a Cube
+    return Dataset.from_cube(cube, path, **{"split": SplitPlan(folds=2)} | options)  # stands in for a Cube
 
 
 def test_labels_from_the_headers(cube: MemoryCube, tmp_path: Path) -> None:

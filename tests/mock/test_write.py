@@ -235,7 +235,7 @@ def test_other_seed_other_sky(tmp_path: Path, mock: Path) -> None:
 )
 def test_bad_arguments(tmp_path: Path, arguments: dict[str, object], fault: str) -> None:
     with pytest.raises(UsageError, match=fault):
-        write_mock(tmp_path / "m", **arguments)  # type: ignore[arg-type] # bad on purpose
+        write_mock(tmp_path / "m", **arguments)  # bad on purpose
     assert not (tmp_path / "m").exists()
 
 

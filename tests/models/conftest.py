@@ -3,8 +3,10 @@
 import pytest
 
 from skyfuse.models import MODELS, LateFusion
+from skyfuse.models.template import read_templates
 
 from .sky import CLASSES, brightness, make, only
+from .spectra import write_folder
 
 QUICK = {
     "linear": {},
@@ -69,3 +71,15 @@ def classifiers(class_parts):
     for model in models.values():
         model.calibrate(*test, level=0.8)
     return models
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """Eigenspectra in the layout of the SDSS pipeline's folder."""
+    return write_folder(tmp_path_factory.mktemp("templates"))
+
+
+@pytest.fixture(scope="session")
+def sets(folder):
+    """The same eigenspectra, read."""
+    return read_templates(folder)

@@ -4,21 +4,11 @@ import pytest
 from skyfuse.errors import UsageError
 from skyfuse.models import load_model
 from skyfuse.models.hybrid import Hybrid, _at_rest, _local
-from skyfuse.models.template import Shifted, polynomials, read_templates, weighted
+from skyfuse.models.template import Shifted, polynomials, weighted
 
-from .spectra import CLASSES, observe, write_folder
+from .spectra import CLASSES, observe
 
 QUICK = {"draws": 4000, "epochs": 5, "width": 96, "rejection": 0.1}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("templates"))
-
-
-@pytest.fixture(scope="module")
-def sets(folder):
-    return read_templates(folder)
 
 
 @pytest.fixture(scope="module")

@@ -13,24 +13,13 @@ from skyfuse.models.template import (
     Template,
     classes_of,
     polynomials,
-    read_templates,
     smooth_chi2,
     star_type,
     weighted,
 )
 from skyfuse.survey.sdss import read_spectrum
 
-from .spectra import CLASSES, observe, write_folder
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("templates"))
-
-
-@pytest.fixture(scope="module")
-def sets(folder):
-    return read_templates(folder)
+from .spectra import CLASSES, observe
 
 
 @pytest.fixture(scope="module")

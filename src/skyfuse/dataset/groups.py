@@ -121,7 +121,7 @@ def _best_cut(v: FloatArray, pairs: IntArray, limit: int) -> IntArray:
             ]
         ).astype(np.int64)
     )
-    best: tuple[int, IntArray, IntArray] | None = None
+    covers: list[IntArray] = []
     for phi in np.arange(_CUT_DIRECTIONS) * np.pi / _CUT_DIRECTIONS:
         along = np.argsort(v @ (np.cos(phi) * axes[0] + np.sin(phi) * axes[1]), kind="stable")
         rank = np.empty(n, dtype=np.int64)
@@ -131,11 +131,8 @@ def _best_cut(v: FloatArray, pairs: IntArray, limit: int) -> IntArray:
             crossing = ranked[(ranked[:, 0] < size) & (ranked[:, 1] >= size)]
             members, edges = np.unique(crossing, return_inverse=True)
             edges = edges.reshape(-1, 2)
-            cover = members[_vertex_cover(edges[:, 0], edges[:, 1], len(members))]
-            if best is None or len(cover) < best[0]:
-                best = (len(cover), cover, along)
-    assert best is not None  # noqa: S101 - there is at least one direction and one position
-    return best[2][best[1]]
+            covers.append(along[members[_vertex_cover(edges[:, 0], edges[:, 1], len(members))]])
+    return min(covers, key=len)
 
 
 def _groups(

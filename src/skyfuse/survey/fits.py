@@ -153,6 +153,30 @@ def integer(header: Header, key: str, path: Path) -> int:
     return int(value)
 
 
+def position(header: Header, ra: str, dec: str, path: Path) -> tuple[float, float]:
+    """Return the right ascension, in [0, 360), and declination that two keywords give, degrees.
+
+    Raises
+    ------
+    FileError
+        ``missing-keyword``, or ``bad-values`` where they are not on the sky.
+    """
+    at = number(header, ra, path), number(header, dec, path)
+    if not (0 <= at[0] <= 360 and -90 <= at[1] <= 90):
+        raise FileError(
+            f"its position {at} is not on the sky",
+            reason="bad-values",
+            remedy="get the file again from the archive",
+            path=path,
+        )
+    return at[0] % 360.0, at[1]
+
+
+def survey(header: Header, name: str) -> str:
+    """Return the name of the survey, or ``mock`` where TELESCOP says that no telescope took the file."""
+    return "mock" if str(header.get("TELESCOP", "")).strip().upper() == "MOCK" else name
+
+
 class Scratch:
     """Memory that serves one file after another: fresh pages for a frame take as long as its calibration.
 

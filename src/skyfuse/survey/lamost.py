@@ -42,12 +42,8 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
         ``missing-keyword`` or ``bad-values``.
     """
     spectrograph, mjd, fibre = (fits.integer(header, key, path) for key in ("SPID", "LMJD", "FIBERID"))
-    ra, dec = fits.number(header, "RA", path), fits.number(header, "DEC", path)
-    if not (0 <= ra <= 360 and -90 <= dec <= 90):
-        raise FileError(
-            f"its position ({ra}, {dec}) is not on the sky", reason="bad-values", remedy=_AGAIN, path=path
-        )
-    survey = "mock" if str(header.get("TELESCOP", "")).strip().upper() == "MOCK" else "lamost"
+    ra, dec = fits.position(header, "RA", "DEC", path)
+    survey = fits.survey(header, "lamost")
     plan = str(header["PLANID"]).strip()
     return SpectrumInfo(
         spectrum_id=f"{survey}-{mjd}-{plan}_sp{spectrograph:02d}-{fibre:03d}",
@@ -55,7 +51,7 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
         plate=spectrograph,
         mjd=mjd,
         fiberid=fibre,
-        ra=ra % 360.0,
+        ra=ra,
         dec=dec,
     )
 

@@ -215,19 +215,15 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
         ``missing-keyword`` or ``bad-values``.
     """
     plate, mjd, fiberid = (fits.integer(header, key, path) for key in ("PLATEID", "MJD", "FIBERID"))
-    ra, dec = fits.number(header, "PLUG_RA", path), fits.number(header, "PLUG_DEC", path)
-    if not (0 <= ra <= 360 and -90 <= dec <= 90):
-        raise FileError(
-            f"its position ({ra}, {dec}) is not on the sky", reason="bad-values", remedy=_AGAIN, path=path
-        )
-    survey = "mock" if str(header.get("TELESCOP", "")).strip().upper() == "MOCK" else "sdss"
+    ra, dec = fits.position(header, "PLUG_RA", "PLUG_DEC", path)
+    survey = fits.survey(header, "sdss")
     return SpectrumInfo(
         spectrum_id=f"{survey}-{plate}-{mjd}-{fiberid}",
         survey=survey,
         plate=plate,
         mjd=mjd,
         fiberid=fiberid,
-        ra=ra % 360.0,
+        ra=ra,
         dec=dec,
     )
 
