@@ -52,6 +52,7 @@ VERBS = [
     "cutout",
     "export",
     "check",
+    "match",
     "study",
     "tune",
     "embed",

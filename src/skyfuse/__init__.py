@@ -20,12 +20,24 @@ if TYPE_CHECKING:
     from skyfuse.cube.build import build
     from skyfuse.cube.query import Box, Cone, Cube
     from skyfuse.dataset import Dataset
+    from skyfuse.dataset.match import match
     from skyfuse.errors import SkyfuseError
     from skyfuse.mock import write_mock
     from skyfuse.models import load_model
     from skyfuse.study.run import Study
 
-__all__ = ["Box", "Cone", "Cube", "Dataset", "SkyfuseError", "Study", "build", "load_model", "write_mock"]
+__all__ = [
+    "Box",
+    "Cone",
+    "Cube",
+    "Dataset",
+    "SkyfuseError",
+    "Study",
+    "build",
+    "load_model",
+    "match",
+    "write_mock",
+]
 
 _HOMES = {
     "Box": "skyfuse.cube.query",
@@ -36,6 +48,7 @@ _HOMES = {
     "Study": "skyfuse.study.run",
     "build": "skyfuse.cube.build",
     "load_model": "skyfuse.models",
+    "match": "skyfuse.dataset.match",
     "write_mock": "skyfuse.mock",
 }
 

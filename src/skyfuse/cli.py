@@ -474,6 +474,43 @@ def predict(
 
 
 @app.command()
+def match(
+    a: Annotated[Path, typer.Argument(help="A table, the folder of a HATS catalogue, or a cube.")],
+    b: Annotated[Path, typer.Argument(help="What A is matched with, of the same kinds.")],
+    radius: Annotated[float, typer.Option(help="Greatest distance of a pair, arcsec.")] = 1.0,
+    mode: Annotated[str, typer.Option(help="one-to-one, nearest (B of each A) or all.")] = "one-to-one",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .parquet or .csv.")] = Path(
+        "matched.parquet"
+    ),
+    columns_a: Annotated[
+        str | None, typer.Option(help="Position columns of A, 'RA DEC'; by default their usual names.")
+    ] = None,
+    columns_b: Annotated[str | None, typer.Option(help="Position columns of B.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Match two catalogues by position; what became of every row is printed and kept in OUT.json.
+
+    Example: skyfuse match sources.csv stripe.cube --radius 1 -o matched.parquet
+    """
+    from skyfuse.dataset.match_files import match_files
+
+    def two(text: str | None) -> tuple[str, str] | None:
+        if text is None:
+            return None
+        words = text.replace(",", " ").split()
+        if len(words) != 2:
+            raise UsageError(f"'{text}' are not two columns", remedy="write e.g. --columns-a 'RA_deg DE_deg'")
+        return words[0], words[1]
+
+    output = table_path(output)
+    with progress_bars() as progress:
+        result = match_files(
+            a, b, output, radius, mode, columns_a=two(columns_a), columns_b=two(columns_b), progress=progress
+        )
+    say(f"{result}\n\n{output}: {result.pairs:,} pairs", as_json, {"file": output, **result.to_dict()})
+
+
+@app.command()
 def report(folder: Annotated[Path, typer.Argument(help="Folder of a study.")], as_json: Json = False) -> None:
     """Write a study's report again from its stored results.
 

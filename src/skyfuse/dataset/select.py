@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
-from skyfuse.dataset.groups import chord, unit_vectors
 from skyfuse.errors import DataError, UsageError
 
 SENTINEL = -99.0
@@ -266,21 +264,14 @@ def _match_spectra(keys: pd.DataFrame, objects: pd.DataFrame, spectra: pd.DataFr
 
 
 def _match_positions(positions: NDArray[np.float64], objects: pd.DataFrame) -> Match:
-    usable = np.flatnonzero(np.isfinite(positions).all(axis=1))
-    theirs = cKDTree(unit_vectors(*positions[usable].T)) if len(usable) else None
+    # The cross-match counts with this module's Funnel.
+    from skyfuse.dataset.match import closest_first, find_pairs
+
+    pairs = find_pairs(objects["ra"], objects["dec"], *positions.T, MATCH_ARCSEC)
+    pairs = pairs.take(closest_first(pairs))
     label_row = np.full(len(objects), -1, dtype=np.int64)
-    matched = 0
-    if theirs is not None:
-        ours = cKDTree(unit_vectors(objects["ra"], objects["dec"]))
-        near = ours.sparse_distance_matrix(theirs, chord(MATCH_ARCSEC), output_type="ndarray")
-        near = near[np.lexsort((near["j"], near["i"], near["v"]))]
-        taken = np.zeros(len(usable), dtype=bool)
-        for i, j in zip(near["i"], near["j"], strict=True):
-            if label_row[i] < 0 and not taken[j]:
-                label_row[i] = usable[j]
-                taken[j] = True
-        matched = int(taken.sum())
-    return Match(label_row, f"position within {MATCH_ARCSEC:g}″", matched, len(positions) - matched)
+    label_row[pairs.a] = pairs.b
+    return Match(label_row, f"position within {MATCH_ARCSEC:g}″", len(pairs), len(positions) - len(pairs))
 
 
 def with_label(table: pd.DataFrame, label: str) -> tuple[pd.DataFrame, str]:
