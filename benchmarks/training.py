@@ -1,4 +1,4 @@
-"""Training speed: Skyfuse's loop on Lightning against a bare PyTorch loop, for each network.
+"""Training speed: Skyfuse's loop against a bare PyTorch loop, for each network.
 
     python benchmarks/training.py [--rounds 3] [NETWORK …]
 

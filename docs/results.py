@@ -18,10 +18,12 @@ from typing import Any
 import pandas as pd
 
 from skyfuse.config import Recipe, load_recipe
-from skyfuse.study.metrics import LOWER, PRIMARY
+from skyfuse.study.metrics import PRIMARY
 from skyfuse.study.report.common import (
+    crossing,
     figure,
     fusion_name,
+    listed,
     metric_name,
     model_name,
     number,
@@ -37,10 +39,16 @@ HEAD = """# Results
 
 Made by `python docs/results.py` from the summaries in `docs/results/`; no number is typed by hand. Each of
 our figures is of a test part that took no part in training, tuning, choosing between models, or setting
-intervals; brackets hold 95 % intervals (bootstrap over test objects, whole groups). The model is the best on
-the validation part. Inputs that carry the answer are left out of every headline; the section of a study says
-what they would add. *Figures in italics are the authors' own*, on their data.
+intervals; brackets hold 95 % intervals (bootstrap over test objects, whole groups). The model is chosen
+where no training stopped: by cross-validation inside the training part, or on the calibration part (over the
+rounds of a cross-validation together); the section of a study says which. Inputs that carry the answer are
+left out of every headline; the section says what they would add. *Figures in italics are the authors' own*,
+on their data. "Mock sky" is simulated data, "short run" a study at the size of `--quick`: both show that a
+study runs and what its mechanism finds, not what the real sky holds.
 """
+
+_LOWER = frozenset({"mae", "rmse", "nmad", "sigma_nmad", "sigma_rms", "outliers"})
+"""Scores of which less is better."""
 
 
 def summary(folder: Path, note: str) -> dict[str, Any]:
@@ -70,6 +78,7 @@ def summary(folder: Path, note: str) -> dict[str, Any]:
         "title": study.recipe.title,
         "label": {"title": study.recipe.task.title, "unit": study.unit},
         "level": study.recipe.task.level,
+        "crossing": study.crossing,
         "objects": {part: int(best[f"n_{part}"]) for part in ("train", "valid", "calibration", "test")},
         "counts": study.data.get("counts") or {},
         "split": {
@@ -99,12 +108,17 @@ def _cell(study: Folder, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(study: Folder) -> list[dict[str, Any]]:
-    """Return what leaking inputs add, and what each model's best fusion adds to its best single input."""
-    table = study.comparisons
-    leaks = table[(table["kind"] == "leak") & (table["metric"] == study.primary)]
-    gains = study.sound[(study.sound["kind"] == "fusion") & study.sound["chosen"].astype(bool)]
-    kept = ["kind", "a", "b", "difference", "low", "high"]
-    return [_clean(row) for row in records(pd.concat([leaks, gains])[kept])]
+    """Return what leaking inputs add, what fusions add to single inputs, and how the headline's rivals do.
+
+    Fusions that read leaking columns stand beside those that do not. A rival is another model on the
+    headline's input.
+    """
+    table = study.comparisons[study.comparisons["metric"] == study.primary]
+    headline = (table[["a", "b"]] == study.best["cell"]).any(axis=1)
+    rivals = table[(table["kind"] == "models") & headline]
+    others = table[table["kind"].isin(["leak", "fusion", "single"])]
+    kept = ["kind", "variant", "chosen", "a", "b", "difference", "low", "high"]
+    return [_clean(row) for row in records(pd.concat([rivals, others])[kept])]
 
 
 def _clean(row: dict[str, Any]) -> dict[str, Any]:
@@ -153,12 +167,12 @@ def page(folder: Path) -> str:
                     _data(content),
                     _split(content),
                     _theirs(content, recipe),
-                    recipe.shows or recipe.title,
+                    _shown(content, recipe),
                     "; ".join(flaw.what for flaw in recipe.flaws) or "–",
                 ]
             )
         )
-        sections += _section(name, content)
+        sections += _section(name, content, recipe)
     return "\n".join([*lines, "", *sections]).rstrip() + "\n"
 
 
@@ -180,10 +194,11 @@ def _score(cell: dict[str, Any], name: str) -> str:
 
 
 def _ours(content: dict[str, Any], recipe: Recipe) -> str:
-    """Return the headline, in the score that chooses and in those that the authors state."""
+    """Return the headline, in the score that chooses, those that the authors state, those of redshifts."""
     cell = _headline(content)
     stated = [name for theirs in recipe.published for name in theirs.scores if name in content["scores"]]
-    names = list(dict.fromkeys([PRIMARY[content["kind"]], *stated]))
+    redshift = [name for name in ("sigma_nmad", "outliers") if name in content["scores"]]
+    names = list(dict.fromkeys([PRIMARY[content["kind"]], *stated, *redshift]))
     return f"**{'; '.join(_score(cell, name) for name in names)}**, {_name(cell)}"
 
 
@@ -210,7 +225,7 @@ def _theirs(content: dict[str, Any], recipe: Recipe) -> str:
     known = [PRIMARY[content["kind"]], *content["scores"], *recipe.published[0].scores]
     score = next(name for name in known if any(name in theirs.scores for theirs in recipe.published))
     stating = [theirs for theirs in recipe.published if score in theirs.scores]
-    best = (min if score in LOWER else max)(stating, key=lambda theirs: theirs.scores[score])
+    best = (min if score in _LOWER else max)(stating, key=lambda theirs: theirs.scores[score])
     scores = "; ".join(f"{metric_name(name)} {value:g}" for name, value in best.scores.items())
     parts = [
         f"{model_name(best.model)}{f', {fusion_name(best.fusion)}' if best.fusion else ''}",
@@ -221,7 +236,49 @@ def _theirs(content: dict[str, Any], recipe: Recipe) -> str:
     return f"*{scores}* ({'; '.join(part for part in parts if part)}); {told}"
 
 
-def _section(name: str, content: dict[str, Any]) -> list[str]:
+def _shown(content: dict[str, Any], recipe: Recipe) -> str:
+    """Return the question of a study, and what the stored results answer."""
+    primary = metric_name(PRIMARY[content["kind"]])
+    headline = _headline(content)
+    cells = {cell["cell"]: cell for cell in content["cells"]}
+    model = model_name(headline["model"])
+    found = []
+    rivals = [row for row in content["differences"] if row["kind"] == "models"]
+    if rivals:
+        # Seen from the headline, whichever side of the pair it stands on.
+        seen = [
+            (row["difference"], row["low"], row["high"], row["b"])
+            if row["a"] == headline["cell"]
+            else (-row["difference"], -row["high"], -row["low"], row["a"])
+            for row in rivals
+        ]
+        surely = [cells[name]["model"] for _, low, _, name in seen if low > 0]
+        equal = [cells[name]["model"] for _, low, high, name in seen if low <= 0 <= high]
+        worse = [cells[name]["model"] for _, _, high, name in seen if high < 0]
+        for verb, models in (("beats", surely), ("is level with", equal), ("is beaten by", worse)):
+            if models:
+                found.append(f"{model} {verb} {listed([model_name(name) for name in models])}")
+    for row in content["differences"]:
+        own = headline["cell"] in (row["a"], row["b"])
+        verdict = "more" if row["low"] > 0 else "less" if row["high"] < 0 else "no sure difference"
+        change = f"{primary} {_change(row)}, {verdict}"
+        if row["kind"] == "leak" and row["b"] == headline["cell"]:
+            found.append(f"with the leaking inputs {change}")
+        if row["kind"] == "fusion" and row["chosen"] and row["variant"] is None:
+            a, b = cells[row["a"]], cells[row["b"]]
+            if own or a["model"] == headline["model"]:
+                found.append(f"{fusion_name(a['fusion'])} against {b['fusion']} alone {change}")
+    for score, limit in content["attainable"].items():
+        found.append(f"attainable {metric_name(score)} {figure(limit)}")
+    answer = "; ".join(found)
+    return f"{recipe.shows or recipe.title}{f' {answer[:1].upper()}{answer[1:]}' if answer else ''}"
+
+
+def _change(row: dict[str, Any]) -> str:
+    return f"{signed(row['difference'])} ({signed(row['low'])} to {signed(row['high'])})"
+
+
+def _section(name: str, content: dict[str, Any], recipe: Recipe) -> list[str]:
     cell = _headline(content)
     primary = PRIMARY[content["kind"]]
     scores = [score for score in content["scores"] if score != "log_loss"]
@@ -231,9 +288,10 @@ def _section(name: str, content: dict[str, Any]) -> list[str]:
         "",
         f"{content['title']}: recipe `{content['recipe']}`"
         + (f", variant `{content['variant']}`" if content["variant"] else "")
-        + f"; {_data(content)}. {content['label']['title']}"
+        + f"; {_data(content)}. Label: {content['label']['title']}"
         + (f" in {content['label']['unit']}" if content["label"]["unit"] else "")
-        + f". Seed {content['seed']}, split `{content['split']['sha256'][:12]}`, "
+        + f": {recipe.task.definition.rstrip('.')}. Seed {content['seed']}, "
+        + f"split `{content['split']['sha256'][:12]}`, "
         + ", ".join(f"{library} {version}" for library, version in content["versions"].items())
         + ".",
         "",
@@ -241,6 +299,13 @@ def _section(name: str, content: dict[str, Any]) -> list[str]:
     if content["counts"]:
         counts = ", ".join(f"{group} {n:,}" for group, n in content["counts"].items())
         lines += [f"Objects by class: {counts}.", ""]
+    if sum(row["role"] == "reference" for row in content["cells"]) > 1:
+        where = (
+            "by cross-validation inside the training part"
+            if recipe.choice == "folds"
+            else "on the calibration part"
+        )
+        lines += [f"In bold: the model chosen, {where}.", ""]
     for score, limit in content["attainable"].items():
         lines += [f"Attainable {metric_name(score)} on these test objects: {figure(limit)}.", ""]
     width = "set size" if content["kind"] == "classification" else "width"
@@ -260,6 +325,8 @@ def _section(name: str, content: dict[str, Any]) -> list[str]:
             cells += [f"{percent(row['coverage'])} ({ends})", figure(row["width"])]
         lines.append(_row([*cells, seconds(row["train_seconds"]), seconds(row["inference_seconds"])]))
     lines.append("")
+    if content.get("crossing"):
+        lines += [crossing(content["crossing"], content["level"]), ""]
     lines += _notes(content, primary)
     return lines
 
@@ -269,13 +336,13 @@ def _notes(content: dict[str, Any], primary: str) -> list[str]:
     lines = []
     for row in content["differences"]:
         a, b = cells[row["a"]], cells[row["b"]]
-        ends = f"{signed(row['low'])} to {signed(row['high'])}"
-        change = f"{metric_name(primary)} {signed(row['difference'])} ({ends})"
+        change = f"{metric_name(primary)} {_change(row)}"
         if row["kind"] == "leak":
             lines.append(f"- {_name(b)}: leaking inputs would add {change}.")
-        else:
+        elif row["kind"] in ("fusion", "single"):
             against = f"{fusion_name(a['fusion'])} against {b['fusion']} alone"
-            lines.append(f"- {model_name(a['model'])}: {against} {change}.")
+            leaky = " with leaking inputs" if row["variant"] else ""
+            lines.append(f"- {model_name(a['model'])}{leaky}: {against} {change}.")
     for row in content["flaws"]:
         lines.append(
             f"- Flaw `{row['variant']}` brought back: {metric_name(primary)} {number(row['value_sound'])} "

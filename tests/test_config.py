@@ -308,6 +308,7 @@ def test_every_shipped_recipe_and_variant_is_whole_also_when_short(name):
     assert recipe.shows
     for own in (recipe, *(recipe.varied(variant) for variant in recipe.variants)):
         assert own.shortened().quick == {}
+        assert set(own.shortened().models) <= set(own.models)
 
 
 @settings(max_examples=40, deadline=None)

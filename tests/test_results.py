@@ -54,7 +54,7 @@ def test_a_summary_says_what_the_folder_says(results, stored):
     assert {cell["role"] for cell in content["cells"]} == {"reference", "leak"}
     assert content["objects"] == {"train": 120, "valid": 20, "calibration": 20, "test": 60}
     reference = table[table["role"] == "reference"]
-    assert content["headline"] == reference["valid_f1_macro"].idxmax()
+    assert content["headline"] == reference["choice"].idxmax()
 
 
 def test_the_row_has_our_number_and_theirs_told_apart(results, stored):
@@ -62,12 +62,41 @@ def test_the_row_has_our_number_and_theirs_told_apart(results, stored):
     assert page == results.page(stored / "results")
     row = next(line for line in page.splitlines() if line.startswith("| [one](#one)"))
     table = pd.read_parquet(stored / "study" / "results.parquet")
-    best = table[table["role"] == "reference"].sort_values("valid_f1_macro").iloc[-1]
+    best = table[table["role"] == "reference"].sort_values("choice").iloc[-1]
     score, low, high = (best[f"test_f1_macro{end}"] for end in ("", "_low", "_high"))
     assert f"macro F1 {score:.3f} ({low:.3f} to {high:.3f})" in row
     assert "mock sky: a \\| catalogue; 220 objects" in row
     assert "120 / 20 / 20 / 60" in row
     assert "Pixel values near 1e-18 divided by 255" in row
+
+
+def test_the_answer_to_the_question_is_what_the_stored_differences_say(results, stored):
+    path = stored / "results" / "one.json"
+    content = json.loads(path.read_text())
+    head = next(cell for cell in content["cells"] if cell["cell"] == content["headline"])
+    (rival,) = (row for row in content["differences"] if row["kind"] == "models")
+    assert head["cell"] in (rival["a"], rival["b"])
+    ahead = "beats" if rival["a"] == head["cell"] else "is beaten by"
+    assert f" {ahead} " in results.page(stored / "results").split("| [one]")[1].split("\n")[0]
+    for ends, words in (
+        ((-0.01, 0.09), "is level with"),
+        ((-0.09, -0.01), "beats" if ahead == "is beaten by" else "is beaten by"),
+    ):
+        rival["low"], rival["high"] = ends
+        path.write_text(json.dumps(content))
+        row = results.page(stored / "results").split("| [one]")[1].split("\n")[0]
+        assert f" {words} " in row
+        assert f" {ahead} " not in row
+
+
+def test_coverage_across_surveys_is_told_in_words(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "HERE", tmp_path)
+    split = {"column": "source", "parts": {"train": ["RESOLVE*"], "test": ["ECO*"]}}
+    folder = write_folder(tmp_path / "study", "regression", name="sfr", split=split)
+    results.main(["--collect", str(folder), "crossed"])
+    page = (tmp_path / "results.md").read_text()
+    assert "RESOLVE* calibrate, ECO* are tested" in page
+    assert "no farther from 90 % than chance allows" in page
 
 
 def test_the_section_tells_what_leaking_inputs_would_add(stored):
@@ -87,7 +116,7 @@ def test_studies_of_other_kinds_and_rounds(results, tmp_path, monkeypatch):
     row = {line.split("(#")[1].split(")")[0]: line for line in lines if line.startswith("| [")}
     assert "5-fold, each object tested once" in row["classification"]
     assert "explained share 0." in row["reconstruction"]
-    assert all(f"{name} 0." in row["regression"] for name in ("R²", "MAE", "RMSE"))
+    assert all(f"{name} 0." in row["regression"] for name in ("R²", "MAE", "RMSE", "σ_NMAD", "outliers"))
     theirs = "*R² 0.308; MAE 0.19; RMSE 0.32* (LightGBM, early fusion; 11,179 galaxies; 60/20/20)"
     assert f"{theirs}; not comparable: different data" in row["regression"]
     assert any(line.startswith("Attainable MAE on these test objects: 0.0110") for line in lines)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skyfuse.errors import SkyfuseError, UsageError
+from skyfuse.fetch.commands import app as fetch
 from skyfuse.terminal import Json, progress_bars, say, table_path, write_table
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(fetch, name="fetch")
 
 Templates = Annotated[
     Path | None, typer.Option(help="Folder of SDSS spEigen*.fits, for mock spectra and template fits.")
@@ -32,6 +34,9 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Worker processes; by default one for each processor.", min=1, show_default=False),
 ]
+
+
+_INTERRUPTED = 130
 
 
 class Format(StrEnum):
@@ -59,14 +64,16 @@ def main() -> None:
             _fail(f"{message.rstrip('.')}; see '{verb} --help'", error.exit_code)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; what is finished is kept, and the same command goes on where it stopped", 130)
+        code = _INTERRUPTED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; check the path, its permissions and the free disk space", 1)
     except MemoryError:
         _fail("the work needs more memory than this machine has; ask for less at a time", 1)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+    # Typer may turn Ctrl-C into its exit code, without an exception.
+    if code == _INTERRUPTED:
+        _fail("interrupted; what is finished is kept, and the same command goes on where it stopped", code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, code: int) -> None:

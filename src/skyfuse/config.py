@@ -193,8 +193,10 @@ class Split(_Part):
     """How objects are divided; frozen in the dataset before any model is fitted."""
 
     train: float = Field(0.6, gt=0, lt=1, description="Share of objects that models learn from.")
-    valid: float = Field(0.1, gt=0, lt=1, description="Share that stops training and chooses between models.")
-    calibration: float = Field(0.1, gt=0, lt=1, description="Share that sets intervals and sets.")
+    valid: float = Field(0.1, gt=0, lt=1, description="Share on which trainings stop.")
+    calibration: float = Field(
+        0.1, gt=0, lt=1, description="Share that sets intervals and sets, and may choose between models."
+    )
     test: float = Field(0.2, gt=0, lt=1, description="Share on which results are stated.")
     folds: int = Field(5, ge=3, description="Cross-validation folds of the training part, for tuning.")
     seed: int = Field(0, ge=0, description="Seed of the split.")
@@ -326,6 +328,12 @@ class Recipe(_Part):
     )
     sizes: list[int] = Field(default_factory=list, description="Sizes of the training part, for `learning`.")
     learning: Learning | None = Field(None, description="Scores against the size of the training part.")
+    choice: Literal["calibration", "folds"] = Field(
+        "calibration",
+        description="What chooses between fitted models and inputs, never what stops trainings: the "
+        "calibration part, which costs nothing; or cross-validation inside the training part, which sees "
+        "more objects and costs as much as tuning at one point.",
+    )
     search: Search = Field(default=Search.model_validate({}), description="How parameters are tuned.")
     split: Split = Field(default=Split.model_validate({}), description="The parts of the data.")
     embeddings: Embeddings = Field(
@@ -337,7 +345,7 @@ class Recipe(_Part):
     flaws: list[Flaw] = Field(default_factory=list, description="Known flaws of the original study.")
     published: list[Published] = Field(default_factory=list, description="The authors' own figures.")
     source: str = Field("", description="The original study, as the report cites it.")
-    shows: str = Field("", description="What the study shows, in one line.")
+    shows: str = Field("", description="The question that the study answers, in one line.")
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="Overrides by name, e.g. for other data: same fields; sections merge; lists, grids, "
@@ -403,6 +411,8 @@ class Recipe(_Part):
             )
         if self.task.kind != "classification" and self.balance != "none":
             raise ValueError(f"balance {self.balance} needs a classification: set none")
+        if self.choice == "folds" and any(fusion.startswith("late") for fusion in self.fusions):
+            raise ValueError("choice folds cannot judge late fusions: set choice to calibration")
         self._check_leaks()
         return self
 
@@ -520,7 +530,13 @@ class Recipe(_Part):
             )
         whole = self.model_dump(mode="json")
         overrides = whole.pop("variants")[name]
-        return _validated(_merged(whole, overrides), where=f"{self.name}, variant {name}")
+        varied = _validated(_merged(whole, overrides), where=f"{self.name}, variant {name}")
+        models = varied.quick.get("models")
+        if not isinstance(models, dict):
+            return varied
+        # What the variant took away the short run must not bring back.
+        kept = {k: plan for k, plan in models.items() if k in varied.models or k not in self.models}
+        return varied.model_copy(update={"quick": {**varied.quick, "models": kept}})
 
     def with_seed(self, seed: int) -> Recipe:
         """Return the recipe with one seed for the mock sky, the split and the models.

@@ -96,6 +96,8 @@ def test_errors_are_the_scatter(deep: list[Source]) -> None:
     assert gaia.sigma(expected)[3, 150] ** 2 == pytest.approx(
         electrons / (4.42 * 20) ** 2 + (gaia.FLOOR * flux) ** 2
     )
+    # What is stated is what the observed flux lets one estimate: it holds nothing that the flux does not.
+    np.testing.assert_allclose(seen.error, gaia.sigma(np.maximum(seen.flux, 0)), rtol=1e-5)
     again = gaia.observe(7, some[:3], 0.6, None)
     np.testing.assert_array_equal(again.flux, seen.flux[:3])
 

@@ -147,6 +147,26 @@ def test_crop_keeps_the_middle():
     assert torch.equal(network({"image": x}), network({"image": edge}))
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_oriented_network_answers_with_the_mean_of_the_orientations_it_has(mirror):
+    torch.manual_seed(0)
+    one = architectures.image_ff({"image": (2, 5, 5), "table": (3,)}, 4, 0.0, 1.0)
+    network = architectures.Oriented(one, mirror=mirror).eval()
+    x = {"image": torch.randn(6, 2, 5, 5), "table": torch.randn(6, 3)}
+    images = [x["image"].rot90(k, (2, 3)) for k in range(4)]
+    if mirror:
+        images += [image.transpose(2, 3) for image in images]
+    out = network(x)
+    assert torch.allclose(out, sum(one({**x, "image": image}) for image in images) / len(images), atol=1e-6)
+    turned = {**x, "image": x["image"].rot90(1, (2, 3))}
+    assert torch.allclose(network(turned), out, atol=1e-6)
+    mirrored = {**x, "image": x["image"].flip(2)}
+    assert torch.allclose(network(mirrored), out, atol=1e-6) == mirror
+    image = {"image": x["image"]}
+    bare = architectures.image_ff({"image": (2, 5, 5)}, 4, 0.0, 1.0).train()
+    assert torch.equal(architectures.Oriented(bare, mirror=mirror).train()(image), bare(image))
+
+
 def test_resnet_has_fifty_layers():
     layers = list(meta(architectures.resnet50, IMAGE, 10).modules())
     blocks = [layer for layer in layers if isinstance(layer, architectures.Bottleneck)]

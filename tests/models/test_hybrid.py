@@ -83,7 +83,42 @@ def test_types_of_stars_need_no_flux_calibration(folder, sets):
     assert (model.predict(bent).value == y).mean() > 0.9
 
 
-@pytest.mark.parametrize("wrong", [{"draws": 10}, {"epochs": 0}, {"dropout": 1.0}, {"learning_rate": 0.0}])
+def test_members_are_averaged_and_saved(tmp_path, folder, sets):
+    x, y, _ = observe(sets, 60, seed=3, kinds=("A", "G", "M"))
+    kind = {"kind": "classification", "classes": ("A", "G", "M")}
+    small = {"templates": str(folder), "draws": 500, "epochs": 1, "width": 8}
+    model = Hybrid(**small, members=2)
+    model.fit(x, y, x, y, seed=0, **kind)
+    both = model.predict(x).probability
+    loaded = load_model(model.save(tmp_path / "model"))
+    np.testing.assert_array_equal(loaded.predict(x).probability, both)
+    first, second = model._members
+    alone = []
+    for member in (first, second):
+        model._members = [member]
+        alone.append(model.predict(x).probability)
+    assert np.abs(alone[0] - alone[1]).max() > 1e-3
+    np.testing.assert_allclose(both, np.mean(alone, axis=0), atol=1e-6)
+
+
+def test_a_lost_core_of_a_line_is_no_continuum(folder, sets):
+    x, y, _ = observe(sets, 60, seed=3, kinds=("A", "G", "M"))
+    model = Hybrid(templates=str(folder), **QUICK)
+    model.fit(x, y, x, y, seed=0, kind="classification", classes=("A", "G", "M"))
+    flux = np.ones((1, 468), np.float32)
+    flux[0, 200:205] = 0.7
+    weight = np.ones_like(flux)
+    whole = model._inputs(flux, weight)
+    weight[0, 202] = 0
+    lost = model._inputs(np.where(weight > 0, flux, 0), weight)
+    assert whole[0, 202] < -0.2
+    assert lost[0, 202] == pytest.approx(lost[0, 201:204:2].mean(), abs=1e-6)
+    assert lost[0, 202] < -0.2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"draws": 10}, {"members": 0}, {"epochs": 0}, {"dropout": 1.0}, {"learning_rate": 0.0}]
+)
 def test_impossible_parameters(wrong):
     with pytest.raises(UsageError, match="out of range"):
         Hybrid(**wrong)

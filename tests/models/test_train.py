@@ -255,8 +255,8 @@ def test_batches_show_each_object_once_in_an_order_of_seed_and_epoch_alone(weigh
     settings = Settings(learning_rate=1, batch_size=4, max_epochs=1, patience=1)
     orders = {}
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        batches = Batches(x, y, y if weighted else None, settings, seed=seed, epoch=lambda epoch=epoch: epoch)
-        shown = list(batches)
+        batches = Batches(x, y, y if weighted else None, settings, seed=seed)
+        shown = list(batches.epoch(epoch))
         assert len(shown) == len(batches) == 6
         assert {len(labels) for _, labels, _ in shown} == {3, 4}
         for inputs, labels, weight in shown:
@@ -264,7 +264,7 @@ def test_batches_show_each_object_once_in_an_order_of_seed_and_epoch_alone(weigh
             assert torch.equal(weight, labels) if weighted else weight is None
         orders[seed, epoch] = torch.cat([labels for _, labels, _ in shown]).tolist()
         assert sorted(orders[seed, epoch]) == y.tolist()
-        assert orders[seed, epoch] == torch.cat([labels for _, labels, _ in batches]).tolist()
+        assert orders[seed, epoch] == torch.cat([labels for _, labels, _ in batches.epoch(epoch)]).tolist()
     assert len({tuple(order) for order in orders.values()}) == 3
 
 
@@ -273,7 +273,7 @@ def test_validation_goes_in_order_by_parts_that_fit_into_memory():
         y = torch.arange(100.0)
         parts = InOrder({"table": torch.zeros(100, 1).expand(100, values)}, y)
         assert parts.size == size
-        assert torch.equal(torch.cat([labels for _, labels, _ in parts]), y)
+        assert torch.equal(torch.cat([labels for _, labels in parts]), y)
 
 
 def test_each_epoch_has_a_random_stream_of_its_own():

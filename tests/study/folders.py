@@ -172,10 +172,11 @@ class _Folder:
             **{f"n_{part}": count for part, count in n.items()},
             **{
                 f"{p}_{m}": self.rng.uniform(0.7, 0.8) + shift
-                for p in ("train", "valid", "test")
+                for p in ("train", "valid", "calibration", "test")
                 for m in metrics
             },
         }
+        row["choice"] = row[f"calibration_{PRIMARY[self.kind]}"]
         for metric in metrics:
             row[f"test_{metric}_low"] = row[f"test_{metric}"] - 0.031
             row[f"test_{metric}_high"] = row[f"test_{metric}"] + 0.029
@@ -360,7 +361,7 @@ class _Folder:
 
     def _header(self) -> dict:
         return {
-            "format": 2,
+            "format": 3,
             "recipe": self.recipe.name,
             "variant": None,
             "data": "mock",

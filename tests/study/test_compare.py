@@ -143,40 +143,40 @@ def test_macro_f1_of_resamples_is_that_of_the_resampled_objects():
         assert boot.draws["m"]["f1_macro"][k] == pytest.approx(expected)
 
 
-def test_best_single_looks_at_validation_alone():
+def test_best_single_is_a_modality():
     assert best_single({"image": 0.2, "table": 0.3, "early": 0.9}) == "table"
     assert best_single({"image": 0.2}) == "image"
     with pytest.raises(DataError, match="no single modality"):
         best_single({"early": 0.2})
 
 
-def cells_of(qualities, valid, variants=(None,)):
+def cells_of(qualities, scores, variants=(None,)):
     """Return a table of cells and a bootstrap over predictions of given scatter."""
     rng = np.random.default_rng(8)
     y = rng.normal(size=120)
     rows, outcomes = [], {}
-    for model in valid:
+    for model in scores:
         for variant in variants:
             for fusion, quality in qualities.items():
                 if variant == LEAKS and fusion == "spectrum":
                     continue
                 name = f"{model}-{fusion}" + ("" if variant is None else f"-{variant}")
                 row = {"cell": name, "model": model, "fusion": fusion, "variant": variant}
-                rows.append({**row, "valid_r2": valid[model][fusion]})
+                rows.append({**row, "choice": scores[model][fusion]})
                 scatter = quality if variant is None else quality / 3
                 outcomes[name] = outcome(y, y + scatter * rng.normal(size=120))
     return pd.DataFrame(rows), bootstrap(outcomes, samples=300, seed=0)
 
 
-def test_comparisons_pair_models_and_set_fusions_against_the_validation_choice():
-    # On the validation part the image looks better for b, though the test part says otherwise.
-    valid = {
+def test_comparisons_pair_models_and_set_fusions_against_the_choice():
+    # By the choice the image looks better for b, though the test part says otherwise.
+    scores = {
         "a": {"image": 0.1, "spectrum": 0.2, "early": 0.5, "late-mean": 0.4},
         "b": {"image": 0.4, "spectrum": 0.2, "early": 0.5, "late-mean": 0.6},
     }
     qualities = {"image": 0.9, "spectrum": 0.8, "early": 0.3, "late-mean": 0.6}
-    cells, boot = cells_of(qualities, valid)
-    table = comparisons(cells, boot, "regression")
+    cells, boot = cells_of(qualities, scores)
+    table = comparisons(cells, boot)
     fusion = table[(table["kind"] == "fusion") & (table["metric"] == "r2")].set_index(["model", "fusion"])
     assert fusion.loc[("a", "early"), "b"] == "a-spectrum"
     assert fusion.loc[("b", "early"), "b"] == "b-image"
@@ -197,9 +197,9 @@ def test_comparisons_pair_models_and_set_fusions_against_the_validation_choice()
 
 
 def test_leaks_are_set_against_the_same_cell_without_and_fused_among_themselves():
-    valid = {"a": {"spectrum": 0.2, "table": 0.3, "early": 0.5}}
-    cells, boot = cells_of({"spectrum": 0.9, "table": 0.8, "early": 0.6}, valid, (None, LEAKS))
-    table = comparisons(cells, boot, "regression")
+    scores = {"a": {"spectrum": 0.2, "table": 0.3, "early": 0.5}}
+    cells, boot = cells_of({"spectrum": 0.9, "table": 0.8, "early": 0.6}, scores, (None, LEAKS))
+    table = comparisons(cells, boot)
     table = table[table["metric"] == "r2"]
     leak = table[table["kind"] == "leak"].set_index("fusion")
     assert leak[["a", "b"]].to_numpy().tolist() == [
@@ -216,6 +216,6 @@ def test_leaks_are_set_against_the_same_cell_without_and_fused_among_themselves(
 
 def test_comparisons_without_fusions_hold_pairs_alone():
     y = np.arange(10.0)
-    rows = pd.DataFrame([{"cell": "a", "model": "a", "fusion": "image", "variant": None, "valid_r2": 0.1}])
+    rows = pd.DataFrame([{"cell": "a", "model": "a", "fusion": "image", "variant": None, "choice": 0.1}])
     boot = bootstrap({"a": outcome(y, y + 0.1 * (-1) ** np.arange(10))}, samples=200)
-    assert comparisons(rows, boot, "regression").empty
+    assert comparisons(rows, boot).empty

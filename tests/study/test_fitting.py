@@ -9,8 +9,9 @@ from sklearn.metrics import f1_score
 
 from skyfuse.models.classic import DecisionTree
 from skyfuse.models.files import load_model
+from skyfuse.study.cells import seed_of
 from skyfuse.study.fitting import content_of
-from skyfuse.study.results import WALL_COLUMNS
+from skyfuse.study.results import EXAMPLES, WALL_COLUMNS
 from skyfuse.study.run import Study, with_templates
 
 from .sky import SmallSky, class_recipe
@@ -51,12 +52,52 @@ def test_the_test_parts_of_all_rounds_together_are_every_object_once(done, sky):
         test = table[table["part"] == "test"]
         assert sorted(test["row"]) == list(range(len(sky)))
         assert row["n_test"] == len(sky)
-        assert set(table.loc[table["part"] != "test", "round"]) == {0}
+        assert set(table.loc[table["part"].isin(["train", "valid"]), "round"]) == {0}
         for number, parts in enumerate(sky.rounds()):
             assert test.loc[test["round"] == number, "row"].tolist() == parts["test"].tolist()
         score = f1_score(test["label"], test["prediction"], average="macro")
         assert row["test_f1_macro"] == pytest.approx(score)
         assert row["test_f1_macro_low"] < score < row["test_f1_macro_high"]
+
+
+def test_cells_are_chosen_by_the_calibration_parts_of_all_rounds_together(done, sky):
+    folder, results = done
+    rounds = [parts["calibration"].tolist() for parts in sky.rounds()]
+    for cell, row in results.iterrows():
+        table = predictions(folder, cell)
+        table = table[table["part"] == "calibration"]
+        assert [group["row"].tolist() for _, group in table.groupby("round")] == rounds
+        score = f1_score(table["label"], table["prediction"], average="macro")
+        assert row["calibration_f1_macro"] == pytest.approx(score)
+
+
+def test_the_folds_of_the_training_part_choose_where_the_recipe_says_so(done, sky, tmp_path):
+    models = {"tree": {"fixed": {"max_depth": 4}}, "knn": {"fixed": {"k": 5}}}
+    own = recipe(choice="folds", fusions=["table"], modalities=["table"], reference={}, models=models)
+    folder = tmp_path / "study"
+    results = Study(own).run(sky, folder).results.set_index("cell")
+    folds, labels = sky.split()["folds"], sky.table["kind"].to_numpy()
+    classes = ["low", "middle", "high"]
+
+    def lot(rows):
+        y = [classes.index(label) for label in labels[rows]]
+        return sky.inputs({"table": 0}, rows, columns=["shape", "line"]), y
+
+    scores = []
+    for k, held in enumerate(folds):
+        after = (k + 1) % len(folds)
+        train = np.concatenate([fold for j, fold in enumerate(folds) if j not in (k, after)])
+        model = DecisionTree(max_depth=4)
+        seed = seed_of(own.seed, "tuning tree-table") + k
+        model.fit(*lot(train), *lot(folds[after]), classes=classes, kind="classification", seed=seed)
+        said = model.predict(lot(held)[0]).names
+        scores.append(f1_score(labels[held], said, average="macro"))
+    assert results.loc["tree-table", "choice"] == pytest.approx(np.mean(scores))
+    assert np.isfinite(results.loc["knn-table", "choice"])
+    assert results.loc[results["role"] == "leak", "choice"].isna().all()
+    # The cells are those that they would be without; and what is not tuned has no trials to show.
+    assert results.loc["tree-table", "test_f1_macro"] == done[1].loc["tree-table", "test_f1_macro"]
+    assert pd.read_parquet(folder / "trials.parquet").empty
 
 
 def test_the_model_kept_is_that_of_the_first_round(done, sky):
@@ -172,14 +213,17 @@ def test_reconstructions_are_scored_against_the_mean_spectrum(sky, tmp_path):
         columns=[],
         leaking=[],
         fusions=["spectrum"],
-        models={"pca": {"fixed": {"latent": 3}}},
+        models={
+            "pca": {"fixed": {"latent": 3}},
+            "autoencoder": {"fixed": {"latent": 2, "max_epochs": 1}},
+        },
         reference={"spectrum": 4},
     )
     result = Study(own).run(sky, tmp_path / "study")
     cell = tmp_path / "study" / "cells" / "pca-spectrum-s4"
     table = predictions(tmp_path / "study", "pca-spectrum-s4")
     test = table[table["part"] == "test"]
-    row = result.results.iloc[0]
+    row = result.results.set_index("cell").loc["pca-spectrum-s4"]
     assert row["test_explained"] == pytest.approx(1 - test["prediction"].sum() / test["baseline"].sum())
     # The label shows in one line of the spectrum: three components hold most of what is no noise.
     assert 0.4 < row["test_explained"] < 1
@@ -190,6 +234,13 @@ def test_reconstructions_are_scored_against_the_mean_spectrum(sky, tmp_path):
     examples = pd.read_parquet(cell / "examples.parquet")
     assert examples["error"].is_monotonic_increasing
     assert {len(values) for name in ("input", "output") for values in examples[name]} == {20}
+    # Figures set the models' reconstructions of one object beside each other.
+    other = pd.read_parquet(cell.parent / "autoencoder-spectrum-s4" / "examples.parquet")
+    assert set(other["row"]) == set(examples["row"])
+    assert other["error"].is_monotonic_increasing
+    assert len(set(examples["row"])) == len(examples) == EXAMPLES
+    both = examples.merge(other, on="row", suffixes=("", "_other"))
+    np.testing.assert_array_equal(np.stack(both["input"]), np.stack(both["input_other"]))
     clusters = pd.read_parquet(tmp_path / "study" / "clusters.parquet")
-    assert set(clusters["source"]) == {"inputs", "pca-spectrum-s4"}
+    assert set(clusters["source"]) == {"inputs", "pca-spectrum-s4", "autoencoder-spectrum-s4"}
     assert (clusters.groupby("source")["n"].sum() == len(sky)).all()

@@ -9,9 +9,7 @@ from skyfuse.config import Task
 from skyfuse.errors import DataError
 from skyfuse.study.metrics import (
     LABELS,
-    LOWER,
     METRICS_OF,
-    PRIMARY,
     REDSHIFT,
     Outcome,
     attainable_mae,
@@ -121,11 +119,9 @@ def test_counts_stand_for_repeated_objects(kind, n, seed):
         assert {name: values[k] for name, values in found.items()} == pytest.approx(again, abs=1e-9)
 
 
-def test_every_score_has_a_label_and_a_direction():
+def test_every_score_has_a_label():
     names = {name for kind in METRICS_OF.values() for name in kind} | set(REDSHIFT)
     assert names == set(LABELS)
-    assert set(LOWER) < names
-    assert not set(PRIMARY.values()) & LOWER
 
 
 def test_attainable_scores_are_what_the_best_prediction_reaches():

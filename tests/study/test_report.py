@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -15,6 +16,7 @@ from skyfuse.errors import StoreError
 from skyfuse.study.report import write_report
 from skyfuse.study.report.classification import area, confusion, curve, reliability
 from skyfuse.study.report.common import listed, number, percent, seconds, signed
+from skyfuse.study.report.data import draw as draw_data
 from skyfuse.study.report.folder import read_folder
 
 from .folders import CLASSES, write_folder
@@ -74,21 +76,63 @@ def test_scores_stand_beside_published_figures_that_are_told_apart(folders, page
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_headline_is_chosen_on_the_validation_part(folders, pages, kind):
+def test_the_headline_is_the_highest_of_the_choice(folders, pages, kind):
     study = read_folder(folders[kind])
-    best = study.reference.sort_values(f"valid_{study.primary}").iloc[-1]
+    best = study.reference.sort_values("choice").iloc[-1]
     score, low, high = (best[f"test_{study.primary}{end}"] for end in ("", "_low", "_high"))
     assert re.search(
-        rf"best on the validation part is {study.title(best['cell'])} : .*? {score:.3f} on the test part "
+        rf"The model chosen is {study.title(best['cell'])} : .*? {score:.3f} on the test part "
         rf"\(95 % interval {low:.3f} to {high:.3f}\)",
         text(pages[kind]),
     )
 
 
+def crossed(tmp_path, **coverage):
+    """A study whose test part is another survey."""
+    split = {"column": "source", "parts": {"train": ["RESOLVE*"], "test": ["ECO*"]}}
+    folder = write_folder(tmp_path / "crossed", "regression", split=split)
+    results = pd.read_parquet(folder / "results.parquet").assign(**coverage)
+    results.to_parquet(folder / "results.parquet")
+    return text(write_report(folder).read_text())
+
+
+def test_a_split_between_surveys_says_that_intervals_promise_nothing(tmp_path, pages):
+    page = crossed(tmp_path, coverage=0.64, coverage_low=0.6, coverage_high=0.68)
+    assert "RESOLVE* calibrate, ECO* are tested" in page
+    assert "exchangeable with the calibration objects" in page
+    assert "Vovk" in page
+    assert (
+        "Here it is 64.0 % to 64.0 %, for 8 of 8 cells farther from 90 % than chance allows with 20" in page
+    )
+    assert "exchangeable" not in text(pages["regression"])
+
+
+def test_a_split_by_column_that_keeps_its_coverage_is_said_to(tmp_path):
+    page = crossed(tmp_path)
+    assert "no farther from 90 % than chance allows with 20 calibration and 60 test objects" in page
+    assert "not exchangeable" not in page
+
+
+def test_curves_break_where_the_wavelength_falls_back(tmp_path):
+    # BP and RP, which overlap, stand one after the other.
+    folder = write_folder(tmp_path / "gaia", "regression")
+    content = json.loads((folder / "data.json").read_text())
+    content["mean_spectra"] |= {"wavelength": [400.0, 500.0, 600.0, 550.0, 650.0]}
+    for part in content["mean_spectra"]["ranges"]:
+        part["mean"] = [1.0, 2.0, None, 4.0, 5.0]
+    (folder / "data.json").write_text(json.dumps(content))
+    figure = next(drawn for drawn in draw_data(read_folder(folder)) if drawn.name == "mean-spectra").figure
+    lines = [line for axis in figure.axes for line in axis.get_lines()]
+    assert len(lines) == 6
+    for line in lines:
+        np.testing.assert_array_equal(line.get_xdata(), [400, 500, 600, np.nan, 550, 650])
+        np.testing.assert_array_equal(line.get_ydata(), [1, 2, np.nan, np.nan, 4, 5])
+
+
 def test_leaking_inputs_never_make_the_headline(tmp_path):
     folder = write_folder(tmp_path / "leaky", "classification")
     results = pd.read_parquet(folder / "results.parquet")
-    results.loc[results["role"] == "leak", ["valid_f1_macro", "test_f1_macro"]] = 0.999
+    results.loc[results["role"] == "leak", ["choice", "test_f1_macro"]] = 0.999
     results.to_parquet(folder / "results.parquet")
     study = read_folder(folder)
     assert study.best["role"] == "reference"

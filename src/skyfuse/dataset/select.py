@@ -267,7 +267,8 @@ def _match_positions(positions: NDArray[np.float64], objects: pd.DataFrame) -> M
     # The cross-match counts with this module's Funnel.
     from skyfuse.dataset.match import closest_first, find_pairs
 
-    pairs = find_pairs(objects["ra"], objects["dec"], *positions.T, MATCH_ARCSEC)
+    ra, dec = positions.T
+    pairs = find_pairs(objects["ra"], objects["dec"], ra, dec, MATCH_ARCSEC)
     pairs = pairs.take(closest_first(pairs))
     label_row = np.full(len(objects), -1, dtype=np.int64)
     label_row[pairs.a] = pairs.b

@@ -11,6 +11,7 @@ of RP's, and keeps 186 from 366 to 996 nm.
 
 How well a spectrum fixes the redshift is the local form of the Bayesian Cramér–Rao bound, as in
 `skyfuse.mock.bound`; its prior is the normal distribution with the covariance of the mock's own population.
+It is an approximation, good to about 5 % (see `attainable_z`), and no strict bound.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ def _prior(z_max: float, n: int = 2000) -> Array:
 
 
 def attainable_z(sources: list[Source], z_max: float, bank: spectra.Populations | None = None) -> Array:
-    """Return the least standard deviation of z that any estimator has, given the 186 samples and the prior.
+    """Return the standard deviation of z that the 186 samples and the prior leave the best estimator.
 
     Parameters
     ----------
@@ -247,8 +248,20 @@ def attainable_z(sources: list[Source], z_max: float, bank: spectra.Populations 
     -------
     ndarray, shape (n,)
         The marginal of the inverse of Fisher information plus inverse prior covariance. For a Gaussian
-        posterior the least mean absolute error is √(2/π) times as much. Bayesian averaging over simulated
-        spectra, where noise leaves enough of them alike, errs by 5 to 8 % more.
+        posterior the least mean absolute error is √(2/π) times as much.
+
+    Notes
+    -----
+    Relations of the mock are not linear, nor its posteriors Gaussian, so √(2/π) σ was compared with what
+    estimators that share nothing with it reach, in units of its own mean of 0.0214:
+
+    - A network trained for the median on 192,000 simulated galaxies, with fresh noise in each epoch, has a
+      mean absolute error of 1.010 on 8,000 others; from the quarter with the lowest signal-to-noise ratio to
+      that with the highest 0.965, 0.993, 1.064 and 1.047. The least error is no larger than these.
+    - Importance sampling from 200,000 simulated galaxies, each brought to the brightness observed and
+      weighted with the prior there. Where its effective sample size is above 30 (234 of 500 galaxies, seldom
+      bright ones) the posterior's mean absolute deviation from its median is 0.947, and the medians err by
+      0.951 ± 0.053. The deviations are 0.77 of the standard deviations; a Gaussian's are √(2/π) = 0.80.
     """
     response, size = instrument().response, radii(sources)
     base = Galaxies.of(sources)
@@ -285,6 +298,7 @@ class Observed:
     Attributes
     ----------
     flux, error : ndarray of float32, shape (n, 240)
+        Error as estimated from the noisy flux, not from the unknown expectation.
     attainable : ndarray, shape (n,)
         Least standard deviation of z.
     """
@@ -310,11 +324,10 @@ def observe(seed: int, sources: list[Source], z_max: float, bank: spectra.Popula
     flux = expected(sources, bank)
     error = sigma(flux)
     noise = [generator(seed, SPAWN_XP, s.index).standard_normal(flux.shape[1]) for s in sources]
-    return Observed(
-        (flux + error * np.array(noise)).astype(np.float32),
-        error.astype(np.float32),
-        attainable_z(sources, z_max, bank),
-    )
+    seen = flux + error * np.array(noise)
+    # An error taken at the expectation would tell that expectation, free of noise, to whoever reads it.
+    stated = sigma(np.maximum(seen, 0.0))
+    return Observed(seen.astype(np.float32), stated.astype(np.float32), attainable_z(sources, z_max, bank))
 
 
 def table_bytes(truth: pd.DataFrame, flux: NDArray[np.float32], error: NDArray[np.float32]) -> bytes:

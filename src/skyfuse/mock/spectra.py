@@ -21,6 +21,7 @@ from speclite.filters import load_filter
 
 from skyfuse.errors import UsageError
 from skyfuse.mock.sky import Gas, Source, luminosity_distance, velocity_width
+from skyfuse.startypes import has_m_bands
 
 Array = NDArray[np.float64]
 
@@ -207,7 +208,8 @@ def load_templates(folder: Path) -> Populations:
     (3300 to 9500 Å, emission lines bridged over first, and never below a tenth of the schematic one), so
     that mass, rate and age still drive the spectrum; nebular lines are added as ever, since four
     eigenspectra cannot carry them. Outside of that range the schematic populations go on. Quasars become
-    such combinations too; stars take the template of the nearest type.
+    such combinations too; stars take a template of the nearest type, where K stars with the bands of M
+    (`skyfuse.startypes.has_m_bands`) count as M0.
 
     Parameters
     ----------
@@ -247,7 +249,10 @@ def load_templates(folder: Path) -> Populations:
     log_wave = start + 1e-4 * np.arange(spectra.shape[1])
     for name, row in zip(names, spectra, strict=True):
         good = row > 0
-        stars.append((*_group_of(name), np.interp(BIN * 1e-4, log_wave[good], row[good])))
+        group, digit = _group_of(name)
+        if group == "K" and has_m_bands(10**log_wave, row):
+            group, digit = "M", 0
+        stars.append((group, digit, np.interp(BIN * 1e-4, log_wave[good], row[good])))
     # Beside the nearest combination, what the other eigenspectra change relatively to the first.
     modes = np.clip(basis[1:] / np.maximum(basis[0], 0.05 * basis[0].max()), -5.0, 5.0)
     inside = (_REST > 3500.0) & (_REST < 9000.0)

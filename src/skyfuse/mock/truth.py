@@ -37,7 +37,8 @@ COLUMNS = {
     " the Bayesian Cramér-Rao bound (Van Trees 1968, I, §2.4.3) in its local form. It bounds a model that"
     " knew the mock. Attainable R² of a set of objects = 1 - mean(attainable_sigma²) / var(avg)",
     "attainable_z_xp": "NaN without Gaia spectra; standard deviation of z given the 186 samples of the Gaia"
-    " spectrum and the prior, bounded likewise; the least mean absolute error is sqrt(2/pi) times its mean",
+    " spectrum and the prior, likewise; the least mean absolute error is sqrt(2/pi) times its mean, to"
+    " about 5 %",
     "mag_u": "AB magnitude of the whole object",
     "mag_g": "likewise",
     "mag_r": "likewise",

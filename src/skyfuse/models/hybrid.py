@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
+from scipy.special import log_softmax, logsumexp
 
 from skyfuse.cube.grid import SDSS
 from skyfuse.errors import DataError, StoreError, UsageError
@@ -91,7 +92,8 @@ class Hybrid(Model):
     It gives a probability to each cell of redshift of galaxies and quasars, and to each type of star. The
     best cells of each kind are fitted as `Template` fits all; stars are fitted at rest. Where all classes are
     types of stars there is no redshift to propose: the network alone decides, from the spectrum over its
-    running mean, which does not depend on the flux calibration and so serves other surveys too.
+    running mean, which does not depend on the flux calibration and so serves other surveys too. There it is
+    drawn with the cores of strong lines lost in some spectra, and gaps are bridged from their edges.
 
     Parameters
     ----------
@@ -105,6 +107,8 @@ class Hybrid(Model):
     learning_rate : float, default 2e-3
         Highest of a one-cycle course (Smith & Topin 2019) with AdamW.
     dropout : float, default 0.1
+    members : int, default 1
+        Networks, each trained on draws of its own; their mean probability counts.
     rejection : float, default 0.02
         Share of known objects that may be called unknown, see `Template`.
     threads : int, default 1
@@ -128,14 +132,19 @@ class Hybrid(Model):
         width: int = 384,
         learning_rate: float = 2e-3,
         dropout: float = 0.1,
+        members: int = 1,
         rejection: float = 0.02,
         threads: int = 1,
     ) -> None:
         check_parameters(templates, rejection)
-        if min(epochs, threads, width) < 1 or draws < 256 or not (0 < learning_rate < 1 and 0 <= dropout < 1):
+        if (
+            min(epochs, threads, width, members) < 1
+            or draws < 256
+            or not (0 < learning_rate < 1 and 0 <= dropout < 1)
+        ):
             raise UsageError(
                 f"draws {draws}, epochs {epochs}, width {width}, learning_rate {learning_rate}, "
-                f"dropout {dropout} or threads {threads} is out of range",
+                f"dropout {dropout}, members {members} or threads {threads} is out of range",
                 remedy="give 256 draws or more, rates between 0 and 1, and 1 or more for the others",
             )
         super().__init__(
@@ -145,6 +154,7 @@ class Hybrid(Model):
             width=width,
             learning_rate=learning_rate,
             dropout=dropout,
+            members=members,
             rejection=rejection,
             threads=threads,
         )
@@ -194,12 +204,17 @@ class Hybrid(Model):
         rows = np.sort(random.permutation(len(lesson.y))[:_SOURCES])
         flux, weight = weighted({name: a[rows] for name, a in lesson.train.items()}, self._zoom)
         sources, noise = self._patterns(flux, weight, lesson.y[rows])
-        drawn, label = self._draw(sources, noise, random)
-        inputs = self._inputs(*_coarser(*drawn))
-        self._mean, self._std = inputs.mean(axis=0), inputs.std(axis=0) + np.float32(1e-3)
-        inputs -= self._mean
-        inputs /= self._std
-        self._layers = _train(inputs, label, self._cells, self.params, lesson.seed, lesson.progress)
+        self._members = []
+        for member in range(self.params["members"]):
+            drawn, label = self._draw(sources, noise, random)
+            inputs = self._inputs(*_coarser(*drawn))
+            if not member:
+                self._mean, self._std = inputs.mean(axis=0), inputs.std(axis=0) + np.float32(1e-3)
+            inputs -= self._mean
+            inputs /= self._std
+            seed = lesson.seed + member
+            layers = _train(inputs, label, self._cells, self.params, seed, lesson.progress)
+            self._members.append(layers)
         found = [self._evidence(x) for x in (lesson.train, lesson.valid)]
         significance = np.concatenate([e.significance for e, _ in found])
         self._threshold = float(np.quantile(significance, self.params["rejection"]))
@@ -266,6 +281,9 @@ class Hybrid(Model):
                 flux[row] = gaussian_filter1d(flux[row], random.uniform(0.05, 0.8))
             sigma *= 10 ** random.uniform(-1, 0, size=(n, 1))
             sigma *= np.exp(random.uniform(-1, 1, size=(n, 1)) * np.linspace(-1, 1, bins))
+            # Its pipeline may reject the cores of strong lines with the outliers, as LAMOST's does.
+            depth = 1 - flux / np.maximum(_running(flux), 1e-3)
+            sigma[(depth > random.uniform(0.1, 0.6, size=(n, 1))) & (random.random((n, 1)) < 0.5)] = np.nan
         good = np.isfinite(sigma)
         weight = np.where(good, 1 / np.where(good, sigma, 1.0) ** 2, 0.0)
         flux += np.where(good, sigma, 0.0) * random.standard_normal(flux.shape)
@@ -304,9 +322,13 @@ class Hybrid(Model):
             good = (joined > 0).astype(np.float64)
             mean = _running(value * good) / np.maximum(_running(good), 1e-12)
             floor = 0.05 * np.median(np.abs(value), axis=1, keepdims=True) + 1e-30
-            return np.where(good > 0, np.clip(value / np.maximum(mean, floor), -1, 3) - 1, 0).astype(
-                np.float32
-            )
+            ratio = np.clip(value / np.maximum(mean, floor), -1, 3) - 1
+            # A gap is no continuum: it may be the core of a line, which its wings betray.
+            at = np.arange(good.shape[1])
+            for row in np.flatnonzero((good == 0).any(axis=1)):
+                there = good[row] > 0
+                ratio[row] = np.interp(at, at[there], ratio[row, there], 0, 0) if there.any() else 0
+            return ratio.astype(np.float32)
         lit = joined * value
         basis = self._basis
         _, amplitudes = explained(*normal_equations(basis, lit, joined))
@@ -328,11 +350,17 @@ class Hybrid(Model):
         x = self._inputs(value, joined)
         x -= self._mean
         x /= self._std
-        for i, (matrix, offset) in enumerate(self._layers):
-            x = x @ matrix + offset
-            if i < _LAYERS - 1:
-                np.maximum(x, 0, out=x)
-        return np.asarray(x)
+        found = []
+        for layers in self._members:
+            y = x
+            for i, (matrix, offset) in enumerate(layers):
+                y = y @ matrix + offset
+                if i < _LAYERS - 1:
+                    np.maximum(y, 0, out=y)
+            found.append(y)
+        if len(found) == 1:
+            return np.asarray(found[0])
+        return np.asarray(logsumexp([log_softmax(y, axis=1) for y in found], axis=0))
 
     def _evidence(self, x: Arrays) -> tuple[Evidence, Floats]:
         flux, weight = weighted(x, self._zoom)
@@ -406,8 +434,9 @@ class Hybrid(Model):
 
     def _write(self, folder: Path) -> dict[str, Any]:
         arrays, notes = write_templates(self._sets)
-        for i, (matrix, offset) in enumerate(self._layers):
-            arrays |= {f"layer.{i}.matrix": matrix, f"layer.{i}.offset": offset}
+        for m, layers in enumerate(self._members):
+            for i, (matrix, offset) in enumerate(layers):
+                arrays |= {f"layer.{m}.{i}.matrix": matrix, f"layer.{m}.{i}.offset": offset}
         files.write_arrays(arrays | {"mean": self._mean, "std": self._std}, folder)
         return {"sets": notes, "threshold": self._threshold}
 
@@ -415,16 +444,21 @@ class Hybrid(Model):
         notes = state["sets"]
         units = ["inputs", *(f"hidden.{i}" for i in range(1, _LAYERS)), "cells"]
         layout = template_layout(notes) | dict.fromkeys(("mean", "std"), ("f4", ("inputs",)))
-        for i in range(_LAYERS):
-            layout[f"layer.{i}.matrix"] = ("f4", (units[i], units[i + 1]))
-            layout[f"layer.{i}.offset"] = ("f4", (units[i + 1],))
+        members = range(self.params["members"])
+        for m in members:
+            for i in range(_LAYERS):
+                layout[f"layer.{m}.{i}.matrix"] = ("f4", (units[i], units[i + 1]))
+                layout[f"layer.{m}.{i}.offset"] = ("f4", (units[i + 1],))
         arrays = files.read_arrays(folder, layout)
         require_spectra(self.shapes)
         self._take_up(restore_templates(arrays, notes, folder))
-        if arrays[f"layer.{_LAYERS - 1}.offset"].shape != (self._cells,):
+        if arrays[f"layer.0.{_LAYERS - 1}.offset"].shape != (self._cells,):
             raise StoreError("has a network for other templates", remedy="train the model again", path=folder)
         self._mean, self._std = arrays["mean"], arrays["std"]
-        self._layers = [(arrays[f"layer.{i}.matrix"], arrays[f"layer.{i}.offset"]) for i in range(_LAYERS)]
+        self._members = [
+            [(arrays[f"layer.{m}.{i}.matrix"], arrays[f"layer.{m}.{i}.offset"]) for i in range(_LAYERS)]
+            for m in members
+        ]
         self._threshold = float(state["threshold"])
 
 

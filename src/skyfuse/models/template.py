@@ -22,6 +22,7 @@ from skyfuse.cube.grid import SDSS
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
 from skyfuse.models.base import METRIC, Arrays, History, Kind, Lesson, Model, loss
+from skyfuse.startypes import has_m_bands
 
 Array = NDArray[np.float64]
 
@@ -98,7 +99,8 @@ def read_templates(folder: str | Path) -> list[TemplateSet]:
     Returns
     -------
     list of TemplateSet
-        Galaxies, quasars, cataclysmic variables, and each star by itself.
+        Galaxies, quasars, cataclysmic variables, and each star by itself: its type is that of its name, but M
+        where a K star has the bands of one (`skyfuse.startypes.has_m_bands`).
 
     Raises
     ------
@@ -125,8 +127,10 @@ def read_templates(folder: str | Path) -> list[TemplateSet]:
         if not np.isfinite(vectors).all():
             raise UsageError("holds invalid numbers", remedy="get the templates again", path=path)
         if names:
-            stars = zip(names, vectors, strict=True)
-            sets += [TemplateSet(kind, star_type(star), first, row[None], low, high) for star, row in stars]
+            wavelength = 10 ** (STEP * (first + np.arange(vectors.shape[1])))
+            for called, row in zip(map(star_type, names), vectors, strict=True):
+                letter = "M" if called == "K" and has_m_bands(wavelength, row) else called
+                sets.append(TemplateSet(kind, letter, first, row[None], low, high))
         else:
             star = kind == "CV"
             sets.append(TemplateSet("STAR" if star else kind, kind, first, vectors, low, high))

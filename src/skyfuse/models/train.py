@@ -1,29 +1,17 @@
-"""The training loop of the networks: Lightning, early stopping, checkpoints, and resuming from them.
-
-Lightning leads from epoch to epoch: it picks the device and the precision, and validates. An epoch is one of
-its steps, since its own work for each batch (about 1 ms) would cost small networks a tenth of their speed.
-
-It takes ten seconds to import, so only a network that trains imports this module.
-"""
+"""The training loop of the networks: early stopping, checkpoints, and resuming from them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
-import signal
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import lightning.pytorch as lightning
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
@@ -118,29 +106,21 @@ class Batches:
         All batches are of nearly equal size, at most `Settings.batch_size`, so that none is too small for
         batch statistics.
     seed : int
-    epoch : callable
-        Returns the epoch that is to come.
     """
 
     def __init__(
-        self,
-        x: Tensors,
-        y: Tensor,
-        weight: Tensor | None,
-        settings: Settings,
-        *,
-        seed: int,
-        epoch: Callable[[], int],
+        self, x: Tensors, y: Tensor, weight: Tensor | None, settings: Settings, *, seed: int
     ) -> None:
         self.x, self.y, self.weight = x, y, weight
-        self.settings, self.seed, self.epoch = settings, seed, epoch
+        self.settings, self.seed = settings, seed
         self.count = -(-len(y) // settings.batch_size)
 
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[tuple[Tensors, Tensor, Tensor | None]]:
-        random = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch()))
+    def epoch(self, number: int) -> Iterator[tuple[Tensors, Tensor, Tensor | None]]:
+        """Yield the inputs, targets and weights of each batch of an epoch, counted from 0."""
+        random = torch.Generator().manual_seed(epoch_seed(self.seed, number))
         order = torch.randperm(len(self.y), generator=random)
         for rows in torch.tensor_split(order, self.count):
             x = {modality: tensor[rows] for modality, tensor in self.x.items()}
@@ -158,23 +138,10 @@ class InOrder:
         self.x, self.y = x, y
         self.size = evaluation_batch(x)
 
-    def __iter__(self) -> Iterator[tuple[Tensors, Tensor, None]]:
+    def __iter__(self) -> Iterator[tuple[Tensors, Tensor]]:
         for start in range(0, len(self.y), self.size):
             rows = slice(start, start + self.size)
-            yield {modality: tensor[rows] for modality, tensor in self.x.items()}, self.y[rows], None
-
-
-class _Whole:
-    """A pass over all batches, handed to Lightning as its only batch."""
-
-    def __init__(self, batches: Batches | InOrder) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[Batches | InOrder]:
-        yield self.batches
+            yield {modality: tensor[rows] for modality, tensor in self.x.items()}, self.y[rows]
 
 
 def turn(images: Tensor, random: torch.Generator) -> Tensor:
@@ -241,8 +208,8 @@ def fit_network(
 ) -> History:
     """Train a network and leave it in the state of its best epoch.
 
-    One code path serves CPU and GPU: Lightning takes the accelerator that is there, with mixed precision
-    (bfloat16) on a CUDA device that computes in it.
+    One code path serves CPU and GPU: a CUDA device is taken where there is one, with mixed precision
+    (bfloat16) where it computes in it.
 
     Parameters
     ----------
@@ -275,14 +242,14 @@ def fit_network(
     DataError
         If the error is not finite from the first epoch on.
     """
-    watch = _Watch(settings, unit=unit, path=path, keep=keep, progress=progress)
-    module = _Module(network, settings, seed=seed)
+    watch = _Watch(network, settings, unit=unit, path=path, keep=keep, progress=progress)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         watch.fingerprint = _fingerprint(network, train, valid, weight, settings, seed)
-        watch.resume(path, module)
+        watch.resume(path)
     if not watch.finished():
-        _run(module, train, valid, weight, watch)
+        with torch_state(settings.threads, deterministic=True):
+            _run(watch, Batches(*train, weight, settings, seed=seed), InOrder(*valid))
     if not np.isfinite(watch.history["valid"][watch.history["best"]]):
         raise DataError(
             "training diverged in its first epoch",
@@ -295,136 +262,99 @@ def fit_network(
     return watch.history
 
 
-def _run(
-    module: _Module,
-    train: tuple[Tensors, Tensor],
-    valid: tuple[Tensors, Tensor],
-    weight: Tensor | None,
-    watch: _Watch,
-) -> None:
-    module.network.train()
-    settings = module.settings
-    with torch_state(settings.threads, deterministic=True), _quiet():
-        trainer = lightning.Trainer(
-            accelerator="auto",
-            devices=1,
-            precision="bf16-mixed" if _bfloat16() else "32-true",
-            max_epochs=settings.max_epochs - module.first_epoch,
-            callbacks=[watch],
-            deterministic=True,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-        batches = Batches(*train, weight, settings, seed=module.seed, epoch=module.epoch)
-        with _interruptible():
-            trainer.fit(module, _Whole(batches), _Whole(InOrder(*valid)))
+def _run(watch: _Watch, batches: Batches, held: InOrder) -> None:
+    """Train epoch by epoch until the watch has seen enough."""
+    network, settings = watch.network, watch.settings
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    mixed = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    network.to(device)
+    optimizer = _OPTIMISERS[settings.optimiser](
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    if watch.optimizer_state:
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": watch.optimizer_state})
+    huber = settings.loss == "huber" and settings.kind == "regression"
 
+    def answer(x: Tensors, y: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = {modality: tensor.to(device, non_blocking=True) for modality, tensor in x.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            out = network(inputs)
+        return out.float(), y.to(device, non_blocking=True)
 
-def _bfloat16() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-class _Module(lightning.LightningModule):  # type: ignore[misc]  # lightning publishes no types
-    """A network with its loss and optimiser, as Lightning wants it."""
-
-    def __init__(self, network: nn.Module, settings: Settings, *, seed: int) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-        self.network = network
-        self.settings = settings
-        self.seed = seed
-        self.first_epoch = 0
-        self.optimizer_state: dict[int, dict[str, Tensor]] = {}
-        self.error: dict[str, float] = {}
-
-    def epoch(self) -> int:
-        """Epochs done, those before a resume counted."""
-        return self.first_epoch + int(self.current_epoch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        settings = self.settings
-        optimizer = _OPTIMISERS[settings.optimiser](
-            self.network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        if self.optimizer_state:
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": self.optimizer_state})
-        return optimizer
-
-    def on_train_epoch_start(self) -> None:
+    while not watch.stopped():
+        epoch = watch.epochs()
         # Dropout draws from the global stream: started anew each epoch, it is the same after a resume.
-        torch.manual_seed(epoch_seed(self.seed, self.epoch()))
-        for group in self.optimizers(use_pl_optimizer=False).param_groups:
-            group["lr"] = self.settings.rate(self.epoch())
-
-    def training_step(self, batches: Batches, _: int) -> None:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        huber = self.settings.loss == "huber" and self.settings.kind == "regression"
-        # Summed as a tensor: reading each number back would make a GPU wait at every step.
-        total = torch.zeros((), device=self.device)
-        for x, y, weight in batches:
-            out, y = self._out(x, y)
-            errors = _errors(out, y, self.settings.kind)
+        torch.manual_seed(epoch_seed(batches.seed, epoch))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.rate(epoch)
+        # Summed as tensors: reading each number back would make a GPU wait at every step.
+        learned, seen = torch.zeros((), device=device), torch.zeros((), device=device)
+        network.train()
+        for x, y, weight in batches.epoch(epoch):
+            out, y = answer(x, y)
+            errors = _errors(out, y, settings.kind)
             losses = nn.functional.huber_loss(out[:, 0], y, reduction="none") if huber else errors
-            loss = (losses if weight is None else losses * weight.to(self.device)).mean()
+            loss = (losses if weight is None else losses * weight.to(device)).mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-            # Else the next step would see this one's weights, cast to bfloat16.
-            torch.clear_autocast_cache()
-            total += errors.detach().sum()
-        self.error["train"] = self._error(total, len(batches.y))
-
-    def validation_step(self, batches: InOrder, _: int) -> None:
-        total = torch.zeros((), device=self.device)
-        for x, y, _weight in batches:
-            total += _errors(*self._out(x, y), self.settings.kind).sum()
-        self.error["valid"] = self._error(total, len(batches.y))
-
-    def _out(self, x: Tensors, y: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = {modality: tensor.to(self.device, non_blocking=True) for modality, tensor in x.items()}
-        return self.network(inputs).float(), y.to(self.device, non_blocking=True)
-
-    def _error(self, total: Tensor, count: int) -> float:
-        mean = float(total) / count
-        return math.sqrt(mean) if self.settings.kind == "regression" else mean
+            learned += errors.detach().sum()
+        network.eval()
+        with torch.inference_mode():
+            for x, y in held:
+                seen += _errors(*answer(x, y), settings.kind).sum()
+        watch.record(float(learned) / len(batches.y), float(seen) / len(held.y), optimizer)
 
 
-class _Watch(lightning.Callback):  # type: ignore[misc]  # lightning publishes no types
+class _Watch:
     """Keeps the curves and the best weights, stops early, writes checkpoints, and reports."""
 
     def __init__(
-        self, settings: Settings, *, unit: float, path: Path | None, keep: bool, progress: Progress | None
+        self,
+        network: nn.Module,
+        settings: Settings,
+        *,
+        unit: float,
+        path: Path | None,
+        keep: bool,
+        progress: Progress | None,
     ) -> None:
-        self.settings, self.unit, self.progress = settings, unit, progress
+        self.network, self.settings, self.unit, self.progress = network, settings, unit, progress
         self.path, self.keep_checkpoint = path, keep
         self.fingerprint = ""
         self.history = History(train=[], valid=[], best=0, metric=METRIC[settings.kind])
         self.best_state: Tensors = {}
+        self.optimizer_state: dict[int, Tensors] = {}
         self.written = time.monotonic()
+
+    def epochs(self) -> int:
+        """Epochs done, those before a resume counted."""
+        return len(self.history["valid"])
 
     def finished(self) -> bool:
         """Whether patience or epochs are used up."""
-        done = len(self.history["valid"])
+        done = self.epochs()
         stale = done - 1 - self.history["best"]
         return done > 0 and (done >= self.settings.max_epochs or stale >= self.settings.patience)
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, module: _Module) -> None:
+    def stopped(self) -> bool:
+        """Whether there is nothing more to do, or the training has diverged."""
+        return self.finished() or not np.isfinite(self.history["valid"][-1:]).all()
+
+    def record(self, train: float, valid: float, optimizer: torch.optim.Optimizer) -> None:
+        """Take down the errors of an epoch, and keep what it has reached."""
+        if self.settings.kind == "regression":
+            train, valid = math.sqrt(train), math.sqrt(valid)
         history = self.history
-        history["train"].append(module.error["train"] * self.unit)
-        history["valid"].append(module.error["valid"] * self.unit)
-        epoch = len(history["valid"])
+        history["train"].append(train * self.unit)
+        history["valid"].append(valid * self.unit)
         # Not "lower than": a network that diverges to NaN must not displace a finite state.
         if not self.best_state or history["valid"][-1] < history["valid"][history["best"]]:
-            history["best"] = epoch - 1
-            self.keep(module.network.state_dict())
-        trainer.should_stop = self.finished() or not np.isfinite(history["valid"][-1])
-        due = not trainer.should_stop and time.monotonic() - self.written >= CHECKPOINT_SECONDS
+            history["best"] = self.epochs() - 1
+            self.keep(self.network.state_dict())
+        due = not self.stopped() and time.monotonic() - self.written >= CHECKPOINT_SECONDS
         if self.path is not None and (due or (self.keep_checkpoint and self.finished())):
-            self.write(self.path, trainer, module)
+            self.write(self.path, optimizer)
             self.written = time.monotonic()
         if self.progress is not None:
             best = history["valid"][history["best"]]
@@ -432,7 +362,7 @@ class _Watch(lightning.Callback):  # type: ignore[misc]  # lightning publishes n
                 f"valid {history['metric']} {history['valid'][-1]:.4f}, "
                 f"best {best:.4f} (epoch {history['best'] + 1})"
             )
-            self.progress(epoch, self.settings.max_epochs, line)
+            self.progress(self.epochs(), self.settings.max_epochs, line)
 
     def keep(self, state: Tensors) -> None:
         """Copy a state to where the best one before it lies: memory that is not new costs half as much."""
@@ -442,18 +372,18 @@ class _Watch(lightning.Callback):  # type: ignore[misc]  # lightning publishes n
         for name, tensor in state.items():
             self.best_state[name].copy_(tensor)
 
-    def write(self, path: Path, trainer: lightning.Trainer, module: _Module) -> None:
+    def write(self, path: Path, optimizer: torch.optim.Optimizer) -> None:
         """Write everything that the next epoch depends on, under a temporary name first."""
-        tensors = {f"network.{name}": tensor for name, tensor in module.network.state_dict().items()}
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_state.items()}
-        for i, state in trainer.optimizers[0].state_dict()["state"].items():
+        for i, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": tensor for key, tensor in state.items()}
         part = path.with_suffix(".part")
         metadata = {"fingerprint": self.fingerprint, "history": json.dumps(self.history)}
         save_file(_clone(tensors), part, metadata=metadata)
         part.replace(path)
 
-    def resume(self, path: Path, module: _Module) -> None:
+    def resume(self, path: Path) -> None:
         """Take up an earlier training of the same network, data, settings and seed, if there is one."""
         if not path.exists():
             return
@@ -465,7 +395,7 @@ class _Watch(lightning.Callback):  # type: ignore[misc]  # lightning publishes n
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
             history = json.loads(metadata["history"])
             network = {name[8:]: value for name, value in tensors.items() if name.startswith("network.")}
-            module.network.load_state_dict(network)
+            self.network.load_state_dict(network)
             self.history = History(
                 train=history["train"],
                 valid=history["valid"],
@@ -480,8 +410,7 @@ class _Watch(lightning.Callback):  # type: ignore[misc]  # lightning publishes n
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, i, key = name.split(".")
-                module.optimizer_state.setdefault(int(i), {})[key] = value
-        module.first_epoch = len(self.history["valid"])
+                self.optimizer_state.setdefault(int(i), {})[key] = value
 
 
 def _clone(tensors: Tensors) -> Tensors:
@@ -508,36 +437,3 @@ def _fingerprint(
     for tensor in parts:
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back Lightning's log lines about hardware, and one deprecation that only Lightning can mend."""
-    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        # Lightning 2.6 asks PyTorch 2.9 and later for a tree specification by its former name.
-        warnings.filterwarnings("ignore", r".*LeafSpec.* is deprecated", FutureWarning)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl+C through: Lightning would turn it into an exit and ignore every later one."""
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as exit_:
-        if isinstance(exit_.__context__, KeyboardInterrupt):
-            raise exit_.__context__ from None
-        raise
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, handler)

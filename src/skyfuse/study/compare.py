@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.config import MODALITIES
 from skyfuse.errors import DataError
-from skyfuse.study.metrics import PRIMARY, Outcome, attainable_r2, paired, spread_of
+from skyfuse.study.metrics import Outcome, attainable_r2, paired, spread_of
 
 LEVEL = 0.95
 """Confidence level of every interval."""
@@ -150,47 +150,45 @@ def _counts(group: NDArray[np.intp], n_groups: int, samples: int, seed: int) -> 
         yield drawn[:, group].astype(np.float64)
 
 
-def best_single(valid: Mapping[str, float]) -> str:
-    """Return the single modality with the highest validation score; never chosen on the test part.
+def best_single(scores: Mapping[str, float]) -> str:
+    """Return the single modality with the highest score; never chosen on the test part.
 
     Parameters
     ----------
-    valid : mapping of str to float
-        Primary score on the validation part, by fusion.
+    scores : mapping of str to float
+        Score that chooses, by fusion.
 
     Raises
     ------
     DataError
         No single modality was fitted.
     """
-    known = [name for name in MODALITIES if name in valid]
+    known = [name for name in MODALITIES if name in scores]
     if not known:
         raise DataError("no single modality was fitted", remedy="name one among the fusions")
-    return max(known, key=lambda name: valid[name])
+    return max(known, key=lambda name: scores[name])
 
 
-def comparisons(cells: pd.DataFrame, boot: Bootstrap, kind: str) -> pd.DataFrame:
+def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
     """Return differences of scores with intervals: of models, of fusions from single modalities, of leaks.
 
     Parameters
     ----------
     cells : DataFrame
         One row for each cell in `boot` at the reference zooms, with the columns cell, model, fusion, variant
-        (``with-leaks`` or missing) and the primary score of the validation part.
+        (``with-leaks`` or missing) and choice, the score that chooses.
     boot : Bootstrap
         Scores by cell.
-    kind : str
-        Kind of task.
 
     Returns
     -------
     DataFrame
         Columns kind, model, fusion, variant, a, b, metric, difference (a - b), low, high, chosen. Kind is
         ``models``: two models on one input; ``fusion``: a fusion against the model's best single modality,
-        ``chosen`` where it is its best fusion on the validation part; ``single``: against another single
-        modality; ``leak``: with against without leaking columns. Variant ``with-leaks``: both read them.
+        ``chosen`` where it is its best fusion; ``single``: against another single modality; ``leak``: with
+        against without leaking columns. Variant ``with-leaks``: both read them. What is best, the choice
+        without leaking columns says.
     """
-    score = f"valid_{PRIMARY[kind]}"
     leaky = (cells["variant"] == LEAKS).to_numpy(dtype=bool)
     rows: list[tuple[object, ...]] = []
 
@@ -208,18 +206,16 @@ def comparisons(cells: pd.DataFrame, boot: Bootstrap, kind: str) -> pd.DataFrame
         sound = group[(group["variant"] != LEAKS).to_numpy(dtype=bool)]
         leaks = group[(group["variant"] == LEAKS).to_numpy(dtype=bool)]
         cell_of = dict(zip(sound["fusion"], sound["cell"], strict=True))
-        valid_of = dict(zip(sound["fusion"], sound[score], strict=True))
+        score_of = dict(zip(sound["fusion"], sound["choice"], strict=True))
+        singles = [fusion for fusion in score_of if fusion in MODALITIES]
+        fused = [fusion for fusion in score_of if fusion not in MODALITIES]
         for fusion, name in zip(leaks["fusion"], leaks["cell"], strict=True):
             add("leak", str(model), fusion, LEAKS, name, cell_of[fusion], False)
         for variant, also in ((None, leaks[:0]), (LEAKS, leaks)):
             cell = {**cell_of, **dict(zip(also["fusion"], also["cell"], strict=True))}
-            valid = {**valid_of, **dict(zip(also["fusion"], also[score], strict=True))}
-            singles = [fusion for fusion in valid if fusion in MODALITIES]
-            fused = [fusion for fusion in valid if fusion not in MODALITIES]
             if not fused or not singles or (variant and not len(also)):
                 continue
-            single = best_single(valid)
-            best = max(fused, key=lambda fusion: valid[fusion])
+            single, best = best_single(score_of), max(fused, key=lambda fusion: score_of[fusion])
             for fusion in fused:
                 for other in singles:
                     what = "fusion" if other == single else "single"

@@ -24,12 +24,18 @@ from skyfuse.study.cells import Cell, is_late, members, seed_of
 from skyfuse.study.feed import Feed, Lot
 from skyfuse.study.metrics import Outcome
 from skyfuse.study.predictions import baseline_of, frame, outcome
-from skyfuse.study.results import EXAMPLES, SCORED, gallery
+from skyfuse.study.results import EXAMPLES, gallery
 from skyfuse.study.tasks import Target, card_inputs
 from skyfuse.study.tune import take
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
+
+FORMAT = 3
+"""Version of a study's folder."""
+
+_POOLED = ("calibration", "test")
+"""Parts that are predicted in every round and scored over all at once; others in the first round alone."""
 
 
 class Fitter:
@@ -76,6 +82,7 @@ class Fitter:
         columns = self.feed.columns(None if cell is None else cell.variant)
         whole = {
             **content,
+            "format": FORMAT,
             "task": self.recipe.task.model_dump(mode="json", exclude={"title", "unit", "definition"}),
             "balance": self.recipe.balance,
             "columns": columns if "table" in read else [],
@@ -178,11 +185,9 @@ class Fitter:
         )
         predictions.to_parquet(growing / "predictions.parquet", index=False)
         test = predictions[predictions["part"] == "test"]
-        metrics = {
-            part: {name: float(np.mean([fact["metrics"][part][name] for fact in facts])) for name in scores}
-            for part, scores in facts[0]["metrics"].items()
-        }
-        metrics["test"] = self._outcome(test).score()
+        metrics = facts[0]["metrics"]
+        for part in _POOLED:
+            metrics[part] = self._outcome(predictions[predictions["part"] == part]).score()
         seen = self.recipe.task.kind == "classification" and bool(self.dataset.zooms)
         if cell.role == "reference" and seen:
             shown = gallery(self.dataset, test, seed_of(self.recipe.seed, f"gallery {cell.name}"))
@@ -246,29 +251,32 @@ class Fitter:
                 lot.inputs["calibration"], lot.labels["calibration"], level=self.recipe.task.level
             )
         tables = {}
-        for part in PARTS:
+        for part in PARTS if number == 0 else _POOLED:
             started = time.perf_counter()
             prediction = model.predict(lot.inputs[part])
             inference_seconds = time.perf_counter() - started
             baseline = self._baseline(lot.inputs["train"], lot.inputs[part])
             tables[part] = frame(self.goal, lot.rows[part], part, number, prediction, baseline)
-        metrics = {part: self._outcome(tables[part]).score() for part in SCORED}
+        metrics = {
+            part: self._outcome(table).score() for part, table in tables.items() if part != "calibration"
+        }
         task = self.recipe.task
         model.card.update(
             label={"name": task.label, "unit": task.unit, "definition": task.definition},
             inputs=card_inputs(self.dataset, cell.zooms, self.feed.columns(cell.variant), self.recipe.smooth),
             split=self._source["split"],
-            metrics={f"{part}_{name}": value for part in SCORED for name, value in metrics[part].items()},
+            metrics={f"{part}_{name}": value for part in metrics for name, value in metrics[part].items()},
         )
         model.save(own / "model")
         if self.recipe.task.kind == "reconstruction" and number == 0:
             self._reconstructions(model, lot, tables, growing)
-        kept = [tables[part] for part in PARTS if part == "test" or number == 0]
-        pd.concat(kept, ignore_index=True).to_parquet(own / "predictions.parquet", index=False)
+        pd.concat(list(tables.values()), ignore_index=True).to_parquet(
+            own / "predictions.parquet", index=False
+        )
         shutil.rmtree(own / "training", ignore_errors=True)
         fact = {
             "n": {part: len(rows) for part, rows in lot.rows.items()},
-            "metrics": {part: metrics[part] for part in SCORED if part != "test"},
+            "metrics": {part: scores for part, scores in metrics.items() if part != "test"},
             "history": {**history, "best": int(history["best"])},
             "parameters_count": getattr(model, "parameter_count", None),
             "seconds": {"train": train_seconds, "inference": inference_seconds},

@@ -57,9 +57,6 @@ LABELS = {
 }
 """The scores as tables and axes print them."""
 
-LOWER = frozenset({"mae", "rmse", "nmad", "sigma_nmad", "outliers", "sigma_rms", "log_loss", "mse"})
-"""Scores of which less is better; of the bias, what is nearer to 0."""
-
 NMAD_SCALE = 1.4826
 """Makes the median absolute deviation of a Gaussian its standard deviation: 1/Φ⁻¹(3/4)."""
 

@@ -113,7 +113,8 @@ def read_predictions(cell: Path, part: str) -> pd.DataFrame:
     cell : Path
         Folder of the cell.
     part : str
-        ``train``, ``valid``, ``calibration`` or ``test``; the test parts of all rounds follow each other.
+        ``train``, ``valid``, ``calibration`` or ``test``; the calibration and test parts of all
+        rounds follow each other, of the others there is the first round's.
 
     Returns
     -------

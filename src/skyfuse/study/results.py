@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 WALL_COLUMNS = ("train_seconds", "inference_seconds", "tune_seconds")
 """Columns of ``results.parquet`` that hold wall times; all others are equal in two runs of one seed."""
 
-SCORED = ("train", "valid", "test")
-"""Parts whose scores are stated; the calibration part serves intervals alone."""
-
 BINS = 5
 """Bins of magnitude, label and redshift by which results are broken down, of equal numbers of objects."""
 
@@ -55,8 +52,9 @@ class StudyResult:
     ----------
     results : DataFrame
         One row a cell: model, fusion, zooms, role, variant, size, parameters, number of objects, each score
-        of each part, 95 % intervals of the test scores, coverage and width of the prediction intervals or
-        sets, what is attainable and the distance from it, wall times.
+        of each part, the score by which it is chosen (missing where it is not up for choice), 95 % intervals
+        of the test scores, coverage and width of the prediction intervals or sets, what is attainable and
+        the distance from it, wall times.
     report : Path
         The report, one self-contained HTML file.
     """
@@ -124,16 +122,25 @@ class Findings:
     dataset : Dataset
     goal : Target
     cells : list of Cell
+    folds : dict of str to float
+        Mean primary score over the folds of the training part, by cell, where these choose.
     """
 
     def __init__(
-        self, folder: Path, recipe: Recipe, dataset: Dataset, goal: Target, cells: list[Cell]
+        self,
+        folder: Path,
+        recipe: Recipe,
+        dataset: Dataset,
+        goal: Target,
+        cells: list[Cell],
+        folds: Mapping[str, float],
     ) -> None:
         self.folder = folder
         self.recipe = recipe
         self.dataset = dataset
         self.goal = goal
         self.cells = cells
+        self.folds = folds
 
     @cached_property
     def tests(self) -> dict[str, pd.DataFrame]:
@@ -171,7 +178,10 @@ class Findings:
             row["parameters"] = json.dumps(note["parameters"], sort_keys=True)
             row |= {f"n_{part}": note["n"][part] for part in PARTS}
             names = names_of(self.recipe.task)
-            row |= {f"{part}_{name}": note["metrics"][part][name] for part in SCORED for name in names}
+            row |= {f"{part}_{name}": note["metrics"][part][name] for part in PARTS for name in names}
+            primary = PRIMARY[self.recipe.task.kind]
+            known = note["metrics"]["calibration"][primary]
+            row["choice"] = self.folds.get(cell.name, np.nan) if self.recipe.choice == "folds" else known
             for name in names:
                 row[f"test_{name}_low"], row[f"test_{name}_high"] = boot.interval(cell.name, name)
             known = boot.attainable is not None
@@ -192,7 +202,7 @@ class Findings:
     def comparisons(self, results: pd.DataFrame) -> pd.DataFrame:
         """Return the differences between cells, see `skyfuse.study.compare.comparisons`."""
         compared = results[results["role"].isin(["reference", "leak"])]
-        return comparisons(compared, self.boot, self.recipe.task.kind)
+        return comparisons(compared, self.boot)
 
     def effects(self) -> pd.DataFrame:
         """Return what each measurable flaw changes in the primary score, also over complete spectra alone."""

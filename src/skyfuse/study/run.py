@@ -32,7 +32,7 @@ from skyfuse.models.base import MODELS, Arrays
 from skyfuse.models.fusion import LateFusion
 from skyfuse.study import embed as views
 from skyfuse.study.cells import Cell, is_late, plan, reference, seed_of
-from skyfuse.study.fitting import Fitter
+from skyfuse.study.fitting import FORMAT, Fitter
 from skyfuse.study.metrics import PRIMARY, names_of
 from skyfuse.study.report import write_report
 from skyfuse.study.results import Findings, StudyResult
@@ -44,16 +44,12 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 
-FORMAT = 2
-"""Version of a study's folder."""
-
 _LIBRARIES = (
     "skyfuse",
     "numpy",
     "scikit-learn",
     "lightgbm",
     "torch",
-    "lightning",
     "optuna",
     "openTSNE",
     "umap-learn",
@@ -302,12 +298,15 @@ class _Run:
         )
 
     def _searches(self) -> dict[tuple[str, Fusion], ModelPlan]:
-        """Return what is tuned, by model and input; late fusion reuses what its members found."""
+        """Return what is fitted fold by fold, by model and input: to tune it, or to choose by it.
+
+        Late fusion reuses what its members found.
+        """
         return {
             (name, fusion): plan_
             for name, plan_ in self.recipe.models.items()
             for fusion in self.recipe.fusions_of(name)
-            if not is_late(fusion) and plan_.tuned
+            if not is_late(fusion) and (plan_.tuned or self.recipe.choice == "folds")
         }
 
     def _step(self, what: str) -> None:
@@ -329,7 +328,11 @@ class _Run:
             self._tell(cell.name)
             self.fitter.run(cell, *self._parameters(cell, tunings))
             self._step(cell.name)
-        findings = Findings(self.folder, self.recipe, self.dataset, self.goal, self.cells)
+        folds = {
+            reference(self.recipe, *place).name: float(tuning.trials["score"].max())
+            for place, tuning in tunings.items()
+        }
+        findings = Findings(self.folder, self.recipe, self.dataset, self.goal, self.cells, folds)
         results = findings.results()
         self._write("results.parquet", results)
         self._write("comparisons.parquet", findings.comparisons(results))
@@ -419,7 +422,8 @@ class _Run:
                 progress=partial(self._trial_done, what),
             )
             self._done = before + len(found[name, fusion].trials)
-            tables.append(found[name, fusion].trials.assign(model=name, fusion=fusion))
+            if plan_.tuned:
+                tables.append(found[name, fusion].trials.assign(model=name, fusion=fusion))
         columns = ["model", "fusion", *COLUMNS, *names_of(self.recipe.task)]
         trials = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
         self._write("trials.parquet", trials)

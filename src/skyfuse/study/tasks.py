@@ -293,18 +293,24 @@ def describe(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, Any]:
 
 
 def _mean_spectra(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, Any]:
-    """Return the mean training spectrum in each of some ranges of redshift with equal numbers of objects."""
+    """Return the mean training spectrum in each of some ranges of redshift with equal numbers of objects.
+
+    Each spectrum is divided by its own mean absolute flux first.
+    """
     zoom = recipe.reference_of("spectrum") if "spectrum" in recipe.reference else dataset.zooms["spectrum"][0]
     rows = goal.rows["train"]
     z = goal.label[rows]
     edges = np.quantile(z, np.linspace(0, 1, RANGES + 1))
     values = dataset.inputs({"spectrum": zoom}, rows)["spectrum"].astype(np.float64)
+    seen = np.isfinite(values)
+    # Else the mean would be that of the brightest.
+    size = np.abs(np.where(seen, values, 0)).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
+    values /= np.where(size > 0, size, 1)[:, None]
     ranges = []
     for i, (low, high) in enumerate(pairwise(edges.tolist())):
         inside = (z >= low) & ((z < high) | (i == RANGES - 1))
-        seen = np.isfinite(values[inside])
-        sums = np.where(seen, values[inside], 0).sum(axis=0)
-        counts = seen.sum(axis=0)
+        sums = np.where(seen[inside], values[inside], 0).sum(axis=0)
+        counts = seen[inside].sum(axis=0)
         mean = [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
         ranges.append({"low": low, "high": high, "n": int(inside.sum()), "mean": mean})
     return {"wavelength": dataset.wavelength(zoom).tolist(), "unit": "Å", "ranges": ranges}

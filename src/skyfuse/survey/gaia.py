@@ -246,7 +246,9 @@ def _continuous(
         if correlations is not None:
             covariance[below] = correlations[0][row]
             covariance.T[below] = correlations[0][row]
-        sigma[row] = np.sqrt(np.einsum("ij,jk,ik->i", scaled, covariance, scaled, optimize=True))
+        variance = np.einsum("ij,jk,ik->i", scaled, covariance, scaled, optimize=True)
+        # Correlations of few digits may leave one a little below 0.
+        sigma[row] = np.sqrt(np.maximum(variance, 0.0))
     used = coefficients[1] | errors[1] | (set() if correlations is None else correlations[1])
     return value, sigma, used
 
@@ -257,8 +259,9 @@ def _design_matrix(band: Band) -> NDArray[np.float64]:
     from matplotlib import rc_context
 
     try:
-        # Its import makes matplotlib ask for LaTeX, which would break every later figure without one.
-        with warnings.catch_warnings(), rc_context():
+        # Its import makes matplotlib ask for LaTeX, which would break every later figure without one, and
+        # keeps the standard output of that moment for its bars; that output is ours to write.
+        with warnings.catch_warnings(), rc_context(), contextlib.redirect_stdout(io.StringIO()):
             # It sets an option that pandas 3 has given up.
             warnings.filterwarnings("ignore", message=".*mode.chained_assignment")
             from gaiaxpy import convert
@@ -283,7 +286,6 @@ def _design_matrix(band: Band) -> NDArray[np.float64]:
             f"{name}_n_relevant_bases": BASES,
             f"{name}_basis_function_id": {"bp": 56, "rp": 57}[name],
         }
-    # It tells of its progress on standard output, which is ours to write.
     with contextlib.redirect_stdout(io.StringIO()):
         found, _ = convert(pd.DataFrame(unit), sampling=np.concatenate(points)[order], save_file=False)
     rows = found[found["xp"].str.lower() == band].sort_values("source_id")

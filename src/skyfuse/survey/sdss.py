@@ -83,7 +83,7 @@ _EMPTY_STEP = 16
 _CCD_ROWS = 2048
 # A star drifts over the CCDs in this order, two frames apart (Gunn et al. 1998, AJ 116, 3040), and FRAME
 # counts the frames of one CCD: the field, which numbers the sky, is FRAME less this. Real frames bear it out.
-_FRAMES_BEHIND_R = {"r": 0, "i": 2, "u": 4, "z": 6, "g": 8}
+FRAMES_BEHIND_R = {"r": 0, "i": 2, "u": 4, "z": 6, "g": 8}
 _SECONDS_A_DAY = 86400.0
 _AGAIN = "get the file again from the archive"
 
@@ -141,7 +141,7 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
             path=path,
         )
     run, camcol, frame = (fits.integer(header, key, path) for key in ("RUN", "CAMCOL", "FRAME"))
-    field = frame - _FRAMES_BEHIND_R[band]
+    field = frame - FRAMES_BEHIND_R[band]
     if camcol not in _GAIN:
         raise FileError(f"its CAMCOL is {camcol}, not 1 to 6", reason="bad-values", remedy=_AGAIN, path=path)
     nx, ny = fits.integer(header, "NAXIS1", path), fits.integer(header, "NAXIS2", path)

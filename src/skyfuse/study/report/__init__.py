@@ -18,7 +18,7 @@ from skyfuse.study.report import (
     scores,
     tuning,
 )
-from skyfuse.study.report.common import figure, metric_name, number, percent, seconds, signed, style
+from skyfuse.study.report.common import crossing, figure, metric_name, number, percent, seconds, signed, style
 from skyfuse.study.report.folder import read_folder
 from skyfuse.study.report.tables import content
 
@@ -66,6 +66,7 @@ def write_report(folder: str | Path) -> Path:
         "seconds": seconds,
         "percent": percent,
         "metric": metric_name,
+        "crossing": crossing,
     }
     source = (resources.files("skyfuse.study") / "report.html.j2").read_text(encoding="utf-8")
     # A figure is told as text and forgotten before the next one is drawn: a study has up to fifty.

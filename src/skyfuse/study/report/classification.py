@@ -122,7 +122,7 @@ def _matrices(study: Folder, tables: dict[str, pd.DataFrame]) -> Iterator[Drawn]
         "confusions",
         figure,
         "Confusion matrices of the other models, each with its best input",
-        "The other models, each with its best input on the validation part"
+        "The other models, each with the input that was chosen for it"
         + (
             ": percent of the true class, with counts."
             if k <= 6
@@ -291,7 +291,7 @@ def _reliability(study: Folder, tables: dict[str, pd.DataFrame]) -> Drawn:
 
 def gallery_cell(study: Folder) -> str | None:
     """Return the best compared cell with a gallery: tables alone have nothing to show."""
-    rows = study.reference.sort_values(f"valid_{study.primary}", ascending=False)
+    rows = study.reference.sort_values("choice", ascending=False, kind="stable")
     return next((cell for cell in rows["cell"] if study.beside(cell, "gallery") is not None), None)
 
 

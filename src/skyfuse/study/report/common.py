@@ -60,11 +60,19 @@ PALETTE = (
     "#E69F00",
     "#56B4E9",
     "#444444",
-    # Where seven do not suffice: the darkest and lightest of Paul Tol's "muted" set.
-    "#882255",
-    "#999933",
-    "#332288",
-    "#DDCC77",
+    # Where seven do not suffice: nine of a search that made the least distance of any two of the sixteen in
+    # OKLab (Ottosson 2020) as large as it is among the seven, to the normal eye and in the simulations of
+    # Machado, Oliveira & Fernandes (2009) of its three deficiencies.
+    "#770000",
+    "#8877EE",
+    "#116622",
+    "#772299",
+    "#002277",
+    "#995566",
+    "#441144",
+    # The two palest, for classes beyond the fourteen of Galaxy Zoo.
+    "#AADD77",
+    "#DDBBBB",
 )
 FIXED_COLOURS = {"tree": "#D55E00", "lightgbm": "#0072B2", "vggnet12": "#009E73"}
 PART_COLOURS = {"train": "#666666", "valid": "#E69F00", "calibration": "#CC79A7", "test": "#0072B2"}
@@ -256,6 +264,35 @@ def signed(value: Any, digits: int = 3) -> str:
 def percent(value: Any, digits: int = 1) -> str:
     """Return a share in percent."""
     return "–" if value is None or pd.isna(value) else f"{number(100 * float(value), digits)} %"
+
+
+def crossing(facts: dict[str, Any], level: float) -> str:
+    """Return what is to be said of intervals where a column tells test from calibration objects.
+
+    Parameters
+    ----------
+    facts : dict
+        See `skyfuse.study.report.folder.Folder.crossing`.
+    level : float
+        Nominal coverage.
+    """
+    ends = f"{percent(facts['lowest'])} to {percent(facts['highest'])}"
+    chance = (
+        f"than chance allows with {facts['n_calibration']:,} calibration and {facts['n_test']:,} test objects"
+    )
+    found = (
+        f"Here it is {ends}, for {facts['off']} of {facts['cells']} cells farther from {percent(level, 0)} "
+        f"{chance}: the two are not exchangeable, and what these models state must be calibrated on objects "
+        "of the other kind before it is trusted there."
+        if facts["off"]
+        else f"Here it is {ends}, no farther from {percent(level, 0)} {chance}."
+    )
+    return (
+        f"The column {facts['column']} parts the objects: {facts['calibration']} calibrate, {facts['test']} "
+        "are tested. Conformal prediction promises its coverage for test objects that are exchangeable with "
+        "the calibration objects, as random draws from one survey are (Vovk, Gammerman & Shafer 2005, "
+        f"chapter 2); from one survey to another it promises nothing. {found}"
+    )
 
 
 def seconds(value: Any) -> str:

@@ -198,7 +198,7 @@ def _mean_spectra(study: Folder) -> Iterator[Drawn]:
         figure,
         f"Mean spectra of the training part in {len(ranges)} ranges of redshift",
         f"Mean spectra in {len(ranges)} ranges of redshift, with the number of training objects in each; "
-        "each spectrum is divided by its own mean first.",
+        "each spectrum is divided by its own mean absolute flux first.",
     )
 
 

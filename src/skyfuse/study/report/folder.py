@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import betabinom
 
 from skyfuse.config import Recipe, load_recipe
 from skyfuse.cube.layout import read_json
@@ -124,17 +125,56 @@ class Folder:
 
     @cached_property
     def best(self) -> dict[str, Any]:
-        """The row of the compared cell with the highest primary score on the validation part."""
-        return max(records(self.reference), key=lambda row: float(row[f"valid_{self.primary}"]))
+        """The headline: the row of the compared cell with the highest score in the choice."""
+        return self.leaders[0]
 
     @cached_property
     def leaders(self) -> list[dict[str, Any]]:
-        """Each model's best cell on the validation part, the best of all first."""
-        rows = sorted(records(self.reference), key=lambda row: -float(row[f"valid_{self.primary}"]))
+        """Each model's best cell by the choice, see `Recipe.choice`, the best of all first."""
+        rows = sorted(records(self.reference), key=lambda row: -float(row["choice"]))
         found: dict[str, dict[str, Any]] = {}
         for row in rows:
             found.setdefault(str(row["model"]), row)
         return list(found.values())
+
+    @cached_property
+    def crossing(self) -> dict[str, Any] | None:
+        """How intervals fare where a column, not chance, tells the test part from the calibration part.
+
+        Returns
+        -------
+        dict or None
+            ``column``; ``calibration`` and ``test``, its values; ``n_calibration`` and ``n_test`` objects;
+            ``cells`` compared, and how many of them cover farther from the nominal level than chance allows
+            (``off``); the ``lowest`` and ``highest`` coverage. None where the test part is drawn at random.
+
+        Notes
+        -----
+        Given exchangeable objects, the number of covered ones is beta-binomial (Vovk 2013, Machine Learning
+        92, 349): k of n calibration objects lie within the interval, and each test object with a probability
+        that is Beta(k, n + 1 - k). Farther off than the central 95 % of that counts.
+        """
+        split = self.recipe.split
+        if "test" not in split.parts or self.kind == "reconstruction":
+            return None
+        rows = self.reference
+        n, tested = int(rows["n_calibration"].iloc[0]), int(rows["n_test"].iloc[0])
+        within = min(int(np.ceil((n + 1) * self.recipe.task.level)), n)
+        low, high = betabinom.ppf([0.025, 0.975], tested, within, n + 1 - within) / tested
+        off = (rows["coverage"] < low) | (rows["coverage"] > high)
+        return {
+            "column": split.column,
+            "calibration": ", ".join(
+                split.parts.get("calibration") or split.parts.get("train", ["the rest"])
+            ),
+            "test": ", ".join(split.parts["test"]),
+            "n_calibration": n,
+            "n_test": tested,
+            "cells": len(rows),
+            "off": int(off.sum()),
+            "lowest": float(rows["coverage"].min()),
+            "highest": float(rows["coverage"].max()),
+        }
 
     def attainable(self, score: str) -> float | None:
         """Return the best value of a score that the truth allows on the test objects, where it is known."""

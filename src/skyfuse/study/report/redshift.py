@@ -47,8 +47,8 @@ def draw(study: Folder) -> Iterator[Drawn]:
             figure,
             f"Bias, scatter and share of outliers by {listed(ways)}, one line for each model's best cell",
             "Bias = median Δz/(1+z), σ_NMAD = 1.4826 × median absolute deviation of it, and share of "
-            f"|Δz|/(1+z) above {study.recipe.task.outlier:g}, by {listed(ways)}; each model with its best "
-            "input on the validation part.",
+            f"|Δz|/(1+z) above {study.recipe.task.outlier:g}, by {listed(ways)}; each model with the "
+            "input that was chosen for it.",
         )
     figure, axes = new(6.4, 2.9)
     tables = {row["cell"]: study.predictions(row["cell"]) for row in leaders}

@@ -173,8 +173,8 @@ def _differences(study: Folder) -> Iterator[Drawn]:
         axis.set_title(title)
         axis.set_xlabel(f"difference of {metric_name(study.primary)}")
     star = (
-        " The fusion marked * is the model's best on the validation part, against its best single input "
-        "there."
+        " The fusion marked * is the one chosen for the model, against its best single input by the same "
+        "choice."
         if len(gains)
         else ""
     )

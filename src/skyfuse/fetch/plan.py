@@ -1,0 +1,297 @@
+"""What all kinds of fetching share: regions, tables of answers, provenance, and going on after a stop."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pandas as pd
+
+from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.fetch.archives import CITE
+from skyfuse.fetch.ledger import Ledger
+from skyfuse.survey.tables import read_table
+
+CATALOGUES = "catalogue"
+"""Folder, among the downloads, of what the services answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cone:
+    """A circle on the sky: its centre and radius, degrees."""
+
+    ra: float
+    dec: float
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.ra <= 360 and -90 <= self.dec <= 90 and 0 < self.radius <= 90):
+            raise UsageError(
+                f"the cone at ({self.ra}, {self.dec}) with radius {self.radius} is not on the sky",
+                remedy="give 0 ≤ ra ≤ 360, -90 ≤ dec ≤ 90 and a radius of up to 90 degrees",
+            )
+
+    def where(self, table: str, margin: float = 0.0) -> tuple[str, ...]:
+        """Return conditions on a table with dec and the unit vector (cx, cy, cz); right at poles and at RA 0.
+
+        Parameters
+        ----------
+        table : str
+            Alias of the table.
+        margin : float
+            Degrees by which the radius is widened.
+        """
+        radius = self.radius + margin
+        (x, y, z), limit = unit(self.ra, self.dec), float(np.cos(np.radians(radius)))
+        return (
+            f"{table}.dec BETWEEN {self.dec - radius:.7f} AND {self.dec + radius:.7f}",
+            f"{table}.cx*{x:.16f}+{table}.cy*{y:.16f}+{table}.cz*{z:.16f} >= {limit:.16f}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A range of right ascension and declination, degrees; `ra_min` above `ra_max` reaches over RA 0."""
+
+    ra_min: float
+    ra_max: float
+    dec_min: float
+    dec_max: float
+
+    def __post_init__(self) -> None:
+        ras, decs = (self.ra_min, self.ra_max), (self.dec_min, self.dec_max)
+        if not (all(0 <= ra <= 360 for ra in ras) and -90 <= decs[0] < decs[1] <= 90):
+            raise UsageError(
+                f"the box {(*ras, *decs)} is not on the sky",
+                remedy="give RA_MIN RA_MAX DEC_MIN DEC_MAX, degrees; RA_MIN above RA_MAX reaches over RA 0",
+            )
+
+    def where(self, table: str, margin: float = 0.0) -> tuple[str, ...]:
+        """Return conditions on a table with ra and dec; see `Cone.where`."""
+        low, high = self.dec_min - margin, self.dec_max + margin
+        conditions = [f"{table}.dec BETWEEN {low:.7f} AND {high:.7f}"]
+        width = (self.ra_max - self.ra_min) % 360.0 or 360.0 * (self.ra_max != self.ra_min)
+        wider = margin / max(float(np.cos(np.radians(min(max(abs(low), abs(high)), 90.0)))), 1e-6)
+        if width + 2 * wider < 360.0:
+            start, end = (self.ra_min - wider) % 360.0, (self.ra_max + wider) % 360.0
+            joint = "AND" if start <= end else "OR"
+            conditions.append(f"({table}.ra >= {start:.7f} {joint} {table}.ra <= {end:.7f})")
+        return tuple(conditions)
+
+
+Region = Cone | Box
+
+
+def unit(ra: float, dec: float) -> tuple[float, float, float]:
+    """Return the unit vector of a position, degrees."""
+    alpha, delta = np.radians(ra), np.radians(dec)
+    return (
+        float(np.cos(alpha) * np.cos(delta)),
+        float(np.sin(alpha) * np.cos(delta)),
+        float(np.sin(delta)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One group of the rows that are asked for, e.g. one class.
+
+    Attributes
+    ----------
+    name : str
+        What its rows are.
+    sql : str
+        Its query, whole.
+    asked : int or None
+        How many are asked for; None for all.
+    available : int or None
+        How many there are, where it was counted.
+    rows : int or None
+        How many came; None before they did.
+    note : str
+        What else is to be told.
+    """
+
+    name: str
+    sql: str
+    asked: int | None = None
+    available: int | None = None
+    rows: int | None = None
+    note: str = ""
+
+    @property
+    def expected(self) -> int:
+        """How many rows can come."""
+        known = [number for number in (self.asked, self.available) if number is not None]
+        return min(known, default=0)
+
+    @property
+    def remark(self) -> str:
+        """What to tell of it: whether there are as many as asked, and whether all came."""
+        said = []
+        if self.asked is not None and self.available is not None and self.available < self.asked:
+            said.append(f"asked {self.asked:,}, there are {self.available:,}")
+        if self.rows is not None and self.available is not None and self.rows != self.expected:
+            said.append(f"the archive counted {self.expected:,} and gave {self.rows:,}")
+        return "; ".join([*said, *([self.note] if self.note else [])])
+
+
+Progress = Callable[[int, int, str], None]
+"""Told how much of how much is done, and of what."""
+
+Asking = Callable[[TextIO], Iterable[Group]]
+"""Writes the rows of all groups to a file, as CSV with a header, and says what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a service answered, on disk.
+
+    Attributes
+    ----------
+    table : Path
+        CSV, as the service gave it.
+    groups : list of Group
+    """
+
+    table: Path
+    groups: list[Group] = field(default_factory=list)
+
+    def rows(self) -> Iterator[dict[str, str]]:
+        """Yield the rows, one at a time, by the columns' names in lower case."""
+        with self.table.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            columns = [name.lower() for name in next(reader, [])]
+            for row in reader:
+                yield dict(zip(columns, row, strict=True))
+
+
+def token(options: Mapping[str, Any]) -> str:
+    """Return a short name for what was asked, the same whenever it is asked again."""
+    text = json.dumps(options, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def answered(
+    folder: Path, kind: str, archive: str, options: Mapping[str, Any], asking: Asking, ledger: Ledger
+) -> Answered:
+    """Return the answer to what is asked: the one in the folder, or a new one, written whole or not at all.
+
+    Beside the table lies a JSON file of its name that says what was asked, of which release, when, with which
+    versions, and what to cite.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the downloads.
+    kind : str
+        What is asked for; begins the table's name.
+    archive : str
+        Key of `skyfuse.fetch.archives.CITE`.
+    options : mapping
+        What distinguishes this asking from others.
+    asking : callable
+        Called only where the folder does not hold the answer.
+    ledger : Ledger
+        Gets a note of each group.
+
+    Raises
+    ------
+    DataError
+        As `asking`.
+    """
+    name = f"{kind}-{token(options)}"
+    table, story = folder / CATALOGUES / f"{name}.csv", folder / CATALOGUES / f"{name}.json"
+    if table.exists() and story.exists():
+        groups = [Group(**group) for group in json.loads(story.read_text(encoding="utf-8"))["groups"]]
+    else:
+        with whole_file(table) as file:
+            groups = list(asking(file))
+            told = {
+                "asked": dict(options),
+                "groups": [asdict(group) for group in groups],
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "versions": {"skyfuse": version("skyfuse"), "python": platform.python_version()},
+                "cite": CITE[archive],
+            }
+            # The story first: a table without one would be taken for unfinished.
+            with whole_file(story) as other:
+                json.dump(told, other, indent=1, default=str, ensure_ascii=False)
+    for group in groups:
+        ledger.note_query(
+            group.name, group.sql, rows=group.rows or 0, available=group.available, remark=group.remark
+        )
+    return Answered(table, groups)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """Give a text file that takes its name once it is complete and flushed to disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def user_table(path: Path) -> pd.DataFrame:
+    """Read a table of the user's, its columns in lower case.
+
+    Raises
+    ------
+    StoreError
+        It is not there.
+    FileError, DataError
+        As `skyfuse.survey.tables.read_table`.
+    """
+    if not path.is_file():
+        raise StoreError("does not exist", path=path, remedy="name a table that exists")
+    table = read_table(path)
+    table.columns = pd.Index([str(name).lower() for name in table.columns])
+    return table
+
+
+def pick(table: pd.DataFrame, names: Iterable[str]) -> pd.Series[Any] | None:
+    """Return the first of the columns that the table has."""
+    return next((table[name] for name in names if name in table), None)
+
+
+def whole_numbers(column: pd.Series[Any], path: Path) -> list[int]:
+    """Return a column of whole numbers, exactly.
+
+    Raises
+    ------
+    DataError
+        A value is missing, no whole number, or was rounded on its way here.
+    """
+    numbers = pd.to_numeric(column, errors="coerce")
+    whole = numbers.notna() & (numbers == np.floor(numbers))
+    # A float64 no longer holds every whole number beyond this: such identifiers have lost their last digits.
+    rounded = numbers.dtype.kind == "f" and bool((numbers.abs() > 2.0**53).any())
+    if rounded or not whole.all():
+        fault = "was rounded to a float" if rounded else f"has {int((~whole).sum())} values that are none"
+        raise DataError(
+            f"its column {column.name} must be whole numbers and {fault}",
+            path=path,
+            remedy="write it as whole numbers",
+        )
+    return [int(number) for number in numbers]
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

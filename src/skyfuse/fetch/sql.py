@@ -1,0 +1,289 @@
+"""Queries cut into pages: every row that is asked for, whatever a service's caps, and each row once.
+
+A service that caps its answers may cut them without a word. So each query has a TOP of its own and begins
+where the last answer ended, by key and not by offset, until the rows that COUNT promised are there or no more
+come. Each row ends with a mark of ours, so that an answer that was cut on its way is told from a whole one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from skyfuse.errors import DataError, FileError, UsageError
+
+PAGE = 50_000
+"""Rows asked for at a time: few enough for memory and for the services' time limits."""
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?")
+_TEXT = re.compile(r"[\w ()+./*?:,-]{0,64}")
+# The last column of every query; its value in each row is a full stop.
+_END = "row_end"
+_END_COLUMN = f"'.' AS {_END}"
+_CAP = re.compile(r"limit is\s+top\s+(\d+)", re.IGNORECASE)
+KEYS = ("specobjid", "objid", "bestobjid", "source_id")
+"""Names of columns, in lower case, by which a query can be taken up again where its answer ended."""
+
+Row = list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer: the names of its columns, and its rows as text, ``null`` as the empty text."""
+
+    columns: Row
+    rows: Iterator[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A query that can be cut into pages.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        What is selected, each with its alias where it has one.
+    source : str
+        What follows FROM.
+    where : tuple of str
+        Conditions, all of which must hold.
+    key : str or None
+        Name, in the answer, of the column that orders the rows; None where nothing does.
+    expression : str
+        What the key stands for within the query.
+    numeric : bool
+        The key is a number.
+    """
+
+    columns: tuple[str, ...]
+    source: str
+    where: tuple[str, ...] = ()
+    key: str | None = None
+    expression: str = ""
+    numeric: bool = True
+
+    def sql(self, top: int | None = None, after: str | None = None) -> str:
+        """Return one page's query: the first `top` rows from the key `after` on, that key's own included."""
+        where = self.where
+        if after is not None:
+            where += (f"{self.expression} >= {whole(after) if self.numeric else text(after)}",)
+        tail = ("ORDER BY", self.expression) if self.key is not None else ()
+        return select([*self.columns, _END_COLUMN], self.source, where, *tail, top=top)
+
+    def count(self, by: Sequence[str] = ()) -> str:
+        """Return the query that counts the rows, of each group where `by` names columns."""
+        tail = ("GROUP BY", ", ".join(by)) if by else ()
+        return select([*by, "COUNT(*) AS n", _END_COLUMN], self.source, self.where, *tail)
+
+
+def select(
+    columns: Sequence[str], source: str, where: Sequence[str] = (), *tail: str, top: int | None = None
+) -> str:
+    """Return a query of these parts."""
+    words = ["SELECT", *([] if top is None else [f"TOP {top}"]), ", ".join(columns), "FROM", source]
+    return " ".join([*words, *(["WHERE", " AND ".join(where)] if where else []), *tail])
+
+
+def text(value: str) -> str:
+    """Return a text as a literal of SQL; what could end the literal is not let in.
+
+    Raises
+    ------
+    UsageError
+        It holds anything but letters, digits, blanks and the signs that names of classes have.
+    """
+    if not _TEXT.fullmatch(value):
+        raise UsageError(
+            f"{value!r} cannot be a name in a query", remedy="write letters, digits, blanks and ()+./*-"
+        )
+    return f"'{value}'"
+
+
+def whole(value: str | int) -> str:
+    """Return a whole number as a literal of SQL.
+
+    Raises
+    ------
+    UsageError
+        It is none.
+    """
+    if not re.fullmatch(r"-?\d{1,20}", str(value)):
+        raise UsageError(f"{value!r} is no whole number", remedy="write digits alone")
+    return str(value)
+
+
+def column(name: str) -> str:
+    """Return a column's name, checked.
+
+    Raises
+    ------
+    UsageError
+        It is more than a name, or a name of a table and one of its columns.
+    """
+    if not _NAME.fullmatch(name.strip()):
+        raise UsageError(f"'{name}' is no column", remedy="write names such as z or p.petroMag_r")
+    return name.strip()
+
+
+def wrapped(query: str) -> Selection:
+    """Return a user's own query as a selection: comments and the last semicolon are taken out of it.
+
+    Raises
+    ------
+    UsageError
+        It is not one SELECT.
+    """
+    query = re.sub(r"/\*.*?\*/", " ", query, flags=re.DOTALL)
+    query = " ".join(" ".join(line.split("--")[0] for line in query.splitlines()).split()).rstrip("; ")
+    if not query.lower().startswith("select ") or ";" in query:
+        raise UsageError("the query is not one SELECT", remedy="write SELECT … FROM …, without semicolons")
+    return Selection(("*",), f"({query}) AS q")
+
+
+class Service(ABC):
+    """A service that answers queries with tables of text.
+
+    Attributes
+    ----------
+    page : int
+        Rows to ask for at a time; falls to the service's cap when that is met.
+    """
+
+    page = PAGE
+
+    @abstractmethod
+    def ask(self, query: str) -> Answer:
+        """Ask one query.
+
+        Raises
+        ------
+        DataError
+            The service refuses it, or answers with something that is no table.
+        """
+
+    def count(self, selection: Selection, by: Sequence[str] = ()) -> dict[tuple[str, ...], int]:
+        """Return how many rows there are, by group."""
+        return {tuple(row[:-1]): int(row[-1]) for row in self.ask(selection.count(by)).rows}
+
+    def keyed(self, selection: Selection) -> Selection:
+        """Return a user's selection with the key that its columns offer, if they do."""
+        found = self.ask(selection.sql(1)).columns
+        names = {name.lower(): name for name in found}
+        key = next((names[name] for name in KEYS if name in names), None)
+        return selection if key is None else replace(selection, key=key, expression=f"q.{key}")
+
+    def rows(
+        self, selection: Selection, *, limit: int | None = None, available: int | None = None
+    ) -> Iterator[Answer]:
+        """Yield the answers that together give the selection, or its first `limit` rows, each row once.
+
+        Parameters
+        ----------
+        selection : Selection
+        limit : int, optional
+        available : int, optional
+            How many rows there are, from `count`.
+
+        Raises
+        ------
+        DataError
+            The answer is cut and cannot be taken up again: no key orders it, or more rows than a page have
+            the same key; or as `ask`.
+        """
+        wanted = min(value for value in (limit, available, float("inf")) if value is not None)
+        got, after, seen = 0, None, set[tuple[str, ...]]()
+        while got < wanted:
+            top = int(min(self.page, wanted - got + len(seen)))
+            try:
+                answer = self.ask(selection.sql(top, after))
+            except DataError as error:
+                cap = _CAP.search(error.fault)
+                if cap is None or int(cap[1]) >= top:
+                    raise
+                self.page = int(cap[1])
+                continue
+            page = _Page(answer, selection.key, seen)
+            yield Answer(answer.columns, iter(page))
+            got += page.new
+            if selection.key is None:
+                if available is not None and got < wanted:
+                    raise DataError(
+                        f"the service gives {got:,} of the {available:,} rows of the query, and none of its "
+                        "columns tells where to go on",
+                        remedy=f"add one of {', '.join(KEYS)} to its columns",
+                    )
+                return
+            if page.new == 0:
+                if page.rows >= top:
+                    raise DataError(
+                        f"more rows than a page of the service holds have the same {selection.key}",
+                        remedy="write a query that gives fewer rows for each object",
+                    )
+                return
+            after, seen = page.last, page.tied
+
+
+class _Page:
+    """Rows of one answer without those that the last answer ended with; counts as they are read."""
+
+    def __init__(self, answer: Answer, key: str | None, seen: set[tuple[str, ...]]) -> None:
+        self._answer, self._seen = answer, seen
+        # An answer without any rows may have no columns either.
+        self._key = answer.columns.index(key) if key in answer.columns else None
+        self.rows = self.new = 0
+        self.last: str | None = None
+        self.tied: set[tuple[str, ...]] = set()
+
+    def __iter__(self) -> Iterator[Row]:
+        for row in self._answer.rows:
+            self.rows += 1
+            if self._key is not None:
+                if row[self._key] != self.last:
+                    self.last, self.tied = row[self._key], set()
+                self.tied.add(tuple(row))
+                if tuple(row) in self._seen:
+                    continue
+            self.new += 1
+            yield row
+
+
+def read(content: str) -> Answer:
+    """Read an answer.
+
+    Raises
+    ------
+    FileError
+        It is no whole table: another try may give one.
+    """
+    content = content.lstrip("\ufeff \r\n\t")
+    body = content.partition("\n")[2] if content.startswith("#") else content
+    columns = [name.strip() for name in next(csv.reader(io.StringIO(body)), [])]
+    if not columns or columns[-1] != _END:
+        raise _no_table(opening(content) or "nothing")
+    for row in csv.reader(io.StringIO(body)):
+        if row and (len(row) != len(columns) or row[-1] not in (".", _END)):
+            raise _no_table("it breaks off within a row")
+    return Answer(columns[:-1], _rows(body))
+
+
+def _no_table(fault: str) -> FileError:
+    return FileError(
+        f"no whole table came ({fault})", reason="no-table", remedy="give the same command again later"
+    )
+
+
+def opening(content: str) -> str:
+    """Return the first words of an answer, without tags, for messages."""
+    return " ".join(re.sub(r"<[^>]*>", " ", content[:2000]).split())[:200]
+
+
+def _rows(body: str) -> Iterator[Row]:
+    reader = csv.reader(io.StringIO(body))
+    next(reader)
+    for row in reader:
+        if row:
+            yield ["" if value == "null" else value for value in row[:-1]]

@@ -1,0 +1,139 @@
+import json
+import sqlite3
+
+import numpy as np
+import pandas as pd
+import pytest
+from astropy.coordinates import SkyCoord
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.fetch import plan
+from skyfuse.fetch.ledger import Ledger
+from skyfuse.fetch.plan import Answered, Box, Cone, Group
+
+RNG = np.random.default_rng(4)
+SKY = np.column_stack([RNG.uniform(0, 360, 3000), np.degrees(np.arcsin(RNG.uniform(-1, 1, 3000)))])
+SKY = np.concatenate([SKY, [[0, 0], [359.999, 0], [10, 90], [200, -90], [0.001, 89.99]]])
+
+
+@pytest.fixture(scope="module")
+def table():
+    base = sqlite3.connect(":memory:")
+    base.execute("CREATE TABLE t (n INTEGER, ra REAL, dec REAL, cx REAL, cy REAL, cz REAL)")
+    rows = [(n, ra, dec, *plan.unit(ra, dec)) for n, (ra, dec) in enumerate(SKY.tolist())]
+    base.executemany("INSERT INTO t VALUES (?, ?, ?, ?, ?, ?)", rows)
+    return base
+
+
+def held(table, where):
+    return {n for (n,) in table.execute(" ".join(["SELECT n FROM t WHERE", " AND ".join(where)]))}
+
+
+@settings(max_examples=60)
+@given(
+    ra=st.floats(0, 360),
+    dec=st.floats(-90, 90),
+    radius=st.floats(0.01, 60),
+    margin=st.sampled_from([0.0, 2.0]),
+)
+def test_a_cone_in_sql_is_the_cone_on_the_sky(table, ra, dec, radius, margin):
+    place = SkyCoord(SKY[:, 0], SKY[:, 1], unit="deg")
+    away = place.separation(SkyCoord(ra, dec, unit="deg")).deg - radius - margin
+    found = held(table, Cone(ra, dec, radius).where("t", margin))
+    assert found >= set(np.flatnonzero(away < -1e-6))
+    assert not found & set(np.flatnonzero(away > 1e-6))
+
+
+@settings(max_examples=60)
+@given(
+    ras=st.tuples(st.floats(0, 360), st.floats(0, 360)),
+    decs=st.tuples(st.floats(-90, 90), st.floats(-90, 90)),
+)
+def test_a_box_in_sql_is_the_box_on_the_sky(table, ras, decs):
+    low, high = sorted(decs)
+    if high - low < 1e-3:
+        return
+    ra, dec = SKY.T
+    within = (ra >= ras[0]) & (ra <= ras[1]) if ras[0] <= ras[1] else (ra >= ras[0]) | (ra <= ras[1])
+    box = Box(*ras, low, high)
+    if ras[0] != ras[1]:
+        exact = set(np.flatnonzero(within & (dec > low + 1e-6) & (dec < high - 1e-6)))
+        edge = np.minimum(np.abs(ra - ras[0]), np.abs(ra - ras[1])) < 1e-6
+        assert held(table, box.where("t")) >= exact - set(np.flatnonzero(edge))
+        wide = (dec < low - 1e-6) | (dec > high + 1e-6) | (~within & ~edge)
+        full = (ras[1] - ras[0]) % 360 == 0
+        assert full or not held(table, box.where("t")) & set(np.flatnonzero(wide & (ra > 1e-5)))
+    assert held(table, box.where("t", 3.0)) >= held(table, box.where("t"))
+
+
+def test_a_box_with_a_margin_reaches_over_the_pole_and_over_zero(table):
+    assert "ra" not in " ".join(Box(10, 20, 80, 89).where("t", 2.0)).replace("dec", "")
+    assert "OR" in Box(0.5, 3, -1, 1).where("t", 1.0)[1]
+
+
+@pytest.mark.parametrize("wrong", [(400, 0, 1), (0, 91, 1), (0, 0, 0), (0, 0, 91)])
+def test_cones_off_the_sky(wrong):
+    with pytest.raises(UsageError, match="not on the sky"):
+        Cone(*wrong)
+
+
+@pytest.mark.parametrize("wrong", [(0, 1, 5, 4), (-1, 1, 0, 1), (0, 1, -91, 0)])
+def test_boxes_off_the_sky(wrong):
+    with pytest.raises(UsageError, match="not on the sky"):
+        Box(*wrong)
+
+
+def test_what_is_told_of_a_group():
+    assert Group("STAR", "", 5, 9, 5).remark == ""
+    assert Group("STAR", "", 5, 3, 3).remark == "asked 5, there are 3"
+    assert Group("STAR", "", 5, 9, 4).remark == "the archive counted 5 and gave 4"
+    assert Group("STAR", "", None, 1200, 1000, "so").remark == "the archive counted 1,200 and gave 1,000; so"
+
+
+def test_an_answer_is_asked_for_once_and_kept_whole(tmp_path):
+    asked = []
+
+    def asking(file):
+        asked.append(1)
+        file.write("A,b\n1,2\n")
+        yield Group("rows", "SELECT 1", None, 1, 1)
+
+    def broken(file):
+        file.write("A,b\n1,")
+        raise DataError("the line broke", remedy="none")
+
+    with Ledger.open(tmp_path) as ledger:
+        with pytest.raises(DataError):
+            plan.answered(tmp_path, "spectra", "sdss", {"n": 1}, broken, ledger)
+        assert not list(tmp_path.rglob("*.csv"))
+        for _ in range(2):
+            found = plan.answered(tmp_path, "spectra", "sdss", {"n": 1}, asking, ledger)
+        assert list(found.rows()) == [{"a": "1", "b": "2"}]
+        assert found.groups == [Group("rows", "SELECT 1", None, 1, 1)]
+        other = plan.answered(tmp_path, "spectra", "sdss", {"n": 2}, asking, ledger)
+        assert [query.rows for query in ledger.queries()] == [1]
+    assert len(asked) == 2
+    assert other.table != found.table
+    story = json.loads(found.table.with_suffix(".json").read_text())
+    assert story["groups"][0]["sql"] == "SELECT 1"
+    assert {"time", "versions", "cite", "asked"} <= set(story)
+
+
+def test_tables_of_the_users(tmp_path):
+    with pytest.raises(StoreError, match="does not exist"):
+        plan.user_table(tmp_path / "no.csv")
+    (tmp_path / "t.csv").write_text("ID,Other\n1234567890123456789,x\n")
+    table = plan.user_table(tmp_path / "t.csv")
+    assert plan.whole_numbers(table["id"], tmp_path) == [1234567890123456789]
+    assert plan.pick(table, ("nope", "other")).tolist() == ["x"]
+    assert plan.pick(table, ("nope",)) is None
+    for values in ([1.5], [float("nan")], ["x"], [1e18]):
+        with pytest.raises(DataError, match="must be whole numbers"):
+            plan.whole_numbers(pd.Series(values, name="id"), tmp_path)
+
+
+def test_rows_of_a_table_are_streamed_by_name(tmp_path):
+    (tmp_path / "t.csv").write_text('A,B\n"x, y",1\n')
+    assert list(Answered(tmp_path / "t.csv").rows()) == [{"a": "x, y", "b": "1"}]
