@@ -36,7 +36,7 @@ from skyfuse.fetch.ledger import NAME, Ledger, Row, Tally, Wanted, printable
 
 Progress = Callable[[int, int, str], None]
 
-CONNECTIONS = 20
+CONNECTIONS = 24
 """Connections at a time: enough to hide a latency of 50 ms, no more than an archive bears from one user."""
 
 TRIES = 16

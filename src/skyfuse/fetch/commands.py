@@ -113,7 +113,7 @@ def spectra(
     seed: Seed = 7,
     release: Release = "dr17",
     dry_run: DryRun = False,
-    connections: Connections = 20,
+    connections: Connections = 24,
     archive: Address = None,
     as_json: Json = False,
 ) -> None:
