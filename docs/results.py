@@ -108,17 +108,18 @@ def _cell(study: Folder, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(study: Folder) -> list[dict[str, Any]]:
-    """Return what leaking inputs add, what fusions add to single inputs, and how the headline's rivals do.
+    """Return what leaking inputs and fusions add, and how models do against each other.
 
-    Fusions that read leaking columns stand beside those that do not. A rival is another model on the
-    headline's input.
+    Fusions that read leaking columns stand beside those that do not. On the headline's input the models are
+    its rivals; on the other inputs every two are compared.
     """
     table = study.comparisons[study.comparisons["metric"] == study.primary]
     headline = (table[["a", "b"]] == study.best["cell"]).any(axis=1)
-    rivals = table[(table["kind"] == "models") & headline]
+    elsewhere = (table["fusion"] != study.best["fusion"]) & table["variant"].isna()
+    models = table[(table["kind"] == "models") & (headline | elsewhere)]
     others = table[table["kind"].isin(["leak", "fusion", "single"])]
     kept = ["kind", "variant", "chosen", "a", "b", "difference", "low", "high"]
-    return [_clean(row) for row in records(pd.concat([rivals, others])[kept])]
+    return [_clean(row) for row in records(pd.concat([models, others])[kept])]
 
 
 def _clean(row: dict[str, Any]) -> dict[str, Any]:
@@ -243,7 +244,11 @@ def _shown(content: dict[str, Any], recipe: Recipe) -> str:
     cells = {cell["cell"]: cell for cell in content["cells"]}
     model = model_name(headline["model"])
     found = []
-    rivals = [row for row in content["differences"] if row["kind"] == "models"]
+    rivals = [
+        row
+        for row in content["differences"]
+        if row["kind"] == "models" and headline["cell"] in (row["a"], row["b"])
+    ]
     if rivals:
         # Seen from the headline, whichever side of the pair it stands on.
         seen = [
@@ -339,6 +344,8 @@ def _notes(content: dict[str, Any], primary: str) -> list[str]:
         change = f"{metric_name(primary)} {_change(row)}"
         if row["kind"] == "leak":
             lines.append(f"- {_name(b)}: leaking inputs would add {change}.")
+        elif row["kind"] == "models" and a["fusion"] != _headline(content)["fusion"]:
+            lines.append(f"- {_name(a)}, against {model_name(b['model'])}: {change}.")
         elif row["kind"] in ("fusion", "single"):
             against = f"{fusion_name(a['fusion'])} against {b['fusion']} alone"
             leaky = " with leaking inputs" if row["variant"] else ""

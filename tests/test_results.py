@@ -74,8 +74,13 @@ def test_the_answer_to_the_question_is_what_the_stored_differences_say(results, 
     path = stored / "results" / "one.json"
     content = json.loads(path.read_text())
     head = next(cell for cell in content["cells"] if cell["cell"] == content["headline"])
-    (rival,) = (row for row in content["differences"] if row["kind"] == "models")
-    assert head["cell"] in (rival["a"], rival["b"])
+    models = [row for row in content["differences"] if row["kind"] == "models"]
+    (rival,) = (row for row in models if head["cell"] in (row["a"], row["b"]))
+    section = results.page(stored / "results").split("## one")[1]
+    for other in models:
+        # On another input than the headline's, models are compared in the section.
+        if other is not rival:
+            assert f"macro F1 {results.signed(other['difference'])}" in section
     ahead = "beats" if rival["a"] == head["cell"] else "is beaten by"
     assert f" {ahead} " in results.page(stored / "results").split("| [one]")[1].split("\n")[0]
     for ends, words in (
