@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import yaml
 from hypothesis import example, given, settings
@@ -5,6 +6,7 @@ from hypothesis import strategies as st
 
 from skyfuse.config import Recipe, load_recipe, recipe_names
 from skyfuse.errors import UsageError
+from skyfuse.mock import sky
 
 
 def sfr() -> dict:
@@ -309,6 +311,14 @@ def test_every_shipped_recipe_and_variant_is_whole_also_when_short(name):
     for own in (recipe, *(recipe.varied(variant) for variant in recipe.variants)):
         assert own.shortened().quick == {}
         assert set(own.shortened().models) <= set(own.models)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_mock_sky_of_every_recipe_has_room_for_its_objects(name):
+    recipe = load_recipe(name)
+    for own in (recipe, recipe.shortened()):
+        patch = sky.layout(own.mock.fields)
+        assert len(sky.place(np.random.default_rng(0), patch, own.mock.objects)[0]) == own.mock.objects
 
 
 @settings(max_examples=40, deadline=None)
