@@ -46,7 +46,7 @@ MEMORY_BOUND = 300 * 2**20
 def served(model: Path, *arguments: str) -> Iterator[str]:
     """Serve spectra in a process of its own; yield its base URL."""
     # The arguments are this file's own.
-    server = subprocess.Popen(  # noqa: S603
+    server = subprocess.Popen(
         [sys.executable, __file__, "serve", str(model), *arguments], stdout=subprocess.PIPE, text=True
     )
     try:
@@ -69,7 +69,7 @@ def start(folder: Path, base: str, files: int) -> subprocess.Popen[bytes]:
     table.write_text("\n".join(["plate,mjd,fiberid,run2d", *rows, ""]))
     program = [sys.executable, "-c", "from skyfuse.cli import main; main()", "fetch", "sdss", "spectra"]
     command = [*program, str(folder), "--list", str(table), "--archive", base]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def get(folder: Path, base: str, files: int) -> None:

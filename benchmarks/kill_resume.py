@@ -57,7 +57,7 @@ def start(cube: Path, arguments: argparse.Namespace) -> subprocess.Popen[bytes]:
     shutil.rmtree(cube, ignore_errors=True)
     numbers = (str(arguments.workers), str(arguments.tile_bytes))
     # The arguments are the caller's own.
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(cube), *numbers, *map(str, arguments.inputs)],
         stdout=subprocess.PIPE,
         bufsize=0,

@@ -196,7 +196,7 @@ def hats(rows: int) -> bool:
             frames = [pd.DataFrame({"ra": s[0], "dec": s[1], "id": np.arange(n)}) for s in (a, b)]
             for mode in MODES:
                 # The arguments are this file's own.
-                done = subprocess.run(  # noqa: S603
+                done = subprocess.run(
                     [sys.executable, __file__, "one", "--folder", folder, "--mode", mode],
                     check=True, capture_output=True, text=True,
                 )  # fmt: skip

@@ -51,7 +51,7 @@ def measure(sky: Path, cube: Path, workers: int) -> tuple[int, float]:
     """Build once; return the sum of the processes' peaks (bytes) and the wall time (s)."""
     started = time.perf_counter()
     # The arguments are this file's own.
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(sky), str(cube), str(workers)])  # noqa: S603
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(sky), str(cube), str(workers)])
     highest: dict[int, int] = {}
     sightings: Counter[int] = Counter()
     while process.poll() is None:

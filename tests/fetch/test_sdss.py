@@ -57,7 +57,7 @@ def truth(sky_folder):
 
 def drawn(truth, name, number, seed=7):
     ids = truth["SPECOBJID"][truth["CLASS"] == name]
-    return sorted(ids, key=lambda i: hashlib.md5(f"{seed}:{i}".encode()).hexdigest())[:number]  # noqa: S324
+    return sorted(ids, key=lambda i: hashlib.md5(f"{seed}:{i}".encode()).hexdigest())[:number]
 
 
 @pytest.mark.parametrize("options", [{}, {"cap": 7}, {"cap": 11, "silent": True}], ids=str)
