@@ -60,7 +60,7 @@ def table_path(output: Path) -> Path:
 
 def write_table(table: pd.DataFrame, output: Path) -> None:
     """Write a table where `table_path` allowed it, whole or not at all."""
-    from skyfuse.cube.layout import replaced
+    from skyfuse.disk import replaced
 
     with replaced(output.absolute()) as partial:
         if output.suffix == ".csv":

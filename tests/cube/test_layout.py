@@ -14,16 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from skyfuse.cube.layout import (
-    create_arrays,
-    list_arrays,
-    map_array,
-    prefetch,
-    read_json,
-    replaced,
-    tile_path,
-    write_json,
-)
+from skyfuse.cube.layout import create_arrays, list_arrays, map_array, prefetch, tile_path
 from skyfuse.errors import StoreError
 
 
@@ -114,21 +105,6 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, {"old": 1})
-
-    def fail() -> None:
-        with replaced(path) as partial:
-            partial.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert read_json(path) == {"old": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
-
-
 def test_a_map_never_outlives_the_file_it_was_made_for(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     write_arrays(path, {"/x/value": np.zeros(4, np.float32)})
@@ -175,6 +151,3 @@ def test_faults_name_file_and_remedy(tmp_path: Path) -> None:
         file.create_dataset("x", data=np.zeros(100), chunks=(10,))
     with pytest.raises(StoreError, match="not contiguous"):
         map_array(tmp_path / "c.h5", "/x")
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(StoreError, match=r"bad\.json: cannot be read"):
-        read_json(tmp_path / "bad.json")

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from skyfuse.cube.catalogue import write_catalogue
 from skyfuse.cube.grid import GRIDS
-from skyfuse.cube.layout import FORMAT, TILE_ORDER, VERSION, read_json, replaced, tile_path, write_json
+from skyfuse.cube.layout import FORMAT, TILE_ORDER, VERSION, tile_path
 from skyfuse.cube.scan import Reject, Runner, Scan, remember, scan, sort_out, walk
 from skyfuse.cube.tiles import (
     FLUX_UNIT,
@@ -36,6 +36,7 @@ from skyfuse.cube.tiles import (
     ledger_path,
     plan,
 )
+from skyfuse.disk import read_json, replaced, write_json
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import BANDS
 

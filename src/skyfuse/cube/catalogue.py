@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skyfuse.cube.grid import healpix29
-from skyfuse.cube.layout import replaced
+from skyfuse.disk import replaced
 from skyfuse.errors import StoreError
 from skyfuse.survey.records import BANDS
 

@@ -17,8 +17,9 @@ from astropy.nddata import NDData
 from astropy.table import Column, Table
 from numpy.typing import NDArray
 
-from skyfuse.cube.layout import VERSION, replaced
+from skyfuse.cube.layout import VERSION
 from skyfuse.cube.query import Box, Cone, Cube
+from skyfuse.disk import replaced
 from skyfuse.errors import DataError, UsageError
 from skyfuse.survey.records import BANDS, Samples
 

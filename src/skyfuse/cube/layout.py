@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from skyfuse.disk import replaced
 from skyfuse.errors import StoreError
 
 FORMAT = 1
@@ -57,62 +55,6 @@ def tile_path(root: Path, tile: str) -> Path:
     """
     order, pixel = (int(part) for part in tile.split("/"))
     return root / f"Norder={order}" / f"Dir={pixel // 10000 * 10000}" / f"Npix={pixel}.h5"
-
-
-@contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its name once it is complete and flushed to disk.
-
-    Parameters
-    ----------
-    path : Path
-        Final place; its folder is created. It keeps its old content if the block raises.
-
-    Yields
-    ------
-    Path
-        Where to write.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Random rather than the process's number: the same number may run on several machines of a cluster.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    # The rename itself lives in the folder's entry.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON (NaN refused), whole or not at all."""
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    with replaced(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a store.
-
-    Raises
-    ------
-    StoreError
-        If it is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"cannot be read ({error})", remedy="make it again with the command that wrote it", path=path
-        ) from error
 
 
 class ArrayWriter:

@@ -19,8 +19,9 @@ from scipy.spatial import cKDTree
 from skyfuse.cube.catalogue import read_catalogue
 from skyfuse.cube.cutout import chord, cut_into, frame_wcs, place, unit_vectors
 from skyfuse.cube.grid import GRIDS, SpectralGrid, healpix29, zoom_wcs
-from skyfuse.cube.layout import COMPONENTS, FORMAT, list_arrays, map_array, prefetch, read_json, tile_path
+from skyfuse.cube.layout import COMPONENTS, FORMAT, list_arrays, map_array, prefetch, tile_path
 from skyfuse.cube.pyramid import image_levels
+from skyfuse.disk import read_json
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import BANDS, Samples
 

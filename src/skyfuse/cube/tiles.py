@@ -19,19 +19,10 @@ from scipy.spatial import cKDTree
 
 from skyfuse.cube.cutout import chord, cut_frame, place, unit_vectors
 from skyfuse.cube.grid import GRIDS, SpectralGrid, healpix29
-from skyfuse.cube.layout import (
-    COMPONENTS,
-    FORMAT,
-    TILE_ORDER,
-    VERSION,
-    ArrayWriter,
-    create_arrays,
-    read_json,
-    tile_path,
-    write_json,
-)
+from skyfuse.cube.layout import COMPONENTS, FORMAT, TILE_ORDER, VERSION, ArrayWriter, create_arrays, tile_path
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
 from skyfuse.cube.scan import FrameSource, Reject, Scan, SpectrumSource, unexpected
+from skyfuse.disk import read_json, write_json
 from skyfuse.errors import FileError, StoreError
 from skyfuse.survey.fits import Scratch
 from skyfuse.survey.recognise import read_spectrum

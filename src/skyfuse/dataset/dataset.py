@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from skyfuse import disk
 from skyfuse.cube import layout
 from skyfuse.dataset import features, make, quality, select
 from skyfuse.dataset import split as splitting
@@ -87,7 +88,7 @@ class Dataset:
             raise StoreError(
                 "is no dataset (it has no dataset.json)", path=path, remedy="give the folder of a dataset"
             )
-        meta = layout.read_json(path / make.META)
+        meta = disk.read_json(path / make.META)
         if not isinstance(meta, dict) or meta.get("format") != make.FORMAT:
             found = meta.get("format") if isinstance(meta, dict) else None
             raise StoreError(
@@ -102,7 +103,7 @@ class Dataset:
         _check_meta(path, meta, table)
         splits: dict[str, splitting.Split] = {}
         if (path / make.SPLITS).is_file():
-            stored = layout.read_json(path / make.SPLITS)
+            stored = disk.read_json(path / make.SPLITS)
             if not isinstance(stored, dict):
                 raise StoreError("is malformed", path=path / make.SPLITS, remedy=_AGAIN)
             for name, entry in stored.items():

@@ -19,12 +19,13 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from skyfuse.cube import layout
+from skyfuse import disk
 from skyfuse.cube.cutout import frame_wcs
 from skyfuse.dataset import features, groups, quality, select
 from skyfuse.dataset import split as splitting
 from skyfuse.dataset.arrays import ARRAY_MODALITIES, UNITS, Modality, write_arrays, write_block
 from skyfuse.dataset.morphology import morphology
+from skyfuse.disk import sha256
 from skyfuse.errors import DataError, UsageError
 from skyfuse.survey.records import BANDS, Samples
 from skyfuse.survey.tables import read_sfr, read_table
@@ -214,7 +215,7 @@ def split_table(table: pd.DataFrame, label: str, plan: splitting.SplitPlan) -> s
 
 def write_splits(path: Path, splits: Mapping[str, splitting.Split], ids: ArrayLike) -> None:
     """Write ``splits.json``."""
-    layout.write_json(path / SPLITS, {name: split.to_json(ids) for name, split in splits.items()})
+    disk.write_json(path / SPLITS, {name: split.to_json(ids) for name, split in splits.items()})
 
 
 # ------------------------------------------------------------------------------------------------ from a cube
@@ -225,7 +226,7 @@ def cube_request(
 ) -> dict[str, Any]:
     """Return what names the sources and options of a dataset made from a cube."""
     return {
-        "cube": {"name": cube.path.name, "sha256": _file_digest(cube.path / "cube.json")},
+        "cube": {"name": cube.path.name, "sha256": sha256(cube.path / "cube.json")},
         "labels": None if labels is None else {"rows": len(labels), "sha256": table_digest(labels)},
         "modalities": {modality: list(levels) for modality, levels in zooms.items()},
         **wanted.request(),
@@ -675,10 +676,6 @@ def _redshift(table: pd.DataFrame) -> NDArray[np.float64]:
 # ------------------------------------------------------------------------------------------------------- disk
 
 
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def table_digest(table: pd.DataFrame) -> str:
     """Return the sha256 of a table's names and values."""
     digest = hashlib.sha256()
@@ -724,11 +721,11 @@ def _write(
                     write_block(writer, modality, zoom, block.start, samples)
                 if progress is not None:
                     progress(block.stop, n, "arrays")
-        with layout.replaced(partial / TABLE) as temporary:
+        with disk.replaced(partial / TABLE) as temporary:
             content.table.to_parquet(temporary, index=False)
         if splits:
             write_splits(partial, splits, content.table["object_id"])
-        layout.write_json(partial / META, meta)
+        disk.write_json(partial / META, meta)
         # mkdtemp makes private folders; a dataset is as readable as its neighbours.
         partial.chmod(0o777 & ~_umask())
         partial.rename(path)

@@ -8,7 +8,6 @@ it needs a margin catalogue of B as wide as the radius, and knows no one-to-one.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from skyfuse.cube.grid import tile_of
-from skyfuse.cube.layout import VERSION, replaced, write_json
+from skyfuse.cube.layout import VERSION
 from skyfuse.dataset.match import (
     CANDIDATES,
     SEPARATION,
@@ -48,6 +47,7 @@ from skyfuse.dataset.match import (
     position_columns,
     zone_pairs,
 )
+from skyfuse.disk import replaced, sha256, write_json
 from skyfuse.errors import DataError, FileError, StoreError, UsageError
 from skyfuse.survey.tables import read_table
 
@@ -465,18 +465,13 @@ def match_files(
             name: {
                 "path": str(side.path),
                 "position": list(side.columns),
-                "sha256": {file.name: _sha256(file) for file in side.files()},
+                "sha256": {file.name: sha256(file) for file in side.files()},
             }
             for name, side in zip("ab", sides, strict=True)
         },
     }
     write_json(output.with_suffix(".json"), result.to_dict() | {"provenance": origin})
     return result
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open(path: Path, columns: tuple[str, str] | None) -> _Table | _Hats:

@@ -18,6 +18,7 @@ from skyfuse.cube.query import Cube
 from skyfuse.dataset import select
 from skyfuse.dataset.arrays import ARRAY_MODALITIES
 from skyfuse.dataset.dataset import Dataset
+from skyfuse.disk import sha256
 from skyfuse.errors import DataError, FileError, StoreError, UsageError
 from skyfuse.survey.gaia import XpSpectra, read_xp
 from skyfuse.survey.galaxyzoo import MORPHOLOGY, Images, read_images, read_votes
@@ -218,12 +219,7 @@ def _stem(path: Path) -> str:
 
 
 def _digests(files: Sequence[Path]) -> dict[str, str]:
-    return {f"{number}: {path.name}": _digest(path) for number, path in enumerate(files)}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return {f"{number}: {path.name}": sha256(path) for number, path in enumerate(files)}
 
 
 def _has(table: pd.DataFrame, label: str) -> bool:
@@ -403,7 +399,7 @@ def _from_images(
 ) -> Dataset:
     row = table["image"].to_numpy(np.int64)
     table = table.drop(columns="image")
-    content = [_digest(images.paths[k]) for k in row]
+    content = [sha256(images.paths[k]) for k in row]
     if "group" not in table and not {"ra", "dec"} <= set(table):
         # The same picture under two names is one object.
         table = pd.concat([table, pd.DataFrame({"group": content})], axis=1)

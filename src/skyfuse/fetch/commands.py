@@ -196,14 +196,14 @@ def frames(
 
     Example: skyfuse fetch sdss frames coma/ --cone "194.95 27.98 0.5" --bands gri
     """
+    from skyfuse.disk import sha256
     from skyfuse.fetch import sdss as survey
     from skyfuse.fetch.archives import BYTES
-    from skyfuse.fetch.plan import digest
 
     bands = survey.checked_bands(bands)
     chosen = survey.Fields(_region(cone, box), run, camcol, _ranges(fields), stripe, objects, primary)
     with _session(folder, release, archive, connections, dry_run) as session:
-        options = {**asdict(chosen), "objects": None if objects is None else digest(objects)}
+        options = {**asdict(chosen), "objects": None if objects is None else sha256(objects)}
         found = session.ask(
             "frames",
             "sdss",
@@ -423,10 +423,10 @@ def _catalogue(session: Session, kind: str, choice: Any) -> Answered | None:
 
 def _listed(session: Session, path: Path) -> Answered | None:
     """Get the catalogue of the spectra that a table lists."""
+    from skyfuse.disk import sha256
     from skyfuse.fetch import sdss as survey
-    from skyfuse.fetch.plan import digest
 
-    options = {"list": digest(path), "release": session.archives.release.name}
+    options = {"list": sha256(path), "release": session.archives.release.name}
     return session.ask(
         "spectra", "sdss", options, lambda file: survey.write_list(session.skyserver, path, file)
     )
@@ -456,11 +456,12 @@ def _gaia_choice(
 
 def _gaia_sources(session: Session, choice: Any) -> Answered | None:
     """Get the table of chosen sources; on a dry run count them."""
+    from skyfuse.disk import sha256
     from skyfuse.fetch import gaia as archive_of_gaia
-    from skyfuse.fetch.plan import Group, digest
+    from skyfuse.fetch.plan import Group
 
     given = {"match": choice.match, "ids": choice.ids}
-    options = asdict(choice) | {name: digest(path) for name, path in given.items() if path is not None}
+    options = asdict(choice) | {name: sha256(path) for name, path in given.items() if path is not None}
     service = session.gaia
 
     def count() -> Iterable[Group]:

@@ -289,9 +289,3 @@ def whole_numbers(column: pd.Series[Any], path: Path) -> list[int]:
             remedy="write it as whole numbers",
         )
     return [int(number) for number in numbers]
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

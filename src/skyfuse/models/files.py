@@ -7,7 +7,6 @@ is used, and nothing is executed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from skyfuse.disk import sha256
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
 from skyfuse.models.base import AUXILIARY, MODALITIES, MODELS, Kind, Model
 from skyfuse.models.uncertainty import Conformal
@@ -185,7 +185,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
             params=model.params,
             shapes={modality: list(shape) for modality, shape in model.shapes.items()},
             state=state,
-            files={file: _sha256(folder / file) for file in model.weights},
+            files={file: sha256(folder / file) for file in model.weights},
             libraries=libraries,
             interval=None if model.interval is None else model.interval.to_dict(),
             **own,
@@ -307,7 +307,7 @@ def _class(card: Card, folder: Path) -> type[Model]:
     for file, expected in card.files.items():
         if not (folder / file).is_file():
             raise StoreError("is missing", remedy=_REMEDY, path=folder / file)
-        if _sha256(folder / file) != expected:
+        if sha256(folder / file) != expected:
             raise StoreError("is not the file that model.json describes", remedy=_REMEDY, path=folder / file)
     return model
 
@@ -480,8 +480,3 @@ def _finite(value: float | None) -> float | None:
 def _first(error: ValidationError) -> str:
     fault = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.config import PARTS, Recipe
-from skyfuse.cube.layout import read_json, write_json
+from skyfuse.disk import read_json, write_json
 from skyfuse.models.base import MODELS, Arrays, History, Model
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from skyfuse.config import PARTS, Recipe
-from skyfuse.cube.layout import read_json
+from skyfuse.disk import read_json
 from skyfuse.study.cells import Cell, reference, seed_of
 from skyfuse.study.compare import LEVEL, Bootstrap, bootstrap, comparisons
 from skyfuse.study.metrics import (

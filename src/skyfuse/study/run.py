@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from skyfuse.config import PARTS, Fusion, ModelPlan, Recipe, load_recipe
-from skyfuse.cube.layout import read_json, replaced, write_json
+from skyfuse.disk import read_json, replaced, write_json
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models.base import MODELS, Arrays
 from skyfuse.models.fusion import LateFusion

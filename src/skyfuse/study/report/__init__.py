@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skyfuse.cube.layout import replaced
+from skyfuse.disk import replaced
 from skyfuse.study.report import (
     classification,
     data,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom
 
 from skyfuse.config import Recipe, load_recipe
-from skyfuse.cube.layout import read_json
+from skyfuse.disk import read_json
 from skyfuse.errors import StoreError
 from skyfuse.study.metrics import PRIMARY, names_of
 from skyfuse.study.report.common import FIXED_COLOURS, PALETTE, fusion_name, metric_name, model_name, records
