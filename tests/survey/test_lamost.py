@@ -82,6 +82,7 @@ def test_another_grid_is_averaged_over_overlaps_and_keeps_its_flux(tmp_path):
         ({"COEFF1": 0.0}, "bad-values"),
         ({"DEC": 127.0}, "bad-values"),
         ({"LMJD": None}, "missing-keyword"),
+        ({"CLASS": None}, "missing-keyword"),
     ],
 )
 def test_what_is_no_spectrum_of_an_object_is_told(tmp_path, cards, reason):
@@ -111,7 +112,13 @@ def test_sky_is_read_where_asked_for_and_unknown_objects_have_no_redshift(tmp_pa
     sky = write_lamost(tmp_path / "sky.fits", FLUX, IVAR, FIBERTYP="Sky", CLASS="Unknown", Z=-9999.0)
     spectrum = read_any(sky, keep_unknown=True)
     assert spectrum.catalogue["class"] == "UNKNOWN"
-    assert np.isnan(spectrum.catalogue["z"])
+    assert spectrum.catalogue["z"] is None
+
+
+def test_spectra_without_a_class_are_read_where_asked_for(tmp_path):
+    path = write_lamost(tmp_path / "s.fits", FLUX, IVAR, CLASS=None, SUBCLASS=None, Z=None, Z_ERR=None)
+    spectrum = read_any(path, keep_unclassified=True)
+    assert [spectrum.catalogue[key] for key in ("class", "subclass", "z", "z_err")] == [None] * 4
 
 
 @pytest.mark.parametrize("write", [write_lamost, write_spectrum])

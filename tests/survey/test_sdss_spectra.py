@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import pandas as pd
 import pytest
 from astropy.io import fits
 
-from skyfuse.errors import FileError
+from skyfuse.cube.build import build
+from skyfuse.cube.query import Cube
+from skyfuse.errors import DataError, FileError
 from skyfuse.survey.recognise import recognise
 from skyfuse.survey.sdss import read_spectrum
 
@@ -108,6 +111,29 @@ def test_fibres_without_an_object_are_told(tmp_path, verdict, reason):
 def test_other_warnings_are_kept(tmp_path):
     path = write_spectrum(tmp_path / "s", FLUX, IVAR, LOGLAM, verdict={"ZWARNING": 4 | 16})
     assert read_spectrum(path).catalogue["zwarning"] == 20
+
+
+def test_spectra_without_verdicts_are_read_where_asked_for(tmp_path):
+    whole = spectrum_hdus(FLUX, IVAR, LOGLAM)
+    unclassified = spectrum_hdus(FLUX, IVAR, LOGLAM, verdict={"CLASS": None, "Z": None})
+    for number, hdus in enumerate((fits.HDUList(whole[:2]), unclassified)):
+        path = tmp_path / f"{number}.fits"
+        hdus.writeto(path)
+        with pytest.raises(FileError) as caught:
+            read_spectrum(path)
+        assert caught.value.reason == "wrong-hdus"
+        spectrum = read_spectrum(path, keep_unclassified=True)
+        np.testing.assert_array_equal(spectrum.flux, FLUX.astype(np.float32))
+        assert [spectrum.catalogue[key] for key in ("class", "subclass", "z")] == [None] * 3
+    report = build([tmp_path], tmp_path / "c.cube", workers=1, keep_unclassified=True)
+    # Both files hold the same spectrum.
+    assert (report.spectra, report.rejected) == (1, {"duplicate": 1})
+    (row,) = Cube.open(report.out).spectra.to_dict("records")
+    assert pd.isna(row["class"])
+    assert pd.isna(row["z"])
+    assert build([tmp_path / "0.fits"], tmp_path / "d.cube", workers=1, keep_unclassified=True).spectra == 1
+    with pytest.raises(DataError):
+        build([tmp_path / "0.fits"], tmp_path / "e.cube", workers=1)
 
 
 def test_broken_spectra_are_told(tmp_path):

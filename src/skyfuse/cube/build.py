@@ -116,6 +116,7 @@ def build(
     dask: str | None = None,
     progress: Progress | None = None,
     max_tile_bytes: int = MAX_TILE_BYTES,
+    keep_unclassified: bool = False,
 ) -> BuildReport:
     """Turn survey files into a cube; run it again to resume, or to take up what is new or changed.
 
@@ -135,6 +136,9 @@ def build(
         ``(done, total, what)``.
     max_tile_bytes : int
         A tile that would outgrow this splits into its four children.
+    keep_unclassified : bool
+        Also take spectra without the pipeline's class and redshift (no HDU 2), as for a prediction: these
+        columns of the indexes are then null. Otherwise such files are rejected.
 
     Returns
     -------
@@ -171,7 +175,9 @@ def build(
         tasks = 0
         while True:
             found = sort_out(records, not_files)
-            plans, todo = _prepare(inputs, out, grid, found, max_tile_bytes)
+            plans, todo = _prepare(
+                inputs, out, grid, found, max_tile_bytes, keep_unclassified=keep_unclassified
+            )
             _build_tiles(out, plans, todo, run, progress)
             tasks += len(todo)
             # A file that failed only when read in full may have stood in the way of a whole one with the
@@ -183,7 +189,13 @@ def build(
 
 
 def _prepare(
-    inputs: Sequence[Path], out: Path, grid: str, found: Scan, max_tile_bytes: int
+    inputs: Sequence[Path],
+    out: Path,
+    grid: str,
+    found: Scan,
+    max_tile_bytes: int,
+    *,
+    keep_unclassified: bool,
 ) -> tuple[list[TilePlan], list[TilePlan]]:
     """Plan the tiles and remove those no longer planned; return all plans and those still to be built."""
     if not found.frames and not found.spectra:
@@ -195,7 +207,7 @@ def _prepare(
             remedy=f"see {out / 'ledger' / 'rejects.parquet'}",
             path=inputs[0],
         )
-    plans = plan(found, out.absolute(), grid, max_tile_bytes)
+    plans = plan(found, out.absolute(), grid, max_tile_bytes, keep_unclassified=keep_unclassified)
     todo = [tile_plan for tile_plan in plans if not is_built(tile_plan)]
     stale = _stale(out, plans)
     if todo or stale:

@@ -66,6 +66,8 @@ class TilePlan:
         Frames of other tiles that may hold objects of this one: it only cuts from them.
     objects : tuple of tuple of SpectrumSource
         The epochs of each object.
+    keep_unclassified : bool
+        Spectra without the pipeline's class and redshift count as whole.
     """
 
     out: str
@@ -74,6 +76,7 @@ class TilePlan:
     frames: tuple[FrameSource, ...]
     foreign: tuple[FrameSource, ...]
     objects: tuple[tuple[SpectrumSource, ...], ...]
+    keep_unclassified: bool = False
 
     @property
     def files(self) -> int:
@@ -94,7 +97,9 @@ class TileReport:
     files: int
 
 
-def plan(scan: Scan, out: Path, grid: str, max_tile_bytes: int) -> list[TilePlan]:
+def plan(
+    scan: Scan, out: Path, grid: str, max_tile_bytes: int, *, keep_unclassified: bool = False
+) -> list[TilePlan]:
     """Share frames and objects among tiles; a pure function of the scan.
 
     Parameters
@@ -106,6 +111,8 @@ def plan(scan: Scan, out: Path, grid: str, max_tile_bytes: int) -> list[TilePlan
         Name of the wavelength grid.
     max_tile_bytes : int
         A tile that would outgrow this splits into its four children, down to order `DEEPEST_ORDER`.
+    keep_unclassified : bool
+        As in `TilePlan`.
 
     Returns
     -------
@@ -151,6 +158,7 @@ def plan(scan: Scan, out: Path, grid: str, max_tile_bytes: int) -> list[TilePlan
                 tuple(frames[i] for i in f),
                 tuple(frames[i] for i in foreign),
                 tuple(objects[i] for i in o[np.argsort(object_cells[o], kind="stable")]),
+                keep_unclassified,
             )
         )
     return plans
@@ -363,7 +371,7 @@ class _Tile:
             rows = []
             for source in epochs:
                 try:
-                    spectrum = read_spectrum(Path(source.path))
+                    spectrum = read_spectrum(Path(source.path), keep_unclassified=self.plan.keep_unclassified)
                     _require_same(source, spectrum.info.spectrum_id == source.info.spectrum_id)
                     levels = spectrum_levels(spectrum, self.grid, ZOOMS)
                 # As in the scan: a broken file costs that file alone.

@@ -56,7 +56,9 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
     )
 
 
-def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
+def read_spectrum(
+    path: str | Path, *, keep_unknown: bool = False, keep_unclassified: bool = False
+) -> Spectrum:
     """Read a LAMOST spectrum of the DR1 layout.
 
     The wavelengths, vacuum and heliocentric, are ``log10 λ = COEFF0 + COEFF1 · i``: the SDSS grid where
@@ -70,6 +72,8 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
         ``spec-*.fits``, plain or compressed with bzip2 or gzip.
     keep_unknown : bool
         Also read fibres that saw no object: sky, unused, dead, off their position.
+    keep_unclassified : bool
+        Also read spectra whose header has no CLASS or Z. What is not told is None in `catalogue`.
 
     Returns
     -------
@@ -92,6 +96,8 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
             "it is no LAMOST spectrum", reason="unknown-kind", remedy="give a DR1 spec-*.fits", path=path
         )
     info = spectrum_info(header, path)
+    if not keep_unclassified and not {"CLASS", "Z"} <= header.keys():
+        raise FileError("its header has no CLASS or no Z", reason="missing-keyword", remedy=_AGAIN, path=path)
     if header.get("BITPIX") != -32 or header.get("NAXIS") != 2 or header.get("NAXIS2") != _ROWS:
         raise FileError(
             f"HDU 0 is no image of {_ROWS} rows of 32-bit floats",
@@ -137,14 +143,18 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
 def _catalogue(header: fits.Header, sn_median: float) -> dict[str, Any]:
     """Return the pipeline's verdicts, in the words of SDSS."""
 
-    def number(key: str) -> float:
-        value = header.get(key, math.nan)
+    def number(key: str) -> float | None:
+        value = header.get(key)
         known = isinstance(value, int | float) and value > _NO_REDSHIFT
-        return float(value) if known else math.nan
+        return float(value) if known else None
 
+    def text(key: str) -> str | None:
+        return str(header[key]).strip() if key in header else None
+
+    name = text("CLASS")
     return {
-        "class": str(header.get("CLASS", "")).strip().upper(),
-        "subclass": str(header.get("SUBCLASS", "")).strip(),
+        "class": None if name is None else name.upper(),
+        "subclass": text("SUBCLASS"),
         "z": number("Z"),
         "z_err": number("Z_ERR"),
         "zwarning": None,

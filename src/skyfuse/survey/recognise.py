@@ -38,7 +38,9 @@ def recognise(path: str | Path) -> FrameInfo | SpectrumInfo:
     raise _unknown(path)
 
 
-def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
+def read_spectrum(
+    path: str | Path, *, keep_unknown: bool = False, keep_unclassified: bool = False
+) -> Spectrum:
     """Read a spectrum of any survey that has a reader.
 
     Parameters
@@ -47,6 +49,8 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
         A FITS file, plain or compressed with bzip2 or gzip.
     keep_unknown : bool
         Also read fibres that saw no known object.
+    keep_unclassified : bool
+        Also read spectra without the pipeline's class and redshift; these are None in `catalogue`.
 
     Returns
     -------
@@ -60,9 +64,9 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
     path = Path(path)
     header = fits.read_header(path)
     if sdss.is_spectrum(header):
-        return sdss.read_spectrum(path, keep_unknown=keep_unknown)
+        return sdss.read_spectrum(path, keep_unknown=keep_unknown, keep_unclassified=keep_unclassified)
     if lamost.is_spectrum(header):
-        return lamost.read_spectrum(path, keep_unknown=keep_unknown)
+        return lamost.read_spectrum(path, keep_unknown=keep_unknown, keep_unclassified=keep_unclassified)
     raise _unknown(path)
 
 

@@ -131,7 +131,8 @@ class Spectrum:
         k of the first sample where log10 λ = k · 1e-4 exactly (the SDSS grid); None on any other grid.
     catalogue : dict
         ``class``, ``subclass``, ``z``, ``z_err``, ``zwarning``, ``sn_median``, ``objtype``: the pipeline's
-        own verdicts, kept for the indexes and never an input of a model unless a recipe names them.
+        own verdicts, kept for the indexes and never an input of a model unless a recipe names them. None
+        where the pipeline tells nothing.
     sha256 : str
         Of the file's bytes as they lie on disk.
     """

@@ -395,7 +395,9 @@ def _sky_shape(header: fits.Header) -> tuple[int, int]:
     return 0, 0
 
 
-def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
+def read_spectrum(
+    path: str | Path, *, keep_unknown: bool = False, keep_unclassified: bool = False
+) -> Spectrum:
     """Read an SDSS spectrum, in the lite or the full format.
 
     A pixel is invalid where `ivar` is 0 or not finite, where `flux` is not finite, and where `and_mask` has
@@ -408,6 +410,9 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
         ``spec-*.fits``, plain or compressed with bzip2 or gzip.
     keep_unknown : bool
         Also read fibres that saw no known object: sky, unplugged, without a usable position.
+    keep_unclassified : bool
+        Also read spectra without the pipeline's verdicts: those that end after HDU 1, and those whose HDU 2
+        has no CLASS, Z or ZWARNING. What is not told is None in `catalogue`.
 
     Returns
     -------
@@ -427,10 +432,9 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
             "it is no SDSS spectrum", reason="unknown-kind", remedy="give a spec-*.fits file", path=path
         )
     info = spectrum_info(primary.header, path)
-    if len(others) < 2:
+    if len(others) < (1 if keep_unclassified else 2):
         raise FileError("it lacks HDU 1 or HDU 2", reason="wrong-hdus", remedy=_AGAIN, path=path)
-    coadd, verdict = others[:2]
-    pixels = fits.table(content, coadd, path, _PIXELS)
+    pixels = fits.table(content, others[0], path, _PIXELS)
     if len(pixels) < 4 or any(column.ndim > 1 or len(column) < 2 for column in pixels.values()):
         raise FileError(
             "HDU 1 lacks FLUX, LOGLAM, IVAR or AND_MASK", reason="wrong-hdus", remedy=_AGAIN, path=path
@@ -449,7 +453,8 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
         raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
     sigma = np.full(len(flux), np.nan, np.float32)
     sigma[good] = 1 / np.sqrt(ivar[good])
-    catalogue = _catalogue(fits.table(content, verdict, path, _VERDICTS), path)
+    verdicts = fits.table(content, others[1], path, _VERDICTS) if len(others) > 1 else {}
+    catalogue = _catalogue(verdicts, path, keep_unclassified=keep_unclassified)
     if catalogue["sn_median"] is None:
         catalogue["sn_median"] = float(np.median(flux[good] / sigma[good]))
     if not keep_unknown:
@@ -458,9 +463,12 @@ def read_spectrum(path: str | Path, *, keep_unknown: bool = False) -> Spectrum:
     return Spectrum(info, 10.0**loglam, flux, sigma, first_bin, sha256, catalogue)
 
 
-def _catalogue(row: dict[str, NDArray[Any]], path: Path) -> dict[str, Any]:
+def _catalogue(
+    row: dict[str, NDArray[Any]], path: Path, *, keep_unclassified: bool = False
+) -> dict[str, Any]:
     """Return the pipeline's verdicts from the one row of HDU 2."""
-    if not {"CLASS", "Z", "ZWARNING"} <= set(row) or any(column.shape != (1,) for column in row.values()):
+    lacking = not (keep_unclassified or {"CLASS", "Z", "ZWARNING"} <= set(row))
+    if lacking or any(column.shape != (1,) for column in row.values()):
         raise FileError(
             "HDU 2 lacks one row with CLASS, Z and ZWARNING", reason="wrong-hdus", remedy=_AGAIN, path=path
         )
@@ -470,11 +478,11 @@ def _catalogue(row: dict[str, NDArray[Any]], path: Path) -> dict[str, Any]:
         return bytes(found).decode("latin-1").strip()
 
     return {
-        "class": text("CLASS"),
-        "subclass": text("SUBCLASS"),
-        "z": float(row["Z"][0]),
-        "z_err": float(row["Z_ERR"][0]) if "Z_ERR" in row else float("nan"),
-        "zwarning": int(row["ZWARNING"][0]),
+        "class": text("CLASS") if "CLASS" in row else None,
+        "subclass": text("SUBCLASS") if "CLASS" in row else None,
+        "z": float(row["Z"][0]) if "Z" in row else None,
+        "z_err": float(row["Z_ERR"][0]) if "Z_ERR" in row else None,
+        "zwarning": int(row["ZWARNING"][0]) if "ZWARNING" in row else None,
         "sn_median": float(row["SN_MEDIAN_ALL"][0]) if "SN_MEDIAN_ALL" in row else None,
         "objtype": text("OBJTYPE", "SOURCETYPE"),
     }
@@ -484,7 +492,7 @@ def _require_object(catalogue: dict[str, Any], path: Path) -> None:
     """Raise where the flags say that the fibre saw no known object."""
     remedy = "leave it out, or read it from Python with keep_unknown=True"
     for bit, reason, fault in _NO_OBJECT:
-        if catalogue["zwarning"] & bit:
+        if (catalogue["zwarning"] or 0) & bit:
             raise FileError(f"it is {fault}", reason=reason, remedy=remedy, path=path)
     if catalogue["objtype"] == "SKY":
         raise FileError("it is a sky fibre", reason="sky-fibre", remedy=remedy, path=path)
