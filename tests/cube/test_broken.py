@@ -239,10 +239,10 @@ def test_an_unforeseen_exception_costs_one_file(tmp_path: Path, monkeypatch: pyt
     sky = make_sky(tmp_path / "sky")
     real = tiles.read_spectrum
 
-    def failing(path: Path) -> records.Spectrum:
+    def failing(path: Path, **options: bool) -> records.Spectrum:
         if path.name == "spec-0001-55000-0005.fits":
             raise ZeroDivisionError("of all\nthings")
-        return real(path)
+        return real(path, **options)
 
     monkeypatch.setattr(tiles, "read_spectrum", failing)
     report = build([sky], tmp_path / "c.cube", workers=1)

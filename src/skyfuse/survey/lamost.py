@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +144,7 @@ def _catalogue(header: fits.Header, sn_median: float) -> dict[str, Any]:
 
     def number(key: str) -> float | None:
         value = header.get(key)
-        known = isinstance(value, int | float) and value > _NO_REDSHIFT
-        return float(value) if known else None
+        return float(value) if isinstance(value, int | float) and value > _NO_REDSHIFT else None
 
     def text(key: str) -> str | None:
         return str(header[key]).strip() if key in header else None
