@@ -33,6 +33,13 @@ CARD = {
         "grid": "sdss",
         "columns": ["u", "u-g"],
         "smooth": 4.0,
+        "reader": "cube",
+        "every_spectrum": True,
+        "derive": {"indices": 0},
+        "ranges": {
+            "u": {"low": 15.0, "high": 19.5, "gaps": False},
+            "u-g": {"low": None, "high": None, "gaps": True},
+        },
     },
     "split": "0" * 64,
     "metrics": {"r2": 0.5, "nmad": float("nan")},

@@ -56,6 +56,8 @@ class SmallSky:
         self.meta = {
             "image": {"size": 64, "bands": "ugriz"},
             "spectrum": {"grid": "sdss", "sizes": [320, 160, 80, 40, 20]},
+            "source": {"reader": None, "every_spectrum": False},
+            "derived": {},
         }
         order = rng.permutation(n)
         self._rounds = []

@@ -117,6 +117,14 @@ def test_the_model_kept_is_that_of_the_first_round(done, sky):
         "grid": None,
         "columns": ["shape", "line"],
         "smooth": 0.0,
+        "reader": None,
+        "every_spectrum": False,
+        "derive": {},
+        "ranges": {
+            name: {"low": values.min(), "high": values.max(), "gaps": False}
+            for name in ("shape", "line")
+            for values in [sky.table[name].to_numpy(np.float32)[sky.rounds()[0]["train"]]]
+        },
     }
 
 

@@ -262,7 +262,8 @@ class Dataset:
             Steps that were taken before; those of the label are added.
         provenance : mapping
             What names the source files and their content, as plain values for JSON: functions among `arrays`
-            are not read to tell whether a dataset that is there already is of the same content.
+            are not read to tell whether a dataset that is there already is of the same content. ``reader``
+            names what `skyfuse.dataset.source.open_source` would read them with, if anything.
 
         Returns
         -------
@@ -286,7 +287,14 @@ class Dataset:
             if not steps.steps:
                 steps.add("rows of the table", len(table))
             return make.arrays_content(
-                table, arrays, wavelengths or {}, steps, columns=columns, image=image, spectrum=spectrum
+                table,
+                arrays,
+                wavelengths or {},
+                steps,
+                columns=columns,
+                image=image,
+                spectrum=spectrum,
+                reader=provenance.get("reader"),
             )
 
         return cls._made(path, gather, wanted, request, progress)

@@ -200,6 +200,7 @@ def make(
         "funnel": funnel.to_json(),
         "modalities": {modality: list(levels) for modality, levels in content.zooms.items()},
         "table": {"columns": columns},
+        "derived": {name: content.finest[DERIVED[name]] for name in wanted.derive},
         **content.meta,
     }
     _write(path, content, meta, splits, progress)
@@ -308,6 +309,7 @@ def cube_content(
             "matched": matched,
             "image": {"size": cube.image_size, "bands": BANDS, "pixel_arcsec": groups.PIXEL_ARCSEC},
             "spectrum": {"grid": cube.grid.name, "sizes": list(cube.grid.sizes)},
+            "source": {"reader": "cube", "every_spectrum": every_spectrum},
         },
         flag=flag if flag_zero and flag in table else None,
         strict=strict,
@@ -419,6 +421,7 @@ def arrays_content(
     columns: Sequence[str],
     image: Mapping[str, Any] | None,
     spectrum: Mapping[str, Any] | None,
+    reader: str | None,
 ) -> Content:
     """Return the rows of a table with their arrays.
 
@@ -475,7 +478,10 @@ def arrays_content(
         units=units,
         funnel=funnel,
         group=group,
-        meta={str(name): dict(entry) for name, entry in described.items() if entry is not None},
+        meta={
+            **{str(name): dict(entry) for name, entry in described.items() if entry is not None},
+            "source": {"reader": reader, "every_spectrum": False},
+        },
     )
 
 

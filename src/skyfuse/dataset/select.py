@@ -14,11 +14,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.errors import DataError, UsageError
+from skyfuse.survey.records import BANDS
 
 SENTINEL = -99.0
 """Value by which the MPA-JHU tables mark a label that could not be measured."""
 MATCH_ARCSEC = 1.0
 """Greatest distance of a label's position from its object."""
+_SDSS_NAMES = {
+    short.format(band): long.format(band)
+    for band in BANDS
+    for short, long in (("{}", "modelmag_{}"), ("err_{}", "modelmagerr_{}"))
+}
+ALIASES: Mapping[str, str] = _SDSS_NAMES | {long: short for short, long in _SDSS_NAMES.items()}
+"""Names of one and the same quantity, in lower case: those that the schema of SDSS's PhotoObj calls aliases.
+Other magnitudes (psfMag, petroMag, dered) are other quantities."""
 _LOGARITHM = re.compile(r"log10\((.+)\)")
 _KEYS = {"plate": ("plate", "plateid"), "mjd": ("mjd",), "fiberid": ("fiberid", "fiber")}
 
@@ -91,21 +100,33 @@ class Funnel:
 
 
 def find_column(table: pd.DataFrame, name: str) -> str:
-    """Return the column of that name, or the only one that differs from it in case alone.
+    """Return the column of that name, or the only one that has it in another case or by `ALIASES`.
 
     Raises
     ------
     DataError
-        If there is none; the message names the nearest ones.
+        If there is none, or several; the message names the nearest ones.
     """
+    found = _known(table, name)
+    if found is not None:
+        return found
+    columns = [str(column) for column in table.columns]
+    near = difflib.get_close_matches(name, columns, n=3, cutoff=0.5) or columns[:8]
+    raise DataError(f"the table has no column {name!r}", remedy=f"nearest columns: {', '.join(near)}")
+
+
+def _known(table: pd.DataFrame, name: str) -> str | None:
+    """Return the column that `find_column` finds, None where there is none."""
     if name in table.columns:
         return name
-    columns = [str(column) for column in table.columns]
-    same = [column for column in columns if column.lower() == name.lower()]
-    if len(same) == 1:
-        return same[0]
-    near = same or difflib.get_close_matches(name, columns, n=3, cutoff=0.5) or columns[:8]
-    raise DataError(f"the table has no column {name!r}", remedy=f"nearest columns: {', '.join(near)}")
+    names = {name.lower(), ALIASES.get(name.lower(), name.lower())}
+    same = [str(column) for column in table.columns if str(column).lower() in names]
+    if len(same) > 1:
+        raise DataError(
+            f"the table has {len(same)} columns that may be {name!r}: {', '.join(same)}",
+            remedy=f"call the right one {name}",
+        )
+    return same[0] if same else None
 
 
 def numbers(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
@@ -122,10 +143,10 @@ def numbers(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
     if name not in table.columns and logarithm is not None:
         value = numbers(table, logarithm[1])
         return np.log10(value, where=value > 0, out=np.full_like(value, np.nan))
-    if name not in table.columns:
+    if _known(table, name) is None:
         for dash in re.finditer("-", name):
-            ends = name[: dash.start()], name[dash.end() :]
-            if all(end in table.columns for end in ends):
+            ends = [_known(table, end) for end in (name[: dash.start()], name[dash.end() :])]
+            if ends[0] is not None and ends[1] is not None:
                 return numbers(table, ends[0]) - numbers(table, ends[1])
     column = table[find_column(table, name)]
     if not pd.api.types.is_numeric_dtype(column):

@@ -429,14 +429,28 @@ class Model(ABC):
                 f"a model cannot predict for a {type(dataset).__name__}",
                 remedy="give arrays by modality or a Dataset, and folders to skyfuse predict",
             )
+        return joined([self.predict(x) for x in self.read(dataset, progress=progress)])
+
+    def read(self, dataset: Dataset, *, progress: Progress | None = None) -> Iterator[Arrays]:
+        """Yield what the model reads of a dataset, block by block, as its card says.
+
+        Parameters
+        ----------
+        dataset : Dataset
+        progress : callable, optional
+            See `Progress`; called when a block is done with.
+
+        Raises
+        ------
+        UsageError, DataError
+            As `require_inputs`.
+        """
         inputs = self.require_inputs(dataset)
-        parts = []
         for start in range(0, max(len(dataset), 1), _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, len(dataset)))
-            parts.append(self.predict(dataset.inputs(rows=rows, **inputs)))
+            yield dataset.inputs(rows=rows, **inputs)
             if progress is not None:
                 progress(start + len(rows), len(dataset), "predict")
-        return _joined(parts)
 
     def require_inputs(self, dataset: Dataset, path: Path | None = None) -> dict[str, Any]:
         """Return how to read a dataset for this model, refusing one that it would read as something else.
@@ -482,6 +496,14 @@ class Model(ABC):
                     f"does not hold {modality} zoom {zoom}, which the model reads",
                     path=path,
                     remedy="give the cube instead",
+                )
+        derived = dataset.meta.get("derived") or {}
+        for name, zoom in (inputs.get("derive") or {}).items():
+            if derived.get(name, -1) != zoom:
+                raise DataError(
+                    f"does not hold {name} derived at zoom {zoom}, which the model reads",
+                    path=path,
+                    remedy="give the files or the cube instead",
                 )
         return {
             "zooms": {modality: int(zoom) for modality, zoom in inputs["zooms"].items()},
@@ -627,7 +649,8 @@ def loss(output: NDArray[np.float64], y: NDArray[Any], kind: Kind) -> float:
     return log_loss(output, y) if kind == "classification" else float(output.mean())
 
 
-def _joined(parts: list[Prediction]) -> Prediction:
+def joined(parts: Sequence[Prediction]) -> Prediction:
+    """Return the predictions for blocks of objects as one."""
     first = parts[0]
     columns = {
         field.name: np.concatenate([getattr(part, field.name) for part in parts])

@@ -67,8 +67,24 @@ class Label(_Strict):
     definition: str = ""
 
 
+class Range(_Strict):
+    """What the training part holds of one input.
+
+    Attributes
+    ----------
+    low, high : float, optional
+        Least and greatest finite value; None where there is none.
+    gaps : bool
+        Whether some object has no value.
+    """
+
+    low: float | None
+    high: float | None
+    gaps: bool
+
+
 class Inputs(_Strict):
-    """How the arrays that a model reads were cut.
+    """Where the arrays that a model reads come from, how they were cut, and how far their values reach.
 
     Attributes
     ----------
@@ -84,6 +100,15 @@ class Inputs(_Strict):
         Columns of the table, in order; ``a-b`` is the difference of two.
     smooth : float
         Standard deviation, in bins, of the Gaussian that spectra were smoothed with; 0 is none.
+    reader : str, optional
+        What read the training's files, see `skyfuse.dataset.source.open_source`; None for a dataset that was
+        made of arrays in Python.
+    every_spectrum : bool
+        Whether each spectrum was an object of its own; else each object came with its best spectrum.
+    derive : dict of str to int
+        What among the columns is derived from arrays, and at which zoom these were measured.
+    ranges : dict of str to Range
+        By the names of `skyfuse.models.ranges.summaries`.
     """
 
     zooms: dict[Literal["image", "spectrum", "table"], int]
@@ -92,6 +117,10 @@ class Inputs(_Strict):
     grid: str | None = None
     columns: list[str] = Field(default_factory=list)
     smooth: float = 0.0
+    reader: Literal["cube", "table", "gaia-xp", "images", "scene"] | None = None
+    every_spectrum: bool = False
+    derive: dict[Literal["ew", "indices", "morphology"], int] = Field(default_factory=dict)
+    ranges: dict[str, Range] = Field(default_factory=dict)
 
 
 class Card(_Strict):

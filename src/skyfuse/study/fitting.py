@@ -20,6 +20,7 @@ from skyfuse.disk import read_json, write_json
 from skyfuse.models.base import MODELS, Arrays, History, Model
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
+from skyfuse.models.ranges import ranges
 from skyfuse.study.cells import Cell, is_late, members, seed_of
 from skyfuse.study.feed import Feed, Lot
 from skyfuse.study.metrics import Outcome
@@ -261,9 +262,11 @@ class Fitter:
             part: self._outcome(table).score() for part, table in tables.items() if part != "calibration"
         }
         task = self.recipe.task
+        columns = self.feed.columns(cell.variant)
+        inputs = card_inputs(self.dataset, cell.zooms, columns, self.recipe.smooth)
         model.card.update(
             label={"name": task.label, "unit": task.unit, "definition": task.definition},
-            inputs=card_inputs(self.dataset, cell.zooms, self.feed.columns(cell.variant), self.recipe.smooth),
+            inputs=inputs | {"ranges": ranges(lot.inputs["train"], inputs.get("columns", ()))},
             split=self._source["split"],
             metrics={f"{part}_{name}": value for part in metrics for name, value in metrics[part].items()},
         )

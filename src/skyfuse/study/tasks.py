@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skyfuse.config import PARTS, Modality, Recipe
+from skyfuse.config import DERIVED, PARTS, Modality, Recipe
 from skyfuse.dataset.select import expand_columns, find_column, numbers
 from skyfuse.errors import DataError
 
@@ -223,15 +224,23 @@ def digest(dataset: Dataset) -> dict[str, str]:
 def card_inputs(
     dataset: Dataset, zooms: Mapping[Modality, int], columns: Sequence[str], smooth: float
 ) -> dict[str, Any]:
-    """Return how a model's inputs were cut, for its card."""
-    inputs: dict[str, Any] = {"zooms": dict(zooms)}
+    """Return where a model's inputs come from and how they were cut, for its card."""
+    inputs: dict[str, Any] = {"zooms": dict(zooms), **dataset.meta["source"]}
     if "image" in zooms:
         inputs |= {"bands": dataset.meta["image"]["bands"], "size": dataset.meta["image"]["size"]}
     if "spectrum" in zooms:
         inputs |= {"grid": dataset.meta["spectrum"]["grid"], "smooth": smooth}
     if "table" in zooms:
         inputs["columns"] = list(columns)
+        inputs["derive"] = {
+            name: zoom for name, zoom in dataset.meta["derived"].items() if _reads(columns, DERIVED[name])
+        }
     return inputs
+
+
+def _reads(columns: Sequence[str], pattern: str) -> bool:
+    """Tell whether any of the columns, or one inside a difference or a logarithm, matches a pattern."""
+    return any(fnmatchcase(column, f"*{pattern}") for column in columns)
 
 
 def describe(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, Any]:
