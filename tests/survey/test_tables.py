@@ -7,9 +7,12 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from astropy.table import Table
-from hypothesis import given
+from astropy.io import fits
+from astropy.table import MaskedColumn, Table
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyfuse.errors import DataError, FileError, SkyfuseError
@@ -309,3 +312,126 @@ def test_damaged_tables_are_read_or_told_in_one_line(tmp_path, name):
                 told.append(str(error))
     assert told
     assert not any("\n" in message for message in told)
+
+
+NEAR = st.integers(2**62 - 1000, 2**62 + 1000)
+# Words by which text files mark a hole.
+HOLES = st.sampled_from(["", " ", "null", "NULL", "nan", "NaN", "NA", "N/A", "--", "-", "None"])
+
+
+@st.composite
+def columns_with_holes(draw):
+    rows = draw(st.integers(1, 12))
+
+    def column(values):
+        return draw(st.lists(st.one_of(st.none(), values), min_size=rows, max_size=rows))
+
+    return {
+        "id": column(NEAR),
+        "long": column(st.integers(2**63, 2**64 - 1)),
+        "n": column(st.integers(-(2**31), 2**31 - 1)),
+        "x": column(st.floats(allow_nan=False, allow_infinity=False)),
+        "ok": column(st.booleans()),
+        "name": column(st.text("abcé ", min_size=1, max_size=6).map(lambda s: f"x{s}x")),
+    }
+
+
+def check_columns(table, columns):
+    assert set(table.columns) == set(columns)
+    for name, values in columns.items():
+        assert [value is None for value in values] == table[name].isna().tolist()
+        held = [value for value in values if value is not None]
+        assert table[name].dropna().tolist() == held, name
+        if held and name != "x":
+            kinds = {"id": "i", "long": "u", "n": "i", "ok": "b", "name": "O"}
+            assert table[name].dtype.kind == kinds[name]
+
+
+def masked(columns):
+    fill = {"id": 7, "long": 2**63 + 9, "n": 5, "x": 1e20, "ok": True, "name": "hidden"}
+    kinds = {"id": "i8", "long": "u8", "n": "i4", "x": "f8", "ok": "?", "name": "U8"}
+    return Table(
+        {
+            name: MaskedColumn(
+                np.array([fill[name] if value is None else value for value in values], kinds[name]),
+                mask=[value is None for value in values],
+            )
+            for name, values in columns.items()
+        }
+    )
+
+
+@given(columns_with_holes(), st.data())
+def test_text_keeps_whole_numbers_and_holes(tmp_path_factory, columns, data):
+    path = tmp_path_factory.mktemp("text") / "t.csv"
+    separator = data.draw(st.sampled_from([",", ";", "\t", "|", ", "]))
+    with path.open("w", encoding=data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))) as file:
+        file.write(separator.join(columns) + "\n")
+        for row in zip(*columns.values(), strict=True):
+            hole = data.draw(HOLES)
+            # A dash among texts may be one.
+            words = [
+                "" if v is None and (hole == "-" or k > 3) else hole if v is None else str(v)
+                for k, v in enumerate(row)
+            ]
+            file.write(separator.join(words) + "\n")
+    check_columns(read_table(path), columns)
+
+
+@pytest.mark.parametrize("form", ["fits", "votable", "ascii.ecsv", "ascii.csv", "parquet"])
+@settings(max_examples=30)
+@given(columns=columns_with_holes())
+def test_masked_columns_of_astropy_keep_whole_numbers_and_holes(tmp_path_factory, columns, form):
+    ends = {"fits": "fits", "votable": "vot", "ascii.ecsv": "ecsv", "ascii.csv": "csv", "parquet": "parquet"}
+    path = tmp_path_factory.mktemp("masked") / f"t.{ends[form]}"
+    if form == "votable":
+        # It has no unsigned 64 bits.
+        del columns["long"]
+    if form == "fits":
+        # Masked truth values are written as true, and accents not at all.
+        columns["ok"] = [value is not None and value for value in columns["ok"]]
+        columns["name"] = [None if v is None else v.replace("é", "e") for v in columns["name"]]
+    masked(columns).write(path, format=form)
+    check_columns(read_table(path), columns)
+
+
+@given(columns_with_holes(), st.sampled_from(["pandas", "nullable", "arrow"]))
+def test_parquet_keeps_whole_numbers_and_holes(tmp_path_factory, columns, writer):
+    path = tmp_path_factory.mktemp("parquet") / "t.parquet"
+    kinds = {"id": "Int64", "long": "UInt64", "n": "Int32", "x": "Float64", "ok": "boolean", "name": "string"}
+    if writer == "arrow":
+        types = {"long": pa.uint64(), "n": pa.int32()}
+        pq.write_table(
+            pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()}), path
+        )
+    elif writer == "nullable":
+        pd.DataFrame({name: pd.array(values, kinds[name]) for name, values in columns.items()}).to_parquet(
+            path
+        )
+    else:
+        # It has no objects beyond 64 bits with a sign.
+        del columns["long"]
+        pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()}).to_parquet(
+            path
+        )
+    check_columns(read_table(path), columns)
+
+
+@given(columns_with_holes())
+def test_undefined_values_of_fits_are_missing(tmp_path_factory, columns):
+    path = tmp_path_factory.mktemp("fits") / "t.fits"
+    null = {"id": -(2**63), "n": -(2**31)}
+    table = fits.BinTableHDU.from_columns(
+        [
+            fits.Column(
+                name,
+                form,
+                null=null[name],
+                array=np.array([null[name] if v is None else v for v in columns[name]]),
+            )
+            for name, form in (("id", "K"), ("n", "J"))
+        ]
+    )
+    table.writeto(path)
+    wanted = {name: [None if v == null[name] else v for v in columns[name]] for name in null}
+    check_columns(read_table(path), wanted)

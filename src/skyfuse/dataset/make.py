@@ -563,6 +563,9 @@ def storable(table: pd.DataFrame) -> pd.DataFrame:
         raise DataError(f"the table has the column {twice[0]!r} more than once", remedy="keep one of them")
     columns = {}
     for name in table.columns:
+        # Whole numbers with holes would become floats here, and are storable as they are.
+        if isinstance(table[name].dtype, pd.api.extensions.ExtensionDtype):
+            continue
         values = table[name].to_numpy()
         if values.dtype.kind == "O":
             try:
@@ -687,7 +690,9 @@ def table_digest(table: pd.DataFrame) -> str:
     digest = hashlib.sha256()
     for name in table.columns:
         column = table[name]
-        values = column.astype(str) if column.dtype == object else column
+        # Text, too, of whole numbers with holes, which an array of numbers would hold as floats.
+        nullable = column.dtype.kind in "iub" and column.hasnans
+        values = column.astype(object).astype(str) if column.dtype == object or nullable else column
         digest.update(f"{name}\n".encode())
         digest.update(pd.util.hash_array(values.to_numpy()).tobytes())
     return digest.hexdigest()

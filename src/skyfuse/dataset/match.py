@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.dataset.select import Funnel, find_column
 from skyfuse.errors import DataError, UsageError
-from skyfuse.survey.tables import UNITS
+from skyfuse.survey.columns import UNITS
 
 Mode = Literal["one-to-one", "nearest", "all"]
 Progress = Callable[[int, int, str], None]

@@ -5,27 +5,30 @@ With the values that surveys write for "missing", and the MPA-JHU star-formation
 
 from __future__ import annotations
 
-import gzip
 import io
+import json
+import math
 import re
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from astropy.io import fits, votable
+import pyarrow.parquet as pq
+from astropy.io import votable
 
 from skyfuse.errors import DataError, FileError
 from skyfuse.survey import fits as raw
+from skyfuse.survey.columns import framed, hidden, masks, of_arrow, spread, with_units
+from skyfuse.survey.fitstable import MOST_COLUMNS, read_fits
+from skyfuse.survey.text import read_text
 
 SFR_NAME = "gal_totsfr_dr7_v5_2.fits"
 """Name of the MPA-JHU table of star-formation rates (DR7)."""
 INFO_NAME = "gal_info_dr7_v5_2.fit"
 """Name of the table beside it that says which spectrum each row is."""
-
-UNITS = "units"
-"""Key of `DataFrame.attrs` under which `read_table` leaves the units that the file names, by column."""
 
 PART = "part"
 """Column that says which part of a fixed split a row belongs to, where the file's name says it."""
@@ -36,15 +39,38 @@ SENTINELS = (-9999.0, -999.0, -9999.9, -999.9, -99.99, -99.9)
 ROUND_SENTINELS = (-100.0, -99.0, 99.0, 99.9, 99.99, 999.0, 9999.0)
 """Values that surveys write for "missing" and that measurements take, too."""
 
-_SEPARATORS = (",", "\t", ";", "|")
-_SUFFIXES = ".csv, .txt, .dat, .fits, .fit, .fits.gz, .parquet, .vot, .npy, or ANNz's .<bands>.train"
-_TEXT = (".csv", ".txt", ".dat", ".tsv", ".asc", ".csv.gz")
+_TEXT = (".csv", ".txt", ".dat", ".tsv", ".asc", ".ecsv")
+_FITS = (".fits", ".fit", ".fits.fz")
+_VOTABLE = (".vot", ".votable")
+_SUFFIXES = ".csv, .txt, .dat, .ecsv, .fits, .fit, .parquet, .vot, .npy, or ANNz's .<bands>.train"
 # ANNz (Collister & Lahav 2004, PASP 116, 345) names its files after the bands and the part, writes no header,
 # and in each row the magnitudes, their errors and the redshift.
 _ANNZ = re.compile(r".*\.([A-Za-z]{2,})\.(train|valid|test)$")
 # float64 holds whole numbers up to this exactly.
 _EXACT = 2.0**53
-_BRACKETED = re.compile(r"^(.+?)\s*\[([^\[\]]*)\]$")
+# Most bytes of the header of a .npy file.
+_NPY_HEADER = 1 << 20
+# Bytes by which a form is told.
+_HEAD = 4096
+# Cells that a file may have whatever its size, and for each of its bytes.
+_MOST_CELLS, _MOST_CELLS_A_BYTE = 10_000_000, 100
+# How files of a kind begin, and what they are.
+_FORMS = (
+    (b"SIMPLE  =", "FITS"),
+    (b"PAR1", "Parquet"),
+    (b"\x93NUMPY", "NumPy"),
+    (b"\x89HDF", "HDF5"),
+    (b"PK\x03\x04", "an Excel workbook or another zip archive"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
+    (b"%PDF", "PDF"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"\xfd7zXZ", "xz-compressed"),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed"),
+    (b"\x1f\x8b", "gzip-compressed"),
+    (b"BZh", "bzip2-compressed"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image"),
+)
 # Our names, and those of gal_info and of other tables of spectra, compared in lower case.
 _SFR_NAMES = {
     "plate": ("plate", "plateid"),
@@ -78,8 +104,11 @@ def read_table(path: str | Path, *, names: Sequence[str] = ()) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Numbers in the machine's byte order, text without padding. ``attrs[UNITS]`` holds the units by column
-        that FITS and VOTable files name, or text headers such as ``ra [deg]``.
+        Numbers in the machine's byte order, text without padding. Whole numbers stay whole: a column with
+        holes is Int64 (UInt64 where int64 is too narrow), one of truth values ``boolean``. Missing is what
+        the file marks so (TNULL, masks, nulls, blanks) and, as text, the words of
+        `skyfuse.survey.columns.MISSING`. ``attrs["units"]`` holds the units by column that FITS and VOTable
+        files name, or text headers such as ``ra [deg]``.
 
     Raises
     ------
@@ -90,25 +119,19 @@ def read_table(path: str | Path, *, names: Sequence[str] = ()) -> pd.DataFrame:
         The table has no rows.
     """
     path = Path(path)
-    name = path.name.lower()
+    # Compressed or not is told by the bytes.
+    name = re.sub(r"\.(gz|bz2)$", "", path.name.lower())
     annz = _ANNZ.match(path.name)
     try:
         if path.stat().st_size == 0:
             raise FileError("it is empty", reason="empty", remedy="give a file with data", path=path)
-        if annz is not None:
-            bands = list(annz[1])
-            known = [*bands, *(f"err_{band}" for band in bands), "redshift"]
-            table = _read_text(path, names or known).assign(**{PART: annz[2]})
-        elif name.endswith(_TEXT):
-            table = _read_text(path, names)
-        elif name.endswith((".fits", ".fit", ".fits.gz", ".fit.gz")):
-            table = _read_fits(path)
-        elif name.endswith(".parquet"):
-            table = pd.read_parquet(path)
-        elif name.endswith((".vot", ".votable")):
-            table = _read_votable(path)
-        elif name.endswith(".npy"):
-            table = _read_npy(path)
+        if name.endswith(".parquet"):
+            with path.open("rb") as file:
+                _check_form(file.read(_HEAD), "Parquet", path)
+            table = _read_parquet(path)
+        elif annz is not None or name.endswith((*_TEXT, *_FITS, *_VOTABLE, ".npy")):
+            content, _ = raw.read_bytes(path)
+            table = _read_content(content, name, annz, path, names)
         else:
             raise FileError(
                 "its name does not say what kind of table it is",
@@ -119,7 +142,7 @@ def read_table(path: str | Path, *, names: Sequence[str] = ()) -> pd.DataFrame:
     except FileError:
         raise
     except OSError as error:
-        # Of a damaged file astropy, gzip and pyarrow say so by an OSError without a number.
+        # Of a damaged file pyarrow and others say so by an OSError without a number.
         reason = "unreadable" if error.errno else "truncated"
         raise _failed(path, reason, error) from error
     # A damaged file makes the libraries raise whatever their parsers stumble over.
@@ -130,10 +153,51 @@ def read_table(path: str | Path, *, names: Sequence[str] = ()) -> pd.DataFrame:
     return table
 
 
+def _read_content(
+    content: memoryview, name: str, annz: re.Match[str] | None, path: Path, names: Sequence[str]
+) -> pd.DataFrame:
+    """Read a table from its bytes, decompressed, by its name without the suffix of a compression."""
+    head = bytes(content[:_HEAD])
+    if name.endswith(_FITS) and annz is None:
+        _check_form(head, "FITS", path)
+        return read_fits(content, path)
+    if name.endswith(_VOTABLE) and annz is None:
+        _check_form(head, "a VOTable", path)
+        return _read_votable(content, path)
+    if name.endswith(".npy") and annz is None:
+        _check_form(head, "NumPy", path)
+        return _read_npy(content, path)
+    _check_form(head, "text", path)
+    if annz is None:
+        return read_text(bytes(content), path, names)
+    bands = list(annz[1])
+    known = [*bands, *(f"err_{band}" for band in bands), "redshift"]
+    return read_text(bytes(content), path, names or known).assign(**{PART: annz[2]})
+
+
+def _check_form(head: bytes, form: str, path: Path) -> None:
+    """Refuse a file that is plainly of another form than its name says."""
+    begins = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    found = next((name for magic, name in _FORMS if head.startswith(magic)), None)
+    if found is None and begins.startswith((b"<!doctype html", b"<html")):
+        found = "an HTML page"
+    elif (found is None and begins.startswith(b"<?xml")) or begins.startswith(b"<votable"):
+        found = "a VOTable" if b"votable" in begins else "XML"
+    # Text has no mark of its own: what looks like none of these may be damaged, which its reader tells.
+    if found in (None, form) or (found == "XML" and form == "a VOTable"):
+        return
+    raise FileError(
+        f"its name says that it is {form}, and its content that it is {found}",
+        reason="not-fits" if form == "FITS" else "unknown-kind",
+        remedy=f"give it a name that says so, or convert it to one of {_SUFFIXES}",
+        path=path,
+    )
+
+
 def without_sentinels(
     table: pd.DataFrame, columns: Collection[str] | None = None
 ) -> tuple[pd.DataFrame, dict[str, dict[str, int]]]:
-    """Replace the values that stand for "missing" by NaN, and count them.
+    """Take out the values that stand for "missing", and count them.
 
     Each column is judged on its own, and what may be a measurement stays. Of `SENTINELS` a value goes where
     it lies further from all other values than these span; of `ROUND_SENTINELS` where, besides, the column is
@@ -150,7 +214,7 @@ def without_sentinels(
     Returns
     -------
     table : DataFrame
-        A copy; columns that lost a value are float64.
+        A copy; columns of whole numbers that lost a value are Int64, others float64.
     counts : dict of dict
         By column, the sentinel as text and how many of it there were.
     """
@@ -171,6 +235,7 @@ def without_sentinels(
         if table[name].dtype.kind in "iu" and max(-low, high) > _EXACT:
             continue
         whole = bool((rest == np.rint(rest)).all())
+        gone = np.zeros(len(values), bool)
         for value in candidates:
             found = values == value
             number = int(found.sum())
@@ -178,10 +243,14 @@ def without_sentinels(
             round_value = value in candidates[len(SENTINELS) :]
             doubtful = round_value and (whole or low == high or (number < 2 and apart <= 5 * (high - low)))
             if number and apart > high - low and not doubtful:
-                values[found] = np.nan
+                gone |= found
                 counts.setdefault(str(name), {})[f"{value:.6g}"] = number
-        if str(name) in counts:
-            table[name] = values
+        if not gone.any():
+            continue
+        if table[name].dtype.kind in "iu":
+            table[name] = table[name].astype("Int64").mask(gone)
+        else:
+            table[name] = np.where(gone, np.nan, values)
     return table, counts
 
 
@@ -195,124 +264,95 @@ def _failed(path: Path, reason: str, error: Exception) -> FileError:
     )
 
 
-def _read_text(path: Path, names: Sequence[str]) -> pd.DataFrame:
-    content = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        content = gzip.decompress(content)
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    lines = text.splitlines(keepends=True)
-    comments = 0
-    while comments < len(lines) and (lines[comments].startswith("#") or not lines[comments].strip()):
-        comments += 1
-    if comments == len(lines):
-        raise ValueError("it has no header line")
-    header, body = lines[comments], "".join(lines[comments:])
-    separator = _separator(header)
-    width = len(_words(header, separator))
-    headless = bool(names) or (_is_numbers(header, separator) and (comments > 0 or width > 1))
-    if headless and not names and comments:
-        # Some tables write their header as the last comment, with a separator of its own.
-        named = lines[comments - 1].lstrip("#").strip()
-        names = [name.strip() for name in _words(named, _separator(named))]
-    if headless:
-        if not names:
-            raise FileError(
-                "it has no header", reason="no-header", remedy="name its columns, or give it one", path=path
-            )
-        if len(names) != width:
-            raise ValueError(f"{len(names)} columns are named and its rows have {width}")
-        table = pd.read_csv(io.StringIO(body), sep=separator, header=None, names=list(names))
-    else:
-        table = pd.read_csv(io.StringIO(body), sep=separator, low_memory=False, index_col=False)
-        # An unnamed first column is the row number that pandas writes.
-        table = table.drop(columns=[name for name in table.columns[:1] if name == "Unnamed: 0"])
-    units = {found[1]: found[2] for name in table.columns if (found := _BRACKETED.match(str(name)))}
-    table.columns = pd.Index([found[1] if (found := _BRACKETED.match(str(n))) else n for n in table.columns])
-    return _with_units(table, units)
-
-
-def _separator(line: str) -> str:
-    """Return what parts the words of a line: the separator that occurs most, else blanks."""
-    best = max(_SEPARATORS, key=line.strip().count)
-    return best if best in line.strip() else r"\s+"
-
-
-def _words(line: str, separator: str) -> list[str]:
-    return line.split() if separator == r"\s+" else line.rstrip("\r\n").split(separator)
-
-
-def _is_numbers(line: str, separator: str) -> bool:
-    try:
-        [float(word) for word in _words(line, separator) if word.strip()]
-    except ValueError:
-        return False
-    return True
-
-
-def _read_fits(path: Path) -> pd.DataFrame:
-    content, _ = raw.read_bytes(path)
-    # astropy warns of a damaged file and goes on with what is left of it; this raises.
-    raw.parse(content, path)
-    with fits.open(io.BytesIO(content)) as hdus:
-        found = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)), None)
-        if found is None:
-            raise FileError(
-                "it holds no table", reason="wrong-hdus", remedy="give a FITS file with a table", path=path
-            )
-        units = {column.name: column.unit for column in found.columns if column.unit}
-        return _with_units(_frame_of({name: found.data[name] for name in found.columns.names}), units)
-
-
-def _read_npy(path: Path) -> pd.DataFrame:
-    array = np.load(path, allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.dtype.names is None:
+def _read_npy(content: memoryview, path: Path) -> pd.DataFrame:
+    stream = io.BytesIO(content[:_NPY_HEADER])
+    major, _ = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if dtype.names is None:
         raise FileError(
             "its array has no named columns",
             reason="wrong-columns",
             remedy="give a structured array",
             path=path,
         )
-    return _frame_of({name: array[name] for name in array.dtype.names})
+    held = len(content) - stream.tell()
+    if len(shape) != 1 or not dtype.itemsize or shape[0] * dtype.itemsize != held:
+        raise ValueError(f"its header tells of {shape} records of {dtype.itemsize} bytes and it holds {held}")
+    if _elements(dtype) > MOST_COLUMNS:
+        raise ValueError(f"its columns have more than {MOST_COLUMNS} elements")
+    array = np.frombuffer(content, dtype, shape[0], stream.tell())
+    return framed(pair for name in dtype.names for pair in spread(name, array[name]))
 
 
-def _read_votable(path: Path) -> pd.DataFrame:
-    with path.open("rb") as stream:
-        array = votable.parse_single_table(stream, verify="ignore").to_table()
-    units = {name: str(array[name].unit) for name in array.colnames if array[name].unit is not None}
-    columns = {name: np.ma.filled(array[name], _hole(array[name].dtype)) for name in array.colnames}
-    return _with_units(_frame_of(columns), units)
+def _elements(dtype: np.dtype[Any]) -> int:
+    return sum(math.prod(dtype[name].shape) for name in dtype.names or ())
 
 
-def _with_units(table: pd.DataFrame, units: dict[str, str]) -> pd.DataFrame:
-    """Leave the units with the table; a column that became one an element has that of the whole."""
-    whole = {name: units.get(name) or units.get(str(name).rpartition("_")[0]) for name in table.columns}
-    table.attrs[UNITS] = {name: unit for name, unit in whole.items() if unit}
-    return table
+def _read_parquet(path: Path) -> pd.DataFrame:
+    size, told = path.stat().st_size, pq.read_metadata(path)
+    # What is repeated is stored once, so that a small file may stand for any number of cells.
+    if told.num_rows * told.num_columns > _MOST_CELLS + _MOST_CELLS_A_BYTE * size:
+        raise FileError(
+            f"its {size} bytes tell of {told.num_rows} rows in {told.num_columns} columns",
+            reason="bad-values",
+            remedy="split it if it is what it says",
+            path=path,
+        )
+    table = pq.read_table(path, partitioning=None)
+    columns = {
+        name: column
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if not name.startswith("__index_level_")
+    }
+    notes = table.schema.metadata or {}
+    columns = hidden(columns, masks(notes.get(b"table_meta_yaml", b"").decode()))
+    frame = framed((name, of_arrow(column)) for name, column in columns.items())
+    kept = json.loads(notes.get(b"pandas", b"{}"))
+    frame.attrs = dict(kept.get("attributes") or {})
+    return frame
 
 
-def _hole(dtype: np.dtype[Any]) -> float | None:
-    """Return what stands for a missing value: NaN for floats, the default of numpy for the rest."""
-    return float("nan") if dtype.kind == "f" else None
+def _read_votable(content: memoryview, path: Path) -> pd.DataFrame:
+    _check_votable(bytes(content), path)
+    with warnings.catch_warnings():
+        # What it says of files that stray from the standard; what it cannot read raises.
+        warnings.simplefilter("ignore")
+        found = votable.parse_single_table(io.BytesIO(content), verify="ignore").to_table(
+            use_names_over_ids=True
+        )
+    units = {name: str(found[name].unit) for name in found.colnames if found[name].unit is not None}
+    columns = framed(
+        pair
+        for name in found.colnames
+        for pair in spread(name, np.ma.getdata(found[name]), np.ma.getmaskarray(found[name]))
+    )
+    return with_units(columns, units)
 
 
-def _frame_of(columns: dict[str, Any]) -> pd.DataFrame:
-    """Make a data frame of columns of any byte order and shape."""
-    out: dict[str, Any] = {}
-    for name, column in columns.items():
-        array = np.asarray(column)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if array.dtype.kind in "SU":
-            text = array.astype(str) if array.dtype.kind == "U" else np.char.decode(array, "latin-1")
-            array = np.char.strip(text).astype(object)
-        if array.ndim == 1:
-            out[name] = array
-        else:
-            elements = array.reshape(len(array), -1)
-            out |= {f"{name}_{k}": elements[:, k] for k in range(elements.shape[1])}
-    return pd.DataFrame(out)
+def _check_votable(content: bytes, path: Path) -> None:
+    """Refuse what makes a reader of VOTables wait, fetch, or ask for memory that the file does not fill."""
+    said = None
+    if b"<!ENTITY" in content or b"\0" in content[:4]:
+        said = "it is XML of a kind that no VOTable need be (entities, or UTF-16)"
+    elif re.search(rb"<(\w+:)?STREAM\b[^>]*\b(href|encoding\s*=\s*[\"']gzip)", content):
+        said = "its data lie in another file or are compressed"
+    elif re.search(rb"<(\w+:)?FITS\b", content):
+        said = "its data are FITS inside XML"
+    else:
+        rows = max([content.count(b"TR>"), *map(int, re.findall(rb"\bnrows\s*=\s*[\"'](\d{1,18})", content))])
+        cells = sum(
+            math.prod(int(word) for word in re.findall(rb"\d{1,18}", size))
+            for size in re.findall(rb"\barraysize\s*=\s*[\"']([^\"']*)", content)
+        )
+        if re.search(rb"\bnrows\s*=\s*[\"']\d{19}", content) or rows > len(content):
+            said = f"its {len(content)} bytes tell of more rows than they can hold"
+        elif cells > MOST_COLUMNS or rows * cells > _MOST_CELLS + _MOST_CELLS_A_BYTE * len(content):
+            said = f"its {len(content)} bytes tell of {rows} rows of {cells} elements"
+    if said is not None:
+        raise FileError(said, reason="bad-values", remedy="save it as CSV, FITS or Parquet", path=path)
 
 
 def read_sfr(path: str | Path) -> pd.DataFrame:
