@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from skyfuse.fetch import client
+from skyfuse.fetch import bounds
 from tests.fetch.standin import Standin, spectra
 from tests.fetch.standin.sky import Sky, make_sky
 
@@ -23,8 +24,7 @@ def model() -> bytes:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what is tried again be tried at once, nearly."""
-    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
-    monkeypatch.setattr(client, "_LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(bounds, "BOUNDS", replace(bounds.BOUNDS, first_wait=0.01, longest_wait=0.05))
 
 
 @pytest.fixture(scope="session")

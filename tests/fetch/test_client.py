@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from email.utils import formatdate
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skyfuse.errors import DataError, FileError, StoreError, UsageError
+from skyfuse.fetch import bounds
 from skyfuse.fetch import client as module
 from skyfuse.fetch.client import Client
 from skyfuse.fetch.ledger import NAME, Ledger, Tally, Wanted
@@ -252,7 +254,7 @@ def test_a_server_that_sends_us_away_for_long_stops_the_run(tmp_path: Path) -> N
 def test_a_server_that_is_down_stops_the_run_and_rejects_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_PATIENCE", 0.1)
+    monkeypatch.setattr(bounds, "BOUNDS", replace(bounds.BOUNDS, patience=0.1))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         base = f"http://127.0.0.1:{taken.getsockname()[1]}"

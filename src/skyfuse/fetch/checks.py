@@ -22,11 +22,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from skyfuse.errors import FileError
+from skyfuse.fetch.bounds import MOST
 from skyfuse.fetch.ledger import Wanted
 from skyfuse.survey import fits
-
-MOST = {"spectrum": 1 << 28, "frame": 1 << 28, "image": 1 << 26, "table": 1 << 37, "xp": 1 << 35}
-"""Bytes by kind that no honest file has, compressed or not: many times the largest that there is."""
 
 _CHUNK = 1 << 20
 # HDUs of the shortest real file: one cut off exactly between two HDUs is valid FITS. `spec` has the primary

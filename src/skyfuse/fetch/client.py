@@ -20,9 +20,9 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from email.utils import formatdate, parsedate_to_datetime
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlencode, urljoin
@@ -31,8 +31,11 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 
 from skyfuse.errors import DataError, FileError, StoreError, UsageError
-from skyfuse.fetch.checks import MOST, check
-from skyfuse.fetch.ledger import NAME, Ledger, Row, Tally, Wanted, printable
+from skyfuse.fetch import bounds as limits
+from skyfuse.fetch.bounds import HEAD, LEAST_RATE, MOST, REDIRECTS, WORDS, Bounds
+from skyfuse.fetch.checks import check
+from skyfuse.fetch.connection import TooMuchError, limit_of, manager
+from skyfuse.fetch.ledger import NAME, Ledger, Row, Tally, Wanted, printable, writing
 
 Progress = Callable[[int, int, str], None]
 
@@ -47,19 +50,7 @@ _HEADERS = {
     # Any other coding would change lengths, ranges and checksums under our hands.
     "Accept-Encoding": "identity",
 }
-_CONNECT_TIMEOUT = 30.0
-_FILE_TIMEOUT = 60.0
-# Services let a query compute for minutes before the first byte.
-_QUERY_TIMEOUT = 600.0
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
-# A server that asks for more than this wants us gone for now.
-_MOST_PATIENCE = 900.0
-# Below this rate (bytes/s) over this time (s) a connection is stuck, though it never times out.
-_LEAST_RATE, _RATE_AFTER = 1000.0, 60.0
-_REDIRECTS = 5
 _CHUNK = 1 << 18
-_MOST_ANSWER = 1 << 30
-_WORDS = 2000
 _PORTS = {"http": 80, "https": 443}
 _MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
 _SPARE_ROOM = 1 << 28
@@ -129,6 +120,8 @@ class Client:
         Most connections at a time.
     tries : int
         Tries for each file before it is rejected; queries get half as many.
+    bounds : Bounds, optional
+        Of all waits.
 
     Raises
     ------
@@ -137,8 +130,14 @@ class Client:
     """
 
     def __init__(
-        self, archive: Collection[str], *, connections: int = CONNECTIONS, tries: int = TRIES
+        self,
+        archive: Collection[str],
+        *,
+        connections: int = CONNECTIONS,
+        tries: int = TRIES,
+        bounds: Bounds | None = None,
     ) -> None:
+        self.bounds = limits.BOUNDS if bounds is None else bounds
         self.connections = connections
         self.tries = tries
         try:
@@ -248,13 +247,12 @@ class Client:
         Raises
         ------
         StoreError
-            If another run is at work in the folder, or the disk has too little room.
+            If another run is at work in the folder, or the disk has too little room, at the start or on the
+            way. What has come is kept, the rest waits.
         DataError
             If the archive no longer answers. What has come is kept, the rest waits.
-        OSError
-            If the disk cannot be written.
         """
-        with _alone(ledger.folder):
+        with _alone(ledger.folder), writing(ledger.folder):
             ledger.renew()
             _require_room(ledger, typical or {})
             return _Run(self, ledger, progress or (lambda done, total, what: None)).run()
@@ -268,29 +266,81 @@ class Client:
         ok: Collection[int],
         accept: Callable[[bytes], None] | None,
     ) -> Answer:
+        waited = 0.0
         for attempt in range(1, max(1, self.tries // 2) + 1):
             try:
-                response, last = self._ask(method, url, headers, body, timeout=_QUERY_TIMEOUT, ok=ok)
+                response, last = self._ask(method, url, headers, body, timeout=self.bounds.query, ok=ok)
                 try:
-                    content = response.read(_MOST_ANSWER + 1)
-                except urllib3.exceptions.HTTPError as error:
-                    raise _TryError("cut-off", f"the answer broke off: {error}", last) from error
-                if len(content) > _MOST_ANSWER:
+                    content = self._content(response, last)
+                finally:
+                    # Read to its end, it has gone back to its pool already.
                     response.close()
-                    raise _TryError(
-                        "too-large", f"the answer has over {_MOST_ANSWER} bytes", last, final=True
-                    )
                 if accept:
                     accept(content)
                 lower = {name.lower(): value for name, value in response.headers.items()}
                 return Answer(response.status, last, lower, content)
             except FileError as error:
                 fault = _failed_try(error, url)
-            wait = max(_backoff(attempt), fault.wait)
-            if fault.final or wait > _MOST_PATIENCE:
+            wait = max(self.backoff(attempt), fault.wait)
+            waited += wait
+            if fault.final or waited > self.bounds.patience:
                 break
             time.sleep(wait)
         raise DataError(f"the archive gives no answer: {printable(fault.fault)}", remedy=fault.remedy)
+
+    def _content(self, response: urllib3.BaseHTTPResponse, url: str) -> bytes:
+        """Return a whole answer to a query."""
+        _require_plain(response, url)
+        _length(response, url)
+        content, lines = bytearray(), 0
+        for piece in self.pieces(response, url):
+            content += piece
+            lines += piece.count(b"\n")
+            if len(content) > limits.ANSWER or lines > limits.LINES:
+                raise _TryError(
+                    "too-large",
+                    f"the answer has over {limits.ANSWER} bytes or {limits.LINES} lines",
+                    url,
+                    final=True,
+                )
+        response.release_conn()
+        return bytes(content)
+
+    def pieces(self, response: urllib3.BaseHTTPResponse, url: str) -> Iterator[bytes]:
+        """Yield the content of an answer as it comes.
+
+        Raises
+        ------
+        _TryError
+            ``cut-off`` or ``too-slow``.
+        """
+        bounds, limit = self.bounds, limit_of(response)
+        now = mark = time.monotonic()
+        end = now + bounds.content
+        size = 0
+        while True:
+            # One chunk, and what there may be around it.
+            limit.allow(min(bounds.silence, end - now), _CHUNK + HEAD)
+            try:
+                piece = response.read1(_CHUNK)
+            except urllib3.exceptions.ReadTimeoutError as error:
+                raise _too_slow(f"{bounds.silence:g} s", url) from error
+            except urllib3.exceptions.HTTPError as error:
+                raise _TryError("cut-off", f"the connection broke off: {_told(error)}", url) from error
+            if not piece:
+                return
+            now = time.monotonic()
+            size += len(piece)
+            if now - mark > bounds.window:
+                if size < LEAST_RATE * (now - mark):
+                    raise _too_slow(f"{now - mark:.0f} s", url)
+                mark, size = now, 0
+            yield piece
+
+    def backoff(self, tries: int) -> float:
+        """Return how long (s) to wait after so many failed tries: doubled each time, and no two alike."""
+        wait = min(self.bounds.longest_wait, self.bounds.first_wait * 2.0 ** min(tries - 1, 16))
+        return wait * random.SystemRandom().uniform(0.5, 1.0)
 
     def _ask(
         self,
@@ -310,7 +360,7 @@ class Client:
             ``other-host``, ``no-answer``, ``redirects`` or ``http-<status>``.
         """
         headers = {**_HEADERS, **headers}
-        for _ in range(_REDIRECTS + 1):
+        for _ in range(REDIRECTS + 1):
             url = self._admit(url)
             try:
                 response = self._pool(url).request(
@@ -318,18 +368,20 @@ class Client:
                     url,
                     headers=headers,
                     body=body,
-                    timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT, read=timeout),
+                    timeout=urllib3.Timeout(connect=self.bounds.connect, read=timeout),
                     retries=False,
                     redirect=False,
                     preload_content=False,
                     decode_content=False,
                 )
+            except urllib3.exceptions.ReadTimeoutError as error:
+                raise _TryError("no-answer", f"no answer came within {timeout:g} s", url) from error
             except urllib3.exceptions.HTTPError as error:
-                raise _TryError("no-answer", str(error), url) from error
+                raise _TryError("no-answer", _told(error), url) from error
             status = response.status
             if status in ok:
                 return response, url
-            words = _rest(response)
+            words = self._words(response)
             place = response.headers.get("Location")
             if place is None or status not in (301, 302, 303, 307, 308):
                 raise _TryError(
@@ -346,7 +398,23 @@ class Client:
             if status == 303 or (status in (301, 302) and method == "POST"):
                 method, body = "GET", None
                 headers.pop("Content-Type", None)
-        raise _TryError("redirects", f"over {_REDIRECTS} redirects", url, final=True)
+        raise _TryError("redirects", f"over {REDIRECTS} redirects", url, final=True)
+
+    def _words(self, response: urllib3.BaseHTTPResponse) -> str:
+        """Return how the text of a page that is no answer begins; read the rest away where that is little."""
+        words, limit = b"", limit_of(response)
+        limit.allow(self.bounds.words, _CHUNK + HEAD)
+        try:
+            while len(words) < WORDS and (piece := response.read1(WORDS - len(words))):
+                words += piece
+            if int(response.headers.get("Content-Length", _CHUNK)) < _CHUNK and response.status >= 200:
+                response.drain_conn()
+            else:
+                response.close()
+        except (urllib3.exceptions.HTTPError, ValueError):
+            response.close()
+        response.release_conn()
+        return printable(re.sub("<[^>]*>", " ", words.decode(errors="replace")))[:200]
 
     def _admit(self, url: str) -> str:
         """Return an address that may be asked: of a host of the archive, over TLS where that host has it.
@@ -370,12 +438,7 @@ class Client:
         with self._lock:
             if origin not in self._pools:
                 proxy = "" if proxy_bypass(host) else getproxies().get(scheme, "")
-                login = urllib3.make_headers(proxy_basic_auth=urllib3.util.parse_url(proxy).auth)
-                self._pools[origin] = (
-                    urllib3.ProxyManager(proxy, maxsize=self.connections, proxy_headers=login)
-                    if proxy
-                    else urllib3.PoolManager(maxsize=self.connections)
-                )
+                self._pools[origin] = manager(self.connections, proxy)
             return self._pools[origin]
 
 
@@ -432,7 +495,7 @@ class _Run:
             # this round began are left to the next.
             with self._lock:
                 busy = set(self._busy)
-            for row in self._ledger.waiting(time.time()):
+            for row in self._ledger.waiting(time.monotonic()):
                 if row.id in busy:
                     continue
                 with self._lock:
@@ -445,7 +508,7 @@ class _Run:
                         self._queue.put(row, timeout=0.2)
                         break
             due = self._ledger.next_due()
-            if due is None or self._stop.wait(min(0.2, max(0.05, due - time.time()))):
+            if due is None or self._stop.wait(min(0.2, max(0.05, due - time.monotonic()))):
                 return
             self._tell()
 
@@ -484,7 +547,7 @@ class _Run:
         # A large file over a bad line comes piece by piece: a try that brought much is none that failed.
         tries = row.tries + (fault.gained < _CHUNK)
         given_up = fault.final or tries >= self._client.tries
-        due = None if given_up else time.time() + max(fault.wait, _backoff(tries))
+        due = None if given_up else time.monotonic() + max(fault.wait, self._client.backoff(tries))
         self._ledger.failed(row.id, fault.reason, str(fault), tries, due)
         self._count(done=given_up)
         return max(fault.wait, self._rest_after(fault))
@@ -502,12 +565,13 @@ class _Run:
             self._failures += 1
             rounds = self._failures / self._client.connections
             silence = time.monotonic() - self._last_success
-        if (rounds > 1 and silence > _MOST_PATIENCE) or fault.wait > _MOST_PATIENCE:
+        bounds = self._client.bounds
+        if silence > bounds.patience or fault.wait > bounds.patience:
             raise DataError(
                 f"the archive does not serve us now: {fault.fault}",
                 remedy="what has come is kept; run the same command again later",
             )
-        return min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(rounds, 16.0)) if rounds > 1 else 0.0
+        return min(bounds.longest_wait, bounds.first_wait * 2 ** min(rounds, 16.0)) if rounds > 1 else 0.0
 
     def _obtain(self, row: Row) -> tuple[int, str]:
         """Bring one file under its name; return its size and checksum."""
@@ -567,19 +631,24 @@ class _Run:
             wanted.url,
             headers,
             body,
-            timeout=_FILE_TIMEOUT,
+            timeout=client.bounds.file,
             ok=(200, 206, 416) if "Range" in headers else (200,),
         )
         try:
-            total = _total(response, have, url)
-            if response.status == 416 and total == have:
-                return
-            if response.status == 416:
+            try:
+                total = _total(response, have, url)
+                if response.status == 416 and total == have:
+                    response.close()
+                    return
+                _require_same(response, row.part, have, url)
+            except _TryError as error:
                 # The file has changed, or the server knows no ranges: from the beginning, next time.
-                part.unlink()
-                raise _TryError("bad-range", f"the server has no bytes from {have} on", url)
+                if error.reason == "bad-range":
+                    part.unlink()
+                raise
+            _require_plain(response, url, gzip=PurePosixPath(wanted.path).suffix.lower() == ".gz")
             if response.status == 200:
-                have = before = 0
+                have = 0
             most = MOST[wanted.kind]
             if (total or 0) > most:
                 raise _too_large(most, url)
@@ -589,17 +658,16 @@ class _Run:
                 os.ftruncate(descriptor, have)
                 os.lseek(descriptor, have, os.SEEK_SET)
                 self._ledger.began(row.id, _validator(response.headers), total)
-                started = time.monotonic()
-                while piece := self._piece(response, url):
+                for piece in client.pieces(response, url):
+                    if self._stop.is_set():
+                        raise _Stopped
+                    self._count(size=len(piece))
                     have += len(piece)
                     if have > most:
                         part.unlink()
                         raise _too_large(most, url)
                     while piece:
                         piece = piece[os.write(descriptor, piece) :]
-                    spent = time.monotonic() - started
-                    if spent > _RATE_AFTER and have - before < _LEAST_RATE * spent:
-                        raise _TryError("too-slow", f"under {_LEAST_RATE:.0f} bytes a second came", url)
                 if total is not None and have != total:
                     raise _TryError("cut-off", f"{have} of {total} bytes came", url)
                 os.fsync(descriptor)
@@ -608,21 +676,11 @@ class _Run:
         except BaseException as error:
             # What is left on the connection is not the next answer.
             response.close()
-            if isinstance(error, _TryError) and error.reason == "cut-off":
+            if isinstance(error, _TryError) and error.reason in ("cut-off", "too-slow"):
+                # Beyond what there was: an answer from the start brings nothing before it gets there.
                 error.gained = have - before
             raise
         response.release_conn()
-
-    def _piece(self, response: urllib3.BaseHTTPResponse, url: str) -> bytes:
-        """Return what has arrived, empty at the end of the body."""
-        if self._stop.is_set():
-            raise _Stopped
-        try:
-            piece = response.read1(_CHUNK)
-        except urllib3.exceptions.HTTPError as error:
-            raise _TryError("cut-off", f"the connection broke off: {error}", url) from error
-        self._count(size=len(piece))
-        return piece
 
     def _count(self, *, done: int = 0, size: int = 0) -> None:
         with self._lock:
@@ -715,6 +773,18 @@ def _size(path: Path, wanted: Wanted) -> int | None:
     return found.st_size
 
 
+def _told(error: urllib3.exceptions.HTTPError) -> str:
+    """Return what went wrong on a connection, in the words of the first who noticed."""
+    inner = error.args[1] if len(error.args) > 1 else None
+    if isinstance(inner, TooMuchError):
+        return str(inner)
+    return str(error)
+
+
+def _too_slow(span: str, url: str) -> _TryError:
+    return _TryError("too-slow", f"under {LEAST_RATE:.0f} bytes a second came in {span}", url)
+
+
 def _too_large(most: int, url: str) -> _TryError:
     return _TryError("too-large", f"it has over {most} bytes", url, final=True)
 
@@ -740,17 +810,55 @@ def _total(response: urllib3.BaseHTTPResponse, have: int, url: str) -> int | Non
     Raises
     ------
     _TryError
-        ``bad-range``: bytes come from another place than asked for.
+        ``bad-range``: bytes come from another place than asked for. ``bad-length``: as `_length`.
     """
+    length = _length(response, url)
     if response.status == 200:
-        length = response.headers.get("Content-Length", "")
-        return int(length) if length.isdecimal() and len(length) < 19 else None
+        return length
     given = re.fullmatch(
         r"bytes (?:(\d{1,18})-\d+|\*)/(\d{1,18}|\*)", response.headers.get("Content-Range", "")
     )
     if response.status == 206 and (not given or given[1] is None or int(given[1]) != have):
         raise _TryError("bad-range", f"the server sends other bytes than those from {have} on", url)
     return int(given[2]) if given and given[2] != "*" else None
+
+
+def _length(response: urllib3.BaseHTTPResponse, url: str) -> int | None:
+    """Return the length of a content as its headers tell it, or None where they do not.
+
+    Raises
+    ------
+    _TryError
+        ``bad-length``: it is no number of bytes, so that nobody could tell a whole content from one that was
+        cut (RFC 9112, section 6.3).
+    """
+    length = response.headers.get("Content-Length")
+    if length is None or "Transfer-Encoding" in response.headers:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", length):
+        raise _TryError("bad-length", f"its length is {printable(length)[:40]!r}", url)
+    return int(length)
+
+
+def _require_plain(response: urllib3.BaseHTTPResponse, url: str, *, gzip: bool = False) -> None:
+    """Require the coding that was asked for, none; a file that is compressed itself may be told to be so."""
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in ("", "identity", *(("gzip", "x-gzip") if gzip else ())):
+        raise _TryError("bad-coding", f"it comes coded as {printable(coding)[:40]!r}", url)
+
+
+def _require_same(response: urllib3.BaseHTTPResponse, part: str | None, have: int, url: str) -> None:
+    """Require that bytes to go on with are there, and are of the file that the part file is of.
+
+    Raises
+    ------
+    _TryError
+        ``bad-range``.
+    """
+    if response.status == 416:
+        raise _TryError("bad-range", f"the server has no bytes from {have} on", url)
+    if response.status == 206 and _validator(response.headers) not in (None, part):
+        raise _TryError("bad-range", f"the server has another file than that of the first {have} bytes", url)
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
@@ -760,38 +868,19 @@ def _validator(headers: Mapping[str, str]) -> str | None:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return how long (s) a server asks us to wait: seconds or a date (RFC 9110, section 10.2.3), else 0."""
+    """Return how long (s) a server asks us to wait: seconds or a date (RFC 9110, section 10.2.3), else 0.
+
+    A date counts from the server's own (section 6.6.1 has it tell one); this machine's clock may be wrong.
+    """
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
     try:
-        # By the server's own clock, where it tells it.
-        now = parsedate_to_datetime(headers.get("Date") or formatdate(usegmt=True))
+        now = parsedate_to_datetime(headers.get("Date", ""))
         seconds = (parsedate_to_datetime(value) - now).total_seconds()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
     return max(0.0, seconds)
-
-
-def _rest(response: urllib3.BaseHTTPResponse) -> str:
-    """Read away what a response still holds, if that is little; return how its text begins."""
-    words = b""
-    try:
-        words = response.read(_WORDS)
-        if int(response.headers.get("Content-Length", _CHUNK)) < _CHUNK:
-            response.drain_conn()
-        else:
-            response.close()
-    except (urllib3.exceptions.HTTPError, ValueError):
-        response.close()
-    response.release_conn()
-    return printable(re.sub("<[^>]*>", " ", words.decode(errors="replace")))[:200]
-
-
-def _backoff(tries: int) -> float:
-    """Return how long (s) to wait after so many failed tries: doubled each time, and no two alike."""
-    wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(tries - 1, 16))
-    return wait * random.SystemRandom().uniform(0.5, 1.0)
 
 
 def _bytes(size: float) -> str:

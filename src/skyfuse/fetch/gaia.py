@@ -96,16 +96,22 @@ class Gaia(Service):
     ----------
     client : Client
     archives : Archives
-    sleep : callable
-        Waits so many seconds.
+    clock, sleep : callable
+        Seconds, and waiting for some.
     """
 
     page = min(PAGE, GAIA_ROWS)
 
     def __init__(
-        self, client: Client, archives: Archives, *, sleep: Callable[[float], None] = time.sleep
+        self,
+        client: Client,
+        archives: Archives,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._client, self._archives, self._sleep = client, archives, sleep
+        self._client, self._archives = client, archives
+        self._clock, self._sleep = clock, sleep
         self.upload: bytes | None = None
 
     def ask(self, query: str) -> Answer:
@@ -121,8 +127,14 @@ class Gaia(Service):
         job = self._client.post(f"{self._archives.tap}/async", data=fields, files=files).url
         if not re.search(r"/async/[^/?#]+$", job):
             raise DataError("the Gaia archive starts no job", remedy="give the same command again later")
-        wait = 0.1
+        wait, end = 0.1, self._clock() + self._client.bounds.job
         while (phase := self._phase(job)) not in ("COMPLETED", "ERROR", "ABORTED"):
+            if self._clock() > end:
+                raise DataError(
+                    f"the Gaia archive does not end the query within {self._client.bounds.job:g} s "
+                    f"({opening(phase)[:40]})",
+                    remedy="narrow it down, or give the same command again later",
+                )
             self._sleep(wait)
             wait = min(1.5 * wait, _LONGEST_WAIT)
         if phase != "COMPLETED":
@@ -264,7 +276,7 @@ def with_spectra(found: Answered) -> list[int]:
     numbers = set()
     for row in found.rows():
         if row.get("has_xp_continuous", "true").strip().lower() in _YES:
-            numbers.add(int(row["source_id"]))
+            numbers.add(sql.number(row["source_id"]))
     return sorted(numbers)
 
 

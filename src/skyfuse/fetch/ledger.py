@@ -482,6 +482,24 @@ class Ledger:
             last = page[-1][0]
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Tell of a disk that cannot be written, as a full one, by the folder that is meant.
+
+    Raises
+    ------
+    StoreError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot be written ({error.strerror or error})",
+            path=folder,
+            remedy="make room on its disk or see to its permissions; the same command goes on",
+        ) from error
+
+
 def printable(text: str) -> str:
     """Return a text as one line without control characters, whatever a server put into it."""
     line = " ".join(text.split())

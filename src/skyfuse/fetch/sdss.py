@@ -206,8 +206,9 @@ def plates(server: SkyServer) -> dict[tuple[int, int], str]:
     chosen = Selection(columns, "PlateX AS x", (), "plateID", "x.plateID")
     found: dict[tuple[int, int], str] = {}
     for answer in server.rows(chosen):
+        sql.columns_of(answer, ("plateid", "plate", "mjd", "run2d") if answer.columns else ())
         for _, plate, mjd, run2d in answer.rows:
-            night = int(plate), int(mjd)
+            night = sql.number(plate), sql.number(mjd)
             found[night] = max(found.get(night, ""), run2d)
     return found
 
@@ -356,7 +357,7 @@ def write_fields(server: SkyServer, fields: Fields, file: TextIO, progress: Prog
         available = sum(server.count(chosen).values())
         rows = 0
         for answer in server.rows(chosen, available=available):
-            kept = _kept(answer.columns, list(answer.rows), fields.region)
+            kept = _kept(answer, list(answer.rows), fields.region)
             writer.writerows(kept)
             rows += len(kept)
         group = Group("fields", chosen.sql(), None, None, rows)
@@ -377,12 +378,13 @@ def write_fields(server: SkyServer, fields: Fields, file: TextIO, progress: Prog
 
 
 FieldKey = tuple[int, int, int, int]
+_KEY, _PLACE = ("run", "rerun", "camcol", "field"), ("mu", "nu", "node", "incl")
 
 
-def _kept(columns: list[str], rows: list[list[str]], region: Region | None) -> list[FieldKey]:
+def _kept(answer: sql.Answer, rows: list[list[str]], region: Region | None) -> list[FieldKey]:
     """Return the keys of the fields of an answer that really share sky with a region."""
-    at = {name.lower(): number for number, name in enumerate(columns)}
-    keys = [tuple(int(row[at[name]]) for name in ("run", "rerun", "camcol", "field")) for row in rows]
+    at = sql.columns_of(answer, _KEY + _PLACE if rows else ())
+    keys = [tuple(sql.number(row[at[name]]) for name in _KEY) for row in rows]
     if isinstance(region, Cone) and rows:
         place = _places(at, rows)
         near = distance(place, np.array(region.ra), np.array(region.dec)) <= region.radius
@@ -391,7 +393,7 @@ def _kept(columns: list[str], rows: list[list[str]], region: Region | None) -> l
 
 
 def _places(at: dict[str, int], rows: list[list[str]]) -> NDArray[np.float64]:
-    return np.array([[float(row[at[name]]) for name in ("mu", "nu", "node", "incl")] for row in rows])
+    return np.array([[sql.real(row[at[name]]) for name in _PLACE] for row in rows])
 
 
 def distance(
@@ -459,11 +461,11 @@ def _covering_fields(server: SkyServer, path: Path, progress: Progress) -> tuple
         progress(number, len(chosen), "asking which fields cover them")
         for answer in server.rows(selection):
             rows = list(answer.rows)
-            at = {name.lower(): column for column, name in enumerate(answer.columns)}
+            at = sql.columns_of(answer, ("ra", "dec", *_PLACE) if rows else ())
             for row, hit in zip(rows, _covered(at, rows, tree, places), strict=True):
                 if len(hit):
                     covered[hit] = True
-                    keys |= set(_kept(answer.columns, [row], None))
+                    keys |= set(_kept(answer, [row], None))
     progress(len(chosen), len(chosen), "asking which fields cover them")
     uncovered = int((~covered).sum())
     note = f"{uncovered:,} of {len(places):,} positions lie in no field" if uncovered else ""
@@ -489,7 +491,7 @@ def _covered(
     if not rows:
         return []
     frames = _places(at, rows)
-    centres = np.array([unit(float(row[at["ra"]]), float(row[at["dec"]])) for row in rows])
+    centres = np.array([unit(sql.real(row[at["ra"]]), sql.real(row[at["dec"]])) for row in rows])
     chord = 2 * np.sin(np.radians(_HALF_DIAGONAL) / 2)
     near = [np.array(hit, np.int64) for hit in tree.query_ball_point(centres, chord)]
     return [

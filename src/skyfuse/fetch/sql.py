@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from skyfuse.errors import DataError, FileError, UsageError
+from skyfuse.fetch.bounds import ROWS
 
 PAGE = 50_000
 """Rows asked for at a time: few enough for memory and for the services' time limits."""
@@ -166,8 +168,22 @@ class Service(ABC):
         """
 
     def count(self, selection: Selection, by: Sequence[str] = ()) -> dict[tuple[str, ...], int]:
-        """Return how many rows there are, by group."""
-        return {tuple(row[:-1]): int(row[-1]) for row in self.ask(selection.count(by)).rows}
+        """Return how many rows there are, by group.
+
+        Raises
+        ------
+        DataError
+            What comes are no counts of these groups; or as `ask`.
+        """
+        found = {}
+        for row in self.ask(selection.count(by)).rows:
+            if len(row) != len(by) + 1:
+                raise DataError(
+                    f"a count has {len(row)} columns, {len(by) + 1} were asked for",
+                    remedy="give the same command again later",
+                )
+            found[tuple(row[:-1])] = number(row[-1])
+        return found
 
     def keyed(self, selection: Selection) -> Selection:
         """Return a user's selection with the key that its columns offer, if they do."""
@@ -192,7 +208,7 @@ class Service(ABC):
         ------
         DataError
             The answer is cut and cannot be taken up again: no key orders it, or more rows than a page have
-            the same key; or as `ask`.
+            the same key; the rows are more than were asked for, or come out of order; or as `ask`.
         """
         wanted = min(value for value in (limit, available, float("inf")) if value is not None)
         got, after, seen = 0, None, set[tuple[str, ...]]()
@@ -206,9 +222,11 @@ class Service(ABC):
                     raise
                 self.page = int(cap[1])
                 continue
-            page = _Page(answer, selection.key, seen)
+            page = _Page(answer, selection, top, seen, after)
             yield Answer(answer.columns, iter(page))
             got += page.new
+            if got > ROWS:
+                raise DataError(f"the query gives over {ROWS:,} rows", remedy="narrow it down")
             if selection.key is None:
                 if available is not None and got < wanted:
                     raise DataError(
@@ -224,14 +242,20 @@ class Service(ABC):
                         remedy="write a query that gives fewer rows for each object",
                     )
                 return
-            after, seen = page.last, page.tied
+            after, seen = page.last or after, page.tied
 
 
 class _Page:
     """Rows of one answer without those that the last answer ended with; counts as they are read."""
 
-    def __init__(self, answer: Answer, key: str | None, seen: set[tuple[str, ...]]) -> None:
-        self._answer, self._seen = answer, seen
+    def __init__(
+        self, answer: Answer, selection: Selection, top: int, seen: set[tuple[str, ...]], after: str | None
+    ) -> None:
+        self._answer, self._top, self._seen, self._after = answer, top, seen, after
+        self._numeric = selection.numeric
+        key = selection.key
+        if key is not None and answer.columns and key not in answer.columns:
+            raise _strange(f"have no column {key}")
         # An answer without any rows may have no columns either.
         self._key = answer.columns.index(key) if key in answer.columns else None
         self.rows = self.new = 0
@@ -241,14 +265,76 @@ class _Page:
     def __iter__(self) -> Iterator[Row]:
         for row in self._answer.rows:
             self.rows += 1
+            if self.rows > self._top:
+                raise _strange(f"are more than the {self._top:,} that were asked for")
             if self._key is not None:
                 if row[self._key] != self.last:
+                    # A service that pages otherwise than it is asked to would repeat rows, or leave some out.
+                    if self._before(row[self._key], self._after if self.last is None else self.last):
+                        raise _strange("do not come in the order that was asked for")
                     self.last, self.tied = row[self._key], set()
                 self.tied.add(tuple(row))
                 if tuple(row) in self._seen:
                     continue
             self.new += 1
             yield row
+
+    def _before(self, key: str, other: str | None) -> bool:
+        """Tell whether a key comes before another; a missing one comes first."""
+        if not key:
+            return bool(other)
+        if self._numeric:
+            return number(key) < (number(other) if other else -math.inf)
+        return other is not None and key < other
+
+
+def number(value: str) -> int:
+    """Return a whole number that a service answered.
+
+    Raises
+    ------
+    DataError
+        It is none of 64 bits, signed or not.
+    """
+    if not re.fullmatch(r"-?[0-9]{1,20}", value) or not -(1 << 63) <= int(value) < 1 << 64:
+        raise _strange(f"have {value[:40]!a} where a whole number belongs")
+    return int(value)
+
+
+def real(value: str) -> float:
+    """Return a number that a service answered.
+
+    Raises
+    ------
+    DataError
+        It is none, or not finite.
+    """
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise _strange(f"have {value[:40]!a} where a number belongs")
+    return found
+
+
+def columns_of(answer: Answer, names: Sequence[str]) -> dict[str, int]:
+    """Return where the columns of an answer stand, by their names in lower case.
+
+    Raises
+    ------
+    DataError
+        One of `names` is not among them.
+    """
+    found = {name.lower(): place for place, name in enumerate(answer.columns)}
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise _strange(f"have no column {', '.join(missing)}")
+    return found
+
+
+def _strange(fault: str) -> DataError:
+    return DataError(f"the rows that the service gives {fault}", remedy="give the same command again later")
 
 
 def read(content: str) -> Answer:
@@ -261,12 +347,15 @@ def read(content: str) -> Answer:
     """
     content = content.lstrip("\ufeff \r\n\t")
     body = content.partition("\n")[2] if content.startswith("#") else content
-    columns = [name.strip() for name in next(csv.reader(io.StringIO(body)), [])]
-    if not columns or columns[-1] != _END:
-        raise _no_table(opening(content) or "nothing")
-    for row in csv.reader(io.StringIO(body)):
-        if row and (len(row) != len(columns) or row[-1] not in (".", _END)):
-            raise _no_table("it breaks off within a row")
+    try:
+        columns = [name.strip() for name in next(csv.reader(io.StringIO(body)), [])]
+        if not columns or columns[-1] != _END:
+            raise _no_table(opening(content) or "nothing")
+        for row in csv.reader(io.StringIO(body)):
+            if row and (len(row) != len(columns) or row[-1] not in (".", _END)):
+                raise _no_table("it breaks off within a row")
+    except csv.Error as error:
+        raise _no_table(str(error)) from error
     return Answer(columns[:-1], _rows(body))
 
 

@@ -303,6 +303,7 @@ async def _read(reader: asyncio.StreamReader) -> Request:
 
 
 def _head(writer: asyncio.StreamWriter, status: int, headers: Mapping[str, str]) -> None:
+    headers = {"Date": formatdate(usegmt=True), **headers}
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{k}: {v}" for k, v in headers.items())]
     writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
