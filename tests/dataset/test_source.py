@@ -256,6 +256,21 @@ def test_images_with_a_table_of_labels(tmp_path):
         open_source(tmp_path / "zoo", tmp_path / "w", labels=tmp_path / "zoo" / "votes.csv", **arguments)
 
 
+def test_each_folder_of_images_has_its_own_labels(tmp_path):
+    for folder, shapes in (("a", ["round", "spiral"]), ("b", ["spiral", "round"])):
+        write_images(tmp_path / folder, [f"{k}" for k in range(40)])
+        pd.DataFrame({"objid": range(40), "shape": shapes * 20}).to_csv(
+            tmp_path / folder / "labels.csv", index=False
+        )
+    arguments = {"reader": "images", "label": "shape", "image_size": 8}
+    for paths, name in (([tmp_path / "a", tmp_path / "b"], "w"), (tmp_path, "v")):
+        data = open_source(paths, tmp_path.parent / f"{tmp_path.name}{name}", **arguments)
+        assert data.funnel.steps[2].count == 80
+        told = data.table.set_index(["folder", "name"])["shape"]
+        assert told["a", "0"] == told["b", "1"] == "round"
+        assert told["a", "1"] == told["b", "0"] == "spiral"
+
+
 def test_images_in_folders_of_their_class(tmp_path):
     write_images(tmp_path / "sky" / "spiral", [f"s{k}" for k in range(20)])
     with pytest.raises(DataError, match="no table with 'class' is beside the images, nor are they sorted"):

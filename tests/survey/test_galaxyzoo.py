@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -155,3 +158,86 @@ def test_real_images(real_data, name, rows):
     assert len(images.join(read_table(real_data / name / "labels.csv"))) == rows
     loaded = images.load(range(5))
     assert 0 <= loaded.min() < loaded.max() <= 1
+
+
+def write_png(path, samples, kind):
+    """Write a PNG of 16 bits by hand (kind 0 grey, 2 colour, 4 grey and alpha, 6 colour and alpha)."""
+    height, width = samples.shape[:2]
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_images_of_16_bits_keep_their_scale(tmp_path, kind, channels):
+    samples = np.full((4, 4, channels), 65535)
+    samples[:, :, 0] = np.arange(16).reshape(4, 4) * 4096
+    write_png(tmp_path / "a.png", samples, kind)
+    loaded = read_images(tmp_path, 2).load()[0]
+    blocks = samples[:, :, 0].reshape(2, 2, 2, 2).mean(axis=(1, 3)) / 65535
+    # Pillow keeps 8 of the bits of all but grey ones.
+    np.testing.assert_allclose(loaded[0], blocks, atol=1e-6 if kind == 0 else 1 / 255)
+    if channels < 3:
+        np.testing.assert_array_equal(loaded[0], loaded[2])
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_images_are_turned_as_their_exif_says(tmp_path, turn):
+    upright = np.zeros((8, 8, 3), np.uint8)
+    upright[:4, :4, 0], upright[:4, 4:, 1], upright[4:, :4, 2] = 240, 240, 240
+    # How each value of the tag says that the pixels are stored (EXIF 2.32, Orientation).
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: upright.transpose(1, 0, 2)[::-1],
+        7: upright.transpose(1, 0, 2)[::-1, ::-1],
+        8: upright.transpose(1, 0, 2)[:, ::-1],
+    }[turn]
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    exif = image.getexif()
+    exif[0x0112] = turn
+    image.save(tmp_path / "a.png", exif=exif)
+    expected = upright.reshape(2, 4, 2, 4, 3).mean(axis=(1, 3)).transpose(2, 0, 1) / 255
+    np.testing.assert_allclose(read_images(tmp_path, 2).load()[0], expected, atol=1e-6)
+
+
+def test_images_of_every_mode_show_the_same(tmp_path):
+    pixels = np.full((8, 8, 3), 200, np.uint8)
+    pixels[:, :4] = 40
+    colour = Image.fromarray(pixels)
+    for mode in ("RGB", "L", "P", "RGBA", "LA"):
+        colour.convert(mode).save(tmp_path / f"{mode}.png")
+    colour.convert("CMYK").save(tmp_path / "CMYK.jpg", quality=100)
+    colour.convert("1", dither=Image.Dither.NONE).save(tmp_path / "one.png")
+    images = read_images(tmp_path, 2)
+    for path, loaded in zip(images.paths, images.load(), strict=True):
+        wanted = (0, 1) if path.stem == "one" else (40 / 255, 200 / 255)
+        np.testing.assert_allclose(loaded, np.broadcast_to(wanted, (3, 2, 2)), atol=0.02, err_msg=path.name)
+
+
+def test_what_is_transparent_is_dark(tmp_path):
+    pixels = np.full((4, 4, 4), 255, np.uint8)
+    pixels[:, :2, 3] = 0
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "a.png")
+    np.testing.assert_allclose(read_images(tmp_path, 2).load()[0], np.broadcast_to([0, 1], (3, 2, 2)))
+
+
+@pytest.mark.parametrize("side", [8_000, 60_000])
+def test_images_too_large_are_told_before_they_are_read(tmp_path, side):
+    write_png(tmp_path / "a.png", np.zeros((4, 4)), 0)
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = struct.pack(">II", side, side)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "a.png").write_bytes(content)
+    write_png(tmp_path / "b.png", np.zeros((4, 4)), 0)
+    images = read_images(tmp_path, 2)
+    assert [path.name for path in images.paths] == ["b.png"]
+    assert "more than 50,000,000 pixels; cut out" in images.damaged[str(tmp_path / "a.png")]

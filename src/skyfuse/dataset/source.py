@@ -333,21 +333,23 @@ def _open_images(
         paths=tuple(path for part in found for path in part.paths),
         damaged={name: said for part in found for name, said in part.damaged.items()},
     )
-    files: list[Path] = []
+    tables: dict[Path | None, pd.DataFrame] = {}
     if isinstance(labels, Path):
-        files, labels = [labels], _labels_of(labels, label)
-    elif labels is None and label is not None:
+        tables[labels] = _labels_of(labels, label)
+    elif labels is not None:
+        tables[None] = labels
+    elif label is not None:
         # labels.csv before any other table.
         for path in sorted(_tables(given), key=lambda path: (path.name != _LABELS, path)):
             read = _labels_of(path, label)
-            if read is not None and _has(read, label):
-                files, labels = [path], read
-                break
+            if _has(read, label):
+                tables[path] = read
     funnel = select.Funnel()
     funnel.add("images", len(images) + len(images.damaged))
     funnel.add("that can be read", len(images))
-    if labels is not None:
-        table = images.join(without_sentinels(labels)[0])
+    files: list[Path] = []
+    if tables:
+        files, table = _joined_images(images, tables)
         funnel.add("with a row in the table of labels", len(table))
     else:
         table = images.table.assign(image=np.arange(len(images)))
@@ -360,6 +362,36 @@ def _open_images(
                 )
             table = table.assign(**{label: table["folder"]})
     return _from_images(target, table, images, zooms, files, "images", funnel, wanted)
+
+
+def _joined_images(
+    images: Images, tables: Mapping[Path | None, pd.DataFrame]
+) -> tuple[list[Path], pd.DataFrame]:
+    """Join each image with the table in its folder or the nearest above it, else with the first one."""
+    beside: dict[Path, Path | None] = {}
+    for path in tables:
+        if path is not None:
+            beside.setdefault(path.resolve().parent, path)
+    first = next(iter(tables))
+    serves = [
+        next((beside[folder] for folder in path.resolve().parents if folder in beside), first)
+        if len(tables) > 1
+        else first
+        for path in images.paths
+    ]
+    parts = []
+    for path in dict.fromkeys(serves):
+        own = np.flatnonzero([path == served for served in serves])
+        try:
+            part = replace(images, paths=tuple(images.paths[k] for k in own)).join(
+                without_sentinels(tables[path])[0]
+            )
+        except DataError as error:
+            error.path = path
+            raise
+        parts.append(part.assign(image=own[part["image"].to_numpy()]))
+    table = pd.concat(parts, ignore_index=True).sort_values("image", ignore_index=True)
+    return [path for path in dict.fromkeys(serves) if path is not None], table
 
 
 def _labels_of(path: Path, label: str | None) -> pd.DataFrame:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from skyfuse.errors import DataError, FileError
 from skyfuse.survey.tables import read_table
@@ -48,6 +48,8 @@ _KINDS = ("_debiased", "_weighted_fraction", "_fraction")
 # gz2_class of the published table writes "between" as i, and goes on with arms and oddities, e.g. SBb2m(r).
 _PUBLISHED = r"^(E[ric]|Se[rbn]|SB?[abcd])"
 _IMAGES = (".jpg", ".jpeg", ".png")
+# Of a larger one, colours and their averages would take half a gigabyte and more.
+_MOST_PIXELS = 50_000_000
 _AGAIN = "get the file again from its source"
 
 
@@ -266,14 +268,24 @@ def read_images(source: str | Path | Sequence[str | Path], size: int) -> Images:
 
 
 def _load(path: Path, size: int, *, coarse: bool = False) -> NDArray[np.float32]:
-    """Return one image as (3, size, size), 0 to 1."""
+    """Return one image as (3, size, size), 0 to 1, the way up that its EXIF data say."""
     try:
-        with Image.open(path) as image:
+        with _opened(path) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise Image.DecompressionBombError
             if coarse:
                 image.draft("RGB", (size, size))
-            colour = image.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        fault = " ".join(str(error).split())
+            colour, most = _colour(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise FileError(
+            f"the image has more than {_MOST_PIXELS:,} pixels",
+            reason="huge-image",
+            remedy="cut out what is of interest, or make it smaller",
+            path=path,
+        ) from error
+    # A damaged image makes the library raise whatever its parsers stumble over.
+    except Exception as error:
+        fault = " ".join(str(error).split()) or type(error).__name__
         raise FileError(
             f"the image cannot be read ({fault})", reason="damaged-image", remedy=_AGAIN, path=path
         ) from error
@@ -281,5 +293,25 @@ def _load(path: Path, size: int, *, coarse: bool = False) -> NDArray[np.float32]
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     box = (left, top, left + side, top + side)
-    small: Any = colour.resize((size, size), Image.Resampling.BOX, box=box)
-    return np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255)
+    small = np.asarray(colour.resize((size, size), Image.Resampling.BOX, box=box), np.float32)
+    bands = small.transpose(2, 0, 1) if small.ndim == 3 else np.stack([small] * 3)
+    return bands / np.float32(most)
+
+
+def _opened(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        # We have a limit of our own.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(path)
+
+
+def _colour(image: Image.Image) -> tuple[Image.Image, int]:
+    """Return an image as RGB or, of grey ones of 16 bits, as float, and the value of white."""
+    if image.mode.startswith("I"):
+        # Pillow would cut off what is above 255.
+        return image.convert("I").convert("F"), 65535
+    if image.has_transparency_data:
+        # What lets the background through has no light of its own.
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert("RGB"), 255
