@@ -11,6 +11,8 @@ name can pass.
 - ``kills``: one download, killed (SIGKILL) at random moments and gone on with. What lay whole on the disk at
   a kill must never be sent again; what the kill catches between network and disk has to be, and is counted.
 - ``memory``: resident size of the client while it gets many small files.
+- ``hostile``: servers that misbehave, each in its own way, against the bounds as they are; but for the three hours
+  that a content may take and a job may run, of which a part is taken.
 
 Example: python benchmarks/fetch.py speed --files 2000
 """
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -27,14 +30,17 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.fetch.standin import FAULTS, spectra
+from tests.fetch.standin.hostile import meet_all
 from tests.fetch.standin.server import COUNTS, options, run
 
+from skyfuse.fetch.bounds import BOUNDS
 from skyfuse.fetch.ledger import Ledger
 from skyfuse.mock import write_mock
 
@@ -204,15 +210,37 @@ def memory(model: Path, folder: Path, arguments: argparse.Namespace) -> bool:
     return highest <= MEMORY_BOUND and tally.received == files
 
 
+def hostile(model: Path, folder: Path, arguments: argparse.Namespace) -> bool:
+    bounds = replace(BOUNDS, content=arguments.part, job=arguments.part)
+    own = {
+        "query": bounds.connect + bounds.query + max(bounds.content, bounds.words),
+        "job": bounds.job + bounds.connect + bounds.query,
+    }
+    usual = bounds.connect + bounds.file + max(bounds.content, bounds.words)
+    late = 0
+    for name, outcome in sorted(meet_all(folder, bounds, 1).items()):
+        bound = own.get(name.partition(":")[0], usual)
+        late += outcome.spent > bound
+        tally = outcome.tally
+        reasons = [] if tally is None else [*tally.faults, *(["waits"] if tally.waiting else [])]
+        print(f"{name:45} {outcome.spent:7.1f} s of {bound:5.0f}  {' '.join(reasons) or outcome.told[:90]}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{late} over their bounds; greatest memory of servers and clients together {peak:.0f} MiB")
+    return late == 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    modes = {"faults": faults, "speed": speed, "kills": kills, "memory": memory}
+    modes = {"faults": faults, "speed": speed, "kills": kills, "memory": memory, "hostile": hostile}
     parsers = parser.add_subparsers(dest="mode", required=True)
     for name in modes:
         mode = parsers.add_parser(name)
         mode.add_argument("--files", type=int, help="how many; by default as many as the bound names")
         mode.add_argument("--seed", type=int, default=1)
     parsers.choices["kills"].add_argument("--kills", type=int, default=20)
+    parsers.choices["hostile"].add_argument(
+        "--part", type=float, default=300.0, help="s that a content may take, and a job may run"
+    )
     parsers.choices["kills"].add_argument(
         "--span", type=float, default=0.6, help="a kill comes within so many s"
     )

@@ -34,7 +34,7 @@ from skyfuse.errors import DataError, FileError, StoreError, UsageError
 from skyfuse.fetch import bounds as limits
 from skyfuse.fetch.bounds import HEAD, LEAST_RATE, MOST, REDIRECTS, WORDS, Bounds
 from skyfuse.fetch.checks import check
-from skyfuse.fetch.connection import TooMuchError, limit_of, manager
+from skyfuse.fetch.connection import limit_of, manager
 from skyfuse.fetch.ledger import NAME, Ledger, Row, Tally, Wanted, printable, writing
 
 Progress = Callable[[int, int, str], None]
@@ -776,9 +776,8 @@ def _size(path: Path, wanted: Wanted) -> int | None:
 def _told(error: urllib3.exceptions.HTTPError) -> str:
     """Return what went wrong on a connection, in the words of the first who noticed."""
     inner = error.args[1] if len(error.args) > 1 else None
-    if isinstance(inner, TooMuchError):
-        return str(inner)
-    return str(error)
+    words = f"{error.args[0]} {inner}" if isinstance(inner, Exception) else str(error)
+    return printable(words)[:300]
 
 
 def _too_slow(span: str, url: str) -> _TryError:

@@ -19,7 +19,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from skyfuse.fetch.bounds import HEAD, LEAST_RATE
 
 
-class TooMuchError(OSError):
+class _TooMuchError(OSError):
     """More bytes came than may be."""
 
 
@@ -41,10 +41,10 @@ class Limit:
         return rest
 
     def count(self, size: int) -> None:
-        """Take so many bytes off; TooMuchError where there are more than may come."""
+        """Take so many bytes off; OSError where there are more than may come."""
         self._left -= size
         if self._left < 0:
-            raise TooMuchError("too many bytes came that are no content")
+            raise _TooMuchError("too many bytes came that are no content")
 
 
 class _Bounded(socket.socket):
