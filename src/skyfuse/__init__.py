@@ -9,6 +9,7 @@ The whole way in Python::
     data = sf.Dataset.from_cube(cube, "dataset", labels="sky/sfr/gal_totsfr_dr7_v5_2.fits")
     result = sf.Study.from_recipe("sfr").run(data, "study")
     model = sf.load_model("study/cells/lightgbm-early-i2-s3/model")
+    table = sf.predict("study", "newfield/")
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from skyfuse.errors import SkyfuseError
     from skyfuse.mock import write_mock
     from skyfuse.models import load_model
+    from skyfuse.study.predict import predict
     from skyfuse.study.run import Study
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "build",
     "load_model",
     "match",
+    "predict",
     "write_mock",
 ]
 
@@ -49,6 +52,7 @@ _HOMES = {
     "build": "skyfuse.cube.build",
     "load_model": "skyfuse.models",
     "match": "skyfuse.dataset.match",
+    "predict": "skyfuse.study.predict",
     "write_mock": "skyfuse.mock",
 }
 

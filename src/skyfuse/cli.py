@@ -456,7 +456,9 @@ def embed(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a saved model, or of a study: then the model that it chose.")
+    ],
     data: Annotated[Path, typer.Argument(help="A cube, a dataset, a file or a folder of files.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .parquet or .csv.")] = Path(
         "predictions.parquet"
@@ -465,19 +467,42 @@ def predict(
         int, typer.Option(help="Redraw the inputs within their σ so many times; 0 does not.", min=0)
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0)] = 7,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            help="Column that names the rows of a table; by default those called like ids, else the first.",
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            help="MODEL=YOURS: the table's name for a column that the model reads; may be repeated.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Predict with a saved model on new files, with intervals or sets of classes.
+    """Predict with a saved model on new files: a row for every spectrum, row or image that is given.
 
-    Example: skyfuse predict sfr-study/study/cells/lightgbm-early-i2-s3/model newfield/ -o sfr.csv
+    Example: skyfuse predict sfr-study newfield/ -o sfr.csv
     """
-    from skyfuse.study.predict import predict_path
+    from skyfuse.study.predict import ACCOUNT, summary
+    from skyfuse.study.predict import predict as predict_records
 
     output = table_path(output)
+    named = dict(text.partition("=")[::2] for text in columns or [])
+    if not all(ours and theirs for ours, theirs in named.items()):
+        raise UsageError(
+            f"--column {' '.join(columns or [])} names no two columns", remedy="write e.g. --column u=MAG_U"
+        )
     with progress_bars() as progress:
-        table = predict_path(model, data, draws=draws, seed=seed, progress=progress)
+        table = predict_records(
+            model, data, draws=draws, seed=seed, id_column=id_column, columns=named, progress=progress
+        )
     write_table(table, output)
-    say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
+    facts = table.attrs[ACCOUNT]
+    say(f"{output}: {summary(facts)}", as_json, {"file": output, **facts})
 
 
 @app.command()

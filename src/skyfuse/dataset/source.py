@@ -181,7 +181,7 @@ def _open_tables(
         raise UsageError(
             "tables hold their labels themselves", remedy="give all tables as data, and no labels"
         )
-    files = list(_tables(given))
+    files = list(tables_in(given))
     if not files:
         raise StoreError("holds no table", path=given[0], remedy="give a CSV, FITS, Parquet or .npy table")
     parts: list[pd.DataFrame] = []
@@ -202,7 +202,7 @@ def _open_tables(
     )
 
 
-def _tables(given: Sequence[Path]) -> Iterator[Path]:
+def tables_in(given: Sequence[Path]) -> Iterator[Path]:
     """Yield the tables that are pointed at, and those in the folders."""
     for path in given:
         if not path.is_dir():
@@ -238,7 +238,7 @@ def _open_gaia(
 ) -> Dataset:
     label = wanted["label"]
     files, others, spectra = [], [], []
-    for path in _tables(given):
+    for path in tables_in(given):
         try:
             spectra.append(read_xp(path))
             files.append(path)
@@ -275,10 +275,24 @@ def _open_gaia(
         at = table["at"].to_numpy()
         samples = Samples(samples.value[at], samples.sigma[at], samples.coverage[at])
         funnel.add("with a row in the table of labels", len(table))
-    nanometres = spectra[0].wavelength
+    table = table.drop(columns="at", errors="ignore")
+    return from_xp(target, table, samples, spectra[0].wavelength, zooms, files, funnel, wanted)
+
+
+def from_xp(
+    target: Path,
+    table: pd.DataFrame,
+    samples: Samples,
+    nanometres: NDArray[np.float64],
+    zooms: Sequence[int],
+    files: Sequence[Path],
+    funnel: select.Funnel,
+    wanted: dict[str, Any],
+) -> Dataset:
+    """Make a dataset of BP/RP spectra, one for each row of the table."""
     return Dataset.from_arrays(
         target,
-        table.drop(columns="at", errors="ignore"),
+        table,
         {("spectrum", zoom): coarser(samples, zoom, 1) for zoom in zooms},
         spectrum={
             "grid": _GAIA_GRID,
@@ -340,7 +354,7 @@ def _open_images(
         tables[None] = labels
     elif label is not None:
         # labels.csv before any other table.
-        for path in sorted(_tables(given), key=lambda path: (path.name != _LABELS, path)):
+        for path in sorted(tables_in(given), key=lambda path: (path.name != _LABELS, path)):
             read = _labels_of(path, label)
             if _has(read, label):
                 tables[path] = read
@@ -361,7 +375,7 @@ def _open_images(
                     remedy="give one with --labels, or one folder for each class",
                 )
             table = table.assign(**{label: table["folder"]})
-    return _from_images(target, table, images, zooms, files, "images", funnel, wanted)
+    return from_images(target, table, images, zooms, files, "images", funnel, wanted)
 
 
 def _joined_images(
@@ -416,10 +430,10 @@ def _open_scene(
     funnel.add("that can be read", len(scene.images))
     funnel.add("with features", len(scene.table))
     files = sorted(given[0].rglob("*.csv"))
-    return _from_images(target, scene.table, scene.images, zooms, files, "scene", funnel, wanted)
+    return from_images(target, scene.table, scene.images, zooms, files, "scene", funnel, wanted)
 
 
-def _from_images(
+def from_images(
     target: Path,
     table: pd.DataFrame,
     images: Images,
@@ -429,6 +443,7 @@ def _from_images(
     funnel: select.Funnel,
     wanted: dict[str, Any],
 ) -> Dataset:
+    """Make a dataset of the images that the column ``image`` of the table counts."""
     row = table["image"].to_numpy(np.int64)
     table = table.drop(columns="image")
     content = [sha256(images.paths[k]) for k in row]

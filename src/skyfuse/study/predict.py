@@ -1,8 +1,10 @@
-"""A saved model on new data: a cube, a dataset, or files of what its training read."""
+"""A saved model, or the one that a study chose, on new data: every record given is accounted for."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,101 +12,176 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skyfuse.config import DERIVED, Reader
-from skyfuse.dataset.source import open_source
+from skyfuse.dataset.given import Given, open_given
 from skyfuse.errors import SkyfuseError, StoreError
 from skyfuse.models import load_model
-from skyfuse.models.base import Prediction
+from skyfuse.models.base import Model, Prediction, joined
+from skyfuse.models.ranges import outside, without_input
 from skyfuse.models.uncertainty import propagate
+from skyfuse.study.describe import study_folder
 from skyfuse.study.predictions import set_names
 
 Progress = Callable[[int, int, str], None]
 
-IDENTITY = ("object_id", "ra", "dec", "plate", "mjd", "fiberid", "source_id", "name")
-"""Columns that name an object in the table of predictions, where the data has them."""
+ACCOUNT = "account"
+"""Key of a table's ``attrs`` under which the account of its records stands."""
 
 
-def predict_path(
-    model: Path, data: Path, *, draws: int = 0, seed: int = 0, progress: Progress | None = None
+def predict(
+    model: str | Path,
+    data: str | Path,
+    *,
+    draws: int = 0,
+    seed: int = 0,
+    id_column: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Predict for every object of a cube, a dataset, or files of the kind that the model was trained on.
+    """Predict for every record of a cube, a dataset, or files of the kind that the model was trained on.
 
     Parameters
     ----------
     model : path
-        Folder of a saved model.
+        Folder of a saved model, or of a study, whose chosen model is taken.
     data : path
         What to predict for. Survey files are built into a temporary cube first.
     draws : int
         How often inputs are redrawn within their measured σ to spread the prediction; 0 leaves it out.
     seed : int
         Of the draws.
+    id_column : str, optional
+        Column that names the rows of a table; by default all whose names say so, else the first if it is
+        unique. It comes through as it is.
+    columns : mapping of str to str, optional
+        The table's own names for columns that the model reads, where neither case nor
+        `skyfuse.dataset.select.ALIASES` tells.
     progress : callable, optional
         ``(done, total, what)``.
 
     Returns
     -------
     DataFrame
-        What names the object (`IDENTITY`), the prediction under the name of the model's label, and, as far as
-        the model is calibrated and tells: ``<label>_low`` and ``_high``; or ``p_<class>`` and ``<label>_set``
-        (classes joined by ``|``); ``unknown``. With draws ``<label>_spread`` (standard deviation over the
-        draws) or ``<label>_agreement`` (share of draws with the same class).
+        A row for each spectrum, row of a table or image that was given, in the order of the files:
+
+        - what names it: ``file``, ``row`` (from 0, of a table), ids and position;
+        - ``status``: ``answered``; ``marked`` (it can be read, and has no answer of its own); ``rejected``
+          (it cannot be read as an object); with ``reason`` in one word and ``detail``;
+        - the prediction under the name of the model's label, and, as far as the model is calibrated and
+          tells: ``<label>_low`` and ``_high``; or ``p_<class>`` and ``<label>_set`` (classes joined by
+          ``|``); ``unknown``: the object is none of the kind that the model knows. With draws
+          ``<label>_spread`` (standard deviation over the draws) or ``<label>_agreement`` (share of draws
+          with the same class). All are missing where the status is not ``answered``;
+        - ``outside``: the inputs, joined by ``;``, that lie outside the range of the training part, or lack a
+          value where none lacked one there; see `skyfuse.models.ranges.outside`. Such an answer is an
+          extrapolation.
+
+        A model that was trained on objects with their best spectrum answers each object once; other spectra
+        of it are marked ``repeat``. ``attrs["account"]`` holds the account of `account`.
 
     Raises
     ------
     StoreError
-        If either folder is missing or damaged, or the model does not tell what it reads and predicts.
+        If a folder is missing or damaged, or the model does not tell what it reads and predicts.
+    UsageError
+        If columns are named where the data is no table.
     DataError
         If the data lacks what the model reads, or was made on another wavelength grid or cutout size.
     """
-    fitted = load_model(model)
+    choice, data = choose(Path(model)), Path(data)
+    fitted = load_model(choice.model)
     inputs, label = fitted.card.get("inputs"), fitted.card.get("label")
     if not inputs or not label:
         raise StoreError(
             "its card does not tell its inputs and its label",
-            path=model,
+            path=choice.model,
             remedy="fill card['inputs'] and card['label'] before saving it",
         )
-    columns = inputs.get("columns") or []
     with TemporaryDirectory(prefix="skyfuse-predict-") as work:
         try:
-            dataset = open_source(
-                data,
-                Path(work),
-                reader=reader_of(inputs),
-                zooms={modality: [int(zoom)] for modality, zoom in inputs["zooms"].items()},
-                columns=columns,
-                derive=[
-                    name
-                    for name, pattern in DERIVED.items()
-                    if any(column.startswith(pattern.removesuffix("*")) for column in columns)
-                ],
-                image_size=inputs.get("size"),
-                grid=inputs.get("grid") or "sdss",
-                progress=progress,
+            given = open_given(
+                data, Path(work), inputs, id_column=id_column, names=columns, progress=progress
             )
+            fitted.require_inputs(given.dataset, data)
         except SkyfuseError as error:
             if work not in error.remedy:
                 raise
             # The ledger it points to goes away with the temporary cube.
             error.remedy = "see why with skyfuse build"
             raise
-        fitted.require_inputs(dataset, data)
-        prediction = fitted.predict(dataset, progress=progress)
-        known = [name for name in IDENTITY if name in dataset.table]
-        table = dataset.table[known].reset_index(drop=True)
-        table = pd.concat([table, pd.DataFrame(_told(prediction, label["name"]))], axis=1)
+        told = _answers(fitted, given, label["name"], progress)
         if draws:
-            spread = propagate(fitted, dataset, np.arange(len(dataset)), draws=draws, seed=seed)
-            told = "agreement" if fitted.classes else "spread"
-            table[f"{label['name']}_{told}"] = spread[told].to_numpy()
-    return table
+            spread = propagate(fitted, given.dataset, np.arange(len(given.dataset)), draws=draws, seed=seed)
+            name = "agreement" if fitted.classes else "spread"
+            told[f"{label['name']}_{name}"] = spread[name].to_numpy()
+    return _table(given, told, choice)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which model is used.
+
+    Attributes
+    ----------
+    model : Path
+        Its folder.
+    why : str
+        How it was chosen, in a few words; empty where it was named.
+    """
+
+    model: Path
+    why: str = ""
+
+
+def choose(path: Path) -> Choice:
+    """Return the model that a folder stands for: itself, or the one that a study chose.
+
+    Raises
+    ------
+    StoreError
+        If the folder holds neither a model nor a finished study.
+    """
+    if (path / "model.json").is_file():
+        return Choice(path)
+    folder = study_folder(path)
+    if not (folder / "study.json").is_file():
+        raise StoreError(
+            "holds neither a model nor a study" if path.is_dir() else "is no folder",
+            path=path,
+            remedy="give the folder of a saved model, or of a study",
+        )
+    if not (folder / "results.parquet").is_file():
+        raise StoreError(
+            "is a study that has not finished", path=folder, remedy="run the same study again to go on"
+        )
+    from skyfuse.study.report.folder import read_folder
+
+    study = read_folder(folder)
+    why = f"chosen by the study {study.recipe.name}"
+    if study.rounds > 1:
+        why += f", fitted in the first of its {study.rounds} rounds"
+    return Choice(folder / "cells" / str(study.best["cell"]) / "model", why)
+
+
+def _answers(fitted: Model, given: Given, label: str, progress: Progress | None) -> pd.DataFrame:
+    """Return what the model tells of each row of the dataset; ``empty`` where there was nothing to read."""
+    inputs = fitted.card["inputs"]
+    predictions, beyond, empty = [], [], []
+    for x in fitted.read(given.dataset, progress=progress):
+        predictions.append(fitted.predict(x))
+        beyond.append(outside(x, inputs["columns"], inputs["ranges"]))
+        empty.append(without_input(x))
+    told = pd.DataFrame(_told(joined(predictions), label))
+    told["outside"] = np.concatenate(beyond)
+    return told.assign(**{_EMPTY: np.concatenate(empty)})
+
+
+_EMPTY = "nothing to read"
 
 
 def _told(prediction: Prediction, label: str) -> dict[str, Any]:
     """Return what a prediction tells, by column."""
     if prediction.probability is not None:
-        found: dict[str, Any] = {label: prediction.names}
+        found: dict[str, Any] = {label: prediction.names.astype(object)}
         found |= {f"p_{name}": prediction.probability[:, i] for i, name in enumerate(prediction.classes)}
         if prediction.members is not None:
             found[f"{label}_set"] = set_names(prediction.members, prediction.classes)
@@ -112,20 +189,85 @@ def _told(prediction: Prediction, label: str) -> dict[str, Any]:
         found = {label: prediction.value}
         if prediction.low is not None and prediction.high is not None:
             found |= {f"{label}_low": prediction.low, f"{label}_high": prediction.high}
-    return found if prediction.unknown is None else {**found, "unknown": prediction.unknown}
+    if prediction.unknown is not None:
+        found["unknown"] = pd.array(prediction.unknown, dtype="boolean")
+    return found
 
 
-def reader_of(inputs: Mapping[str, Any]) -> Reader:
-    """Return the reader of files for a model, from how the inputs of its training were cut.
+def _table(given: Given, told: pd.DataFrame, choice: Choice) -> pd.DataFrame:
+    """Return all records with the answers of those that have one."""
+    records, row = given.records.copy(), given.row.copy()
+    empty = told.pop(_EMPTY).to_numpy(dtype=bool)
+    blank = row >= 0
+    blank[blank] = empty[row[blank]]
+    records.loc[blank, ["status", "reason", "detail"]] = (
+        "marked",
+        "no-input",
+        "none of its inputs has a value",
+    )
+    row[blank] = -1
+    # A record without an answer takes the row after the last, which is missing throughout.
+    answers = told.reindex(np.where(row < 0, len(told), row)).reset_index(drop=True)
+    table = pd.concat([records, answers], axis=1)
+    table.attrs[ACCOUNT] = account(table) | {
+        "beside": given.others,
+        "model": str(choice.model),
+        "chosen": choice.why,
+    }
+    return table
+
+
+def account(table: pd.DataFrame) -> dict[str, Any]:
+    """Return what became of the records of a table of predictions.
 
     Parameters
     ----------
-    inputs : mapping
-        ``inputs`` of the model's card.
+    table : DataFrame
+        From `predict`.
+
+    Returns
+    -------
+    dict
+        ``given`` = ``answered`` + ``marked`` + ``rejected``; ``reasons``, how many of the latter two by
+        status and reason; of those answered, how many lie ``outside`` the range of the training, the
+        ``share``, and how many by input; and how many are ``unknown`` (None where the model cannot tell).
     """
-    zooms = inputs["zooms"]
-    if inputs.get("grid") == "gaia-xp":
-        return "gaia-xp"
-    if inputs.get("bands") == "rgb":
-        return "scene" if any("MFCC" in column for column in inputs.get("columns") or []) else "images"
-    return "table" if set(zooms) == {"table"} else "cube"
+    status = table["status"]
+    counts = {name: int((status == name).sum()) for name in ("answered", "marked", "rejected")}
+    answered = table[status == "answered"]
+    names = answered["outside"].str.split(";").explode()
+    far = int((answered["outside"] != "").sum())
+    return {
+        "given": len(table),
+        **counts,
+        "reasons": {
+            name: dict(Counter(table.loc[status == name, "reason"])) for name in ("marked", "rejected")
+        },
+        "outside": far,
+        "share": far / len(answered) if len(answered) else 0.0,
+        "inputs": dict(Counter(names[names != ""]).most_common()),
+        "unknown": int(answered["unknown"].sum()) if "unknown" in table else None,
+    }
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """Return an account in lines to read; the first tells what became of all records."""
+
+    def listed(counts: Mapping[str, int], most: int = 5) -> str:
+        words = [f"{name} {count}" for name, count in counts.items()]
+        return ", ".join(words[:most] + (["…"] if len(words) > most else []))
+
+    def one(name: str) -> str:
+        return f"{facts[name]} {name}" + (f" ({listed(facts['reasons'][name])})" if facts[name] else "")
+
+    beside = f"; beside them: {listed(facts['beside'])}" if facts["beside"] else ""
+    lines = [
+        f"given {facts['given']}: {facts['answered']} answered, {one('marked')}, {one('rejected')}{beside}",
+        f"outside the range of the training: {facts['outside']} of {facts['answered']} answered "
+        f"({facts['share']:.1%})" + (f": {listed(facts['inputs'])}" if facts["outside"] else ""),
+    ]
+    if facts["unknown"] is not None:
+        lines.append(f"none of the kind that the model knows: {facts['unknown']}")
+    if facts["chosen"]:
+        lines.append(f"model: {facts['model']} ({facts['chosen']})")
+    return "\n".join(lines)

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.config import DERIVED, PARTS, Modality, Recipe
+from skyfuse.dataset.make import DERIVED as MEASURED
 from skyfuse.dataset.select import expand_columns, find_column, numbers
 from skyfuse.errors import DataError
 
@@ -226,15 +227,20 @@ def card_inputs(
 ) -> dict[str, Any]:
     """Return where a model's inputs come from and how they were cut, for its card."""
     inputs: dict[str, Any] = {"zooms": dict(zooms), **dataset.meta["source"]}
-    if "image" in zooms:
+    derive = {
+        name: zoom
+        for name, zoom in dataset.meta["derived"].items()
+        if "table" in zooms and _reads(columns, DERIVED[name])
+    }
+    read = {*zooms, *(MEASURED[name] for name in derive)}
+    if "image" in read:
         inputs |= {"bands": dataset.meta["image"]["bands"], "size": dataset.meta["image"]["size"]}
+    if "spectrum" in read:
+        inputs["grid"] = dataset.meta["spectrum"]["grid"]
     if "spectrum" in zooms:
-        inputs |= {"grid": dataset.meta["spectrum"]["grid"], "smooth": smooth}
+        inputs["smooth"] = smooth
     if "table" in zooms:
-        inputs["columns"] = list(columns)
-        inputs["derive"] = {
-            name: zoom for name, zoom in dataset.meta["derived"].items() if _reads(columns, DERIVED[name])
-        }
+        inputs |= {"columns": list(columns), "derive": derive}
     return inputs
 
 

@@ -77,12 +77,15 @@ class XpSpectra:
         has NaN there.
     rejected : dict of str to int
         Rows that could not be used, by reason.
+    fault : ndarray of str, shape (rows of the file,)
+        Why each row could not be used; empty for those that are here.
     """
 
     table: pd.DataFrame
     wavelength: NDArray[np.float64]
     samples: Samples
     rejected: dict[str, int]
+    fault: NDArray[np.object_]
 
 
 def _pixels(band: Band) -> NDArray[np.float64]:
@@ -148,12 +151,11 @@ def read_xp(path: str | Path) -> XpSpectra:
         "no valid sample": ~good.any(axis=1),
         "source_id repeated": source.duplicated().to_numpy(),
     }
-    keep = np.ones(len(table), bool)
-    rejected = {}
+    fault = np.full(len(table), "", dtype=object)
     for reason, rows in faults.items():
-        if (rows & keep).any():
-            rejected[reason] = int((rows & keep).sum())
-        keep &= ~rows
+        fault[rows & (fault == "")] = reason
+    keep = np.asarray(fault == "", dtype=bool)
+    rejected = {reason: count for reason in faults if (count := int((fault == reason).sum()))}
     if not keep.any():
         raise FileError(
             "none of its rows holds a spectrum",
@@ -169,6 +171,7 @@ def read_xp(path: str | Path) -> XpSpectra:
         np.concatenate([wavelengths(band)[KEPT[band]] for band in _BANDS]),
         Samples(value[keep], sigma[keep], good[keep].astype(np.float16)),
         rejected,
+        fault,
     )
 
 

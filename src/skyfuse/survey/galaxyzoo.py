@@ -180,17 +180,11 @@ class Images:
             out[k] = _load(self.paths[row], self.size)
         return out
 
-    def join(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Bring the rows of a table to the images that they belong to.
+    def rows_of(self, table: pd.DataFrame) -> NDArray[np.int64]:
+        """Return the row of a table that belongs to each image, −1 where none does.
 
-        The table's column that names most of the images, as a path, a file name or a number, does so; where
-        it names one twice the first row counts.
-
-        Returns
-        -------
-        DataFrame
-            One row an image that the table has, in the order of the images: ``image`` (its row here),
-            ``name``, ``file``, ``folder``, and the table's other columns.
+        The table's column that names most of the images, as a path, a file name or a number, tells; where it
+        names one twice the first row counts.
 
         Raises
         ------
@@ -213,6 +207,23 @@ class Images:
                 "no column of the table names any of the images",
                 remedy="give a table with a column of their file names",
             )
+        return where
+
+    def join(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Bring the rows of a table to the images that they belong to, see `rows_of`.
+
+        Returns
+        -------
+        DataFrame
+            One row an image that the table has, in the order of the images: ``image`` (its row here),
+            ``name``, ``file``, ``folder``, and the table's other columns.
+
+        Raises
+        ------
+        DataError
+            No column names any image.
+        """
+        where = self.rows_of(table)
         images = np.flatnonzero(where >= 0)
         rows = table.iloc[where[images]].reset_index(drop=True)
         own = self.table.iloc[images].reset_index(drop=True)
