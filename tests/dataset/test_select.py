@@ -158,3 +158,24 @@ def test_columns_differences_and_logarithms() -> None:
     ):
         with pytest.raises(DataError, match=fault):
             expand_columns(table, [name])
+
+
+@pytest.mark.parametrize(
+    "columns", [("u", "g"), ("U", "G"), ("modelMag_u", "g"), ("ModelMag_U", "MODELMAG_G")]
+)
+def test_differences_and_logarithms_find_their_columns_as_single_names_do(columns):
+    table = pd.DataFrame(dict(zip(columns, ([20.0, 19.0], [10.0, 100.0]), strict=True)))
+    assert numbers(table, "u-g").tolist() == [10.0, -81.0]
+    assert numbers(table, "log10(g)").tolist() == [1.0, 2.0]
+    assert expand_columns(table, ["u-g", "u"]) == ["u-g", "u"]
+
+
+def test_two_columns_that_may_be_meant_are_told():
+    table = pd.DataFrame({"U": [1.0], "modelMag_u": [2.0], "g": [3.0], "G": [4.0], "psfMag_r": [5.0]})
+    for name in ("u", "u-g", "log10(u)"):
+        with pytest.raises(DataError, match="2 columns that may be 'u': U, modelMag_u; call the right one u"):
+            numbers(table, name)
+    # The name itself is never in doubt; another magnitude is never taken for it.
+    assert numbers(table, "g").tolist() == [3.0]
+    with pytest.raises(DataError, match="no column 'r'"):
+        numbers(table, "r")

@@ -1,21 +1,39 @@
-"""A saved model gives one answer for one object, whatever form the object comes in."""
+"""A saved model gives one answer for one object, whatever form the object comes in, and accounts for all."""
 
 from __future__ import annotations
+
+import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.io import fits
+from PIL import Image
 
+from skyfuse.cli import main
 from skyfuse.config import load_recipe
 from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
 from skyfuse.dataset import Dataset
-from skyfuse.errors import DataError, StoreError
+from skyfuse.dataset.morphology import morphology
+from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import MODELS
-from skyfuse.study.predict import predict_path, reader_of
+from skyfuse.models.ranges import ranges
+from skyfuse.study.predict import account, choose, predict
 from skyfuse.study.prepare import prepare
 
+from .folders import write_folder
+
 ZOOMS = {"image": 4, "spectrum": 4}
+
+
+def counts(table):
+    facts = table.attrs["account"]
+    assert facts["given"] == len(table) == facts["answered"] + facts["marked"] + facts["rejected"]
+    for name in ("marked", "rejected"):
+        assert sum(facts["reasons"][name].values()) == facts[name]
+    return facts["given"], facts["answered"], facts["marked"], facts["rejected"]
 
 
 @pytest.fixture(scope="module")
@@ -24,47 +42,140 @@ def trained(small_sky, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
     build([small_sky], folder / "sky.cube", workers=1)
     data = Dataset.from_cube(
-        Cube.open(folder / "sky.cube"), folder / "data", zooms={m: [z] for m, z in ZOOMS.items()}
+        Cube.open(folder / "sky.cube"),
+        folder / "data",
+        zooms={m: [z] for m, z in ZOOMS.items()},
+        derive=["indices"],
     )
     inputs = data.inputs(ZOOMS, np.arange(len(data)))
     z = data.table["z"].to_numpy()
     model = MODELS["tree"](max_depth=4)
     model.fit(inputs, z, inputs, z, seed=0)
     model.save(folder / "bare")
-    model.card.update(
-        label={"name": "redshift", "unit": ""},
-        inputs={"zooms": ZOOMS, "bands": "ugriz", "size": 64, "grid": "sdss"},
-        split=None,
-        metrics={},
-    )
+    card = {"zooms": ZOOMS, "bands": "ugriz", "size": 64, "grid": "sdss", "reader": "cube"}
+    model.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
     model.save(folder / "model")
+    columns = ["idx_d4000", "idx_halpha"]
+    x = data.inputs({"table": 0}, np.arange(len(data)), columns=columns)
+    lines = MODELS["tree"](max_depth=4)
+    lines.fit(x, z, x, z, seed=0)
+    card = {"zooms": {"table": 0}, "grid": "sdss", "columns": columns, "derive": {"indices": 0}}
+    card |= {"reader": "cube", "every_spectrum": False, "ranges": ranges(x, columns)}
+    lines.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
+    lines.save(folder / "lines")
+    lines.card["inputs"] = card | {"every_spectrum": True}
+    lines.save(folder / "every")
     return folder, pd.Series(model.predict(inputs).value, index=data.table["object_id"])
+
+
+@pytest.fixture(scope="module")
+def spectra(small_sky, tmp_path_factory):
+    """Return a folder of eight spectra, two of one object and one without HDU 2, and four broken files."""
+    folder = tmp_path_factory.mktemp("spectra")
+    good = [path for path in sorted(small_sky.rglob("spec-*.fits")) if _is_object(path)][:7]
+    for path in good:
+        shutil.copy(path, folder)
+    with fits.open(good[0]) as hdus:
+        hdus[0].header["FIBERID"] = 999
+        hdus[1].data["ivar"] *= 0.25
+        hdus[2].data["SN_MEDIAN_ALL"] /= 2
+        hdus.writeto(folder / "spec-again.fits")
+        hdus[0].header["FIBERID"] = 998
+        hdus[2].data["ZWARNING"] = 1
+        hdus[2].data["OBJTYPE"] = "SKY"
+        hdus.writeto(folder / "spec-sky.fits")
+    with fits.open(good[1]) as hdus:
+        fits.HDUList(hdus[:2]).writeto(folder / good[1].name, overwrite=True)
+    (folder / "spec-empty.fits").write_bytes(b"")
+    (folder / "spec-cut.fits").write_bytes(good[2].read_bytes()[:5000])
+    (folder / "spec-text.fits").write_text("no FITS at all")
+    (folder / "notes.txt").write_text("mine")
+    return folder, good
+
+
+def _is_object(path):
+    with fits.open(path) as hdus:
+        return str(hdus[2].data["OBJTYPE"][0]).strip() != "SKY"
 
 
 def test_dataset_cube_and_files_are_predicted_alike(trained, small_sky):
     folder, expected = trained
     assert expected.nunique() > 3
     for source in (folder / "data", folder / "sky.cube", small_sky):
-        table = predict_path(folder / "model", source).set_index("object_id")
-        pd.testing.assert_series_equal(table["redshift"], expected, check_names=False)
+        table = predict(folder / "model", source)
+        counts(table)
+        answered = table[table["status"] == "answered"].set_index("object_id")["redshift"]
+        pd.testing.assert_series_equal(
+            answered.sort_index().astype(float),
+            expected.sort_index(),
+            check_names=False,
+            check_index_type=False,
+        )
+        # No frame holds the others: none is lost, and none has a guess.
+        rest = table[table["status"] != "answered"]
+        assert rest["redshift"].isna().all()
+        assert set(rest["reason"]) <= {"no-image", "sky-fibre", "unknown-kind"}
+
+
+def test_every_file_of_a_folder_is_accounted_for(trained, spectra):
+    folder, good = spectra
+    table = predict(trained[0] / "lines", folder)
+    assert counts(table) == (12, 7, 1, 4)
+    facts = table.attrs["account"]
+    assert facts["beside"] == {"other files": 1}
+    assert facts["reasons"]["marked"] == {"repeat": 1}
+    by_file = table.set_index("file")
+    assert by_file.loc["spec-sky.fits", ["status", "reason"]].tolist() == ["rejected", "sky-fibre"]
+    assert by_file.loc["spec-sky.fits", "fiberid"] == 998
+    again = by_file.loc["spec-again.fits"]
+    assert again["detail"].endswith(by_file.loc[good[0].name, "spectrum_id"])
+    assert again["object_id"] == by_file.loc[good[0].name, "object_id"]
+    assert set(by_file.index) == {path.name for path in folder.glob("*.fits")}
+    assert by_file.loc[[path.name for path in good], "redshift"].notna().all()
+    assert by_file.loc[by_file["status"] != "answered", ["redshift", "outside"]].isna().all(axis=None)
+
+
+def test_a_model_of_every_spectrum_answers_every_spectrum(trained, spectra):
+    table = predict(trained[0] / "every", spectra[0])
+    assert counts(table) == (12, 8, 0, 4)
+    both = table[table["object_id"] == table.set_index("file").loc["spec-again.fits", "object_id"]]
+    assert len(both) == 2
+    assert both["redshift"].notna().all()
+
+
+def test_derived_columns_are_made_of_cubes_and_datasets_must_hold_them(trained, small_sky, tmp_path):
+    folder, _ = trained
+    data = Dataset.open(folder / "data")
+    whole = predict(folder / "lines", folder / "sky.cube").set_index("object_id")["redshift"]
+    held = predict(folder / "lines", folder / "data").set_index("object_id")["redshift"]
+    assert held.tolist() == whole.loc[data.table["object_id"]].tolist()
+    assert held.nunique() > 3
+    bare = Dataset.from_cube(
+        Cube.open(folder / "sky.cube"), tmp_path / "bare", zooms={"spectrum": [4], "image": [4]}
+    )
+    with pytest.raises(DataError, match="does not hold indices derived at zoom 0"):
+        predict(folder / "lines", bare.path)
 
 
 def test_a_model_that_does_not_tell_its_inputs_is_refused(trained):
     folder, _ = trained
     with pytest.raises(StoreError, match="does not tell its inputs and its label"):
-        predict_path(folder / "bare", folder / "data")
+        predict(folder / "bare", folder / "data")
 
 
 def test_an_error_names_no_folder_that_is_gone(trained, tmp_path):
     (tmp_path / "notes.txt").write_text("no survey file")
     with pytest.raises(DataError, match="see why with skyfuse build") as caught:
-        predict_path(trained[0] / "model", tmp_path)
+        predict(trained[0] / "model", tmp_path)
     assert "skyfuse-predict-" not in str(caught.value)
 
 
 def test_data_that_is_not_there_is_told_before_labels_are_looked_for(tmp_path):
     with pytest.raises(StoreError, match="nowhere: does not exist"):
         prepare(load_recipe("sfr"), tmp_path / "w", sources=[tmp_path / "nowhere"])
+
+
+# ----------------------------------------------------------------------------------------------------- tables
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +199,15 @@ def tables(tmp_path_factory):
         model = MODELS["tree"](max_depth=3)
         model.fit(x, y, x, y, seed=0, **options)
         model.calibrate(x, y)
+        columns = ["u", "u-g"]
         model.card.update(
             label={"name": name, "unit": ""},
-            inputs={"zooms": {"table": 0}, "columns": ["u", "u-g"]},
+            inputs={
+                "zooms": {"table": 0},
+                "columns": columns,
+                "reader": "table",
+                "ranges": ranges(x, columns),
+            },
             split=None,
             metrics={},
         )
@@ -100,37 +217,263 @@ def tables(tmp_path_factory):
 
 def test_a_table_is_predicted_with_intervals(tables):
     folder, table = tables
-    found = predict_path(folder / "value", folder / "new.csv")
-    assert found["object_id"].tolist() == [str(number) for number in table["objid"]]
+    found = predict(folder / "value", folder / "new.csv")
+    assert found["objid"].tolist() == table["objid"].tolist()
     assert ((found["value_low"] < found["value"]) & (found["value"] < found["value_high"])).all()
     held = (found["value_low"] <= table["u"]) & (table["u"] <= found["value_high"])
     assert held.mean() == pytest.approx(0.9, abs=0.02)
     assert "value_spread" not in found
+    assert set(found["outside"]) == {""}
+    assert counts(found) == (300, 300, 0, 0)
 
 
 def test_a_table_is_predicted_with_sets_and_draws(tables):
     folder, _ = tables
-    found = predict_path(folder / "kind", folder / "new.csv", draws=5, seed=1)
+    found = predict(folder / "kind", folder / "new.csv", draws=5, seed=1)
     np.testing.assert_allclose(found["p_red"] + found["p_blue"], 1)
     assert set(found["kind"]) == {"red", "blue"}
     assert set(found["kind_set"]) <= {"", "red", "blue", "red|blue"}
     assert found["kind_agreement"].between(0, 1).all()
     assert found["kind_agreement"].mean() < 1
-    again = predict_path(folder / "kind", folder / "new.csv", draws=5, seed=1)
+    again = predict(folder / "kind", folder / "new.csv", draws=5, seed=1)
     pd.testing.assert_frame_equal(found, again)
 
 
+def test_rows_outside_the_training_are_marked(tables, tmp_path):
+    folder, _ = tables
+    new = pd.DataFrame({"u": [0.1, 22.0, 0.3, np.nan, 0.2], "g": [0.1, 22.0, np.nan, 0.1, -30.0]})
+    new.to_csv(tmp_path / "new.csv", index=False)
+    found = predict(folder / "kind", tmp_path / "new.csv")
+    assert found["outside"].fillna("none").tolist() == ["", "u", "u-g", "none", "u-g"]
+    assert counts(found) == (5, 4, 1, 0)
+    facts = found.attrs["account"]
+    assert (facts["outside"], facts["share"]) == (3, 0.75)
+    assert facts["inputs"] == {"u-g": 2, "u": 1}
+    # Nothing at all is known of it: a class would be a guess.
+    assert found.loc[3, ["status", "reason"]].tolist() == ["marked", "no-input"]
+    assert pd.isna(found.loc[3, "kind"])
+
+
 @pytest.mark.parametrize(
-    ("inputs", "reader"),
+    ("names", "columns"),
     [
-        ({"zooms": {"table": 0}}, "table"),
-        ({"zooms": {"image": 2, "spectrum": 3}, "bands": "ugriz", "grid": "sdss"}, "cube"),
-        ({"zooms": {"spectrum": 2, "table": 0}, "grid": "sdss", "columns": ["ew_h_beta"]}, "cube"),
-        ({"zooms": {"spectrum": 0}, "grid": "gaia-xp"}, "gaia-xp"),
-        ({"zooms": {"image": 0}, "bands": "rgb"}, "images"),
-        ({"zooms": {"image": 0, "table": 0}, "bands": "rgb", "columns": ["MFCC_1"]}, "scene"),
-        ({"zooms": {"image": 0, "table": 0}, "bands": "rgb", "columns": ["morph_gini"]}, "images"),
+        (("U", "G"), None),
+        (("modelMag_u", "MODELMAG_G"), None),
+        (("my u", "g"), {"u": "my u"}),
     ],
 )
-def test_files_are_read_as_in_the_training(inputs, reader):
-    assert reader_of(inputs) == reader
+def test_columns_are_found_as_in_the_training(tables, tmp_path, names, columns):
+    folder, table = tables
+    expected = predict(folder / "value", folder / "new.csv")["value"]
+    table.rename(columns=dict(zip("ug", names, strict=True))).to_csv(tmp_path / "new.csv", index=False)
+    found = predict(folder / "value", tmp_path / "new.csv", columns=columns)
+    assert found["value"].tolist() == expected.tolist()
+
+
+def test_columns_that_are_not_there_or_there_twice_are_told(tables, tmp_path):
+    folder, table = tables
+    path = tmp_path / "new.csv"
+    table.rename(columns={"u": "U"}).assign(modelMag_u=1.0).to_csv(path, index=False)
+    with pytest.raises(DataError, match="2 columns that may be 'u': U, modelMag_u"):
+        predict(folder / "value", path)
+    table.rename(columns={"u": "psfMag_u"}).to_csv(path, index=False)
+    with pytest.raises(DataError, match=r"no column 'u'.*--column MODEL=YOURS"):
+        predict(folder / "value", path)
+    with pytest.raises(UsageError, match="reads no column 'r'; it reads u, u-g"):
+        predict(folder / "value", folder / "new.csv", columns={"r": "u"})
+
+
+def test_names_of_columns_belong_to_tables(trained):
+    with pytest.raises(UsageError, match="only tables have columns"):
+        predict(trained[0] / "model", trained[0] / "data", id_column="objid")
+
+
+def test_the_own_id_comes_through_exactly(tables, tmp_path):
+    folder, table = tables
+    numbers = 2**63 - 1 - np.arange(len(table))
+    own = pd.DataFrame({"Star": [f"HD {k}" for k in range(len(table))], "SpecObjID": numbers})
+    own = pd.concat([own, table[["u", "g"]]], axis=1)
+    own.to_csv(tmp_path / "new.csv", index=False)
+    found = predict(folder / "value", tmp_path / "new.csv")
+    assert found["SpecObjID"].tolist() == numbers.tolist()
+    assert "Star" not in found
+    named = predict(folder / "value", tmp_path / "new.csv", id_column="star")
+    assert named["Star"].tolist() == own["Star"].tolist()
+    assert "SpecObjID" not in named
+    own.drop(columns="SpecObjID").to_csv(tmp_path / "new.csv", index=False)
+    assert predict(folder / "value", tmp_path / "new.csv")["Star"].tolist() == own["Star"].tolist()
+    with pytest.raises(DataError, match="no column 'sun'"):
+        predict(folder / "value", tmp_path / "new.csv", id_column="sun")
+
+
+def test_a_folder_of_tables_tells_those_of_no_use(tables, tmp_path):
+    folder, table = tables
+    table.head(3).to_csv(tmp_path / "a.csv", index=False)
+    # Of another table the ids are text.
+    table.tail(2).assign(objid=["x", "y"]).to_csv(tmp_path / "b.csv", index=False)
+    pd.DataFrame({"objid": [1, 2], "r": [1.0, 2.0]}).to_csv(tmp_path / "c.csv", index=False)
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 and no more")
+    found = predict(folder / "value", tmp_path)
+    assert counts(found) == (8, 5, 0, 3)
+    assert found.attrs["account"]["reasons"]["rejected"] == {"missing-column": 2, "truncated": 1}
+    assert found["file"].tolist() == ["a.csv"] * 3 + ["b.csv"] * 2 + ["c.csv"] * 2 + ["d.parquet"]
+    assert found["objid"].astype(str).tolist()[:5] == [str(10**17 + k) for k in range(3)] + ["x", "y"]
+    found.to_parquet(tmp_path / "out.parquet")
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).unlink()
+    with pytest.raises(DataError, match="no column 'u'"):
+        predict(folder / "value", tmp_path)
+
+
+# ----------------------------------------------------------------------------------------- images and spectra
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Return a folder of six images of 16 pixels, one of them damaged, and their pixels by name."""
+    rng = np.random.default_rng(3)
+    pixels = {f"{k}.png": rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) for k in range(5)}
+    (tmp_path / "new" / "deep").mkdir(parents=True)
+    for name, image in pixels.items():
+        Image.fromarray(image).save(tmp_path / "new" / ("deep" if name == "4.png" else "") / name)
+    (tmp_path / "new" / "bad.png").write_bytes(b"\x89PNG and no more")
+    (tmp_path / "new" / "notes.txt").write_text("mine")
+    return tmp_path / "new", pixels
+
+
+def _saved(path, x, card, classes=("a", "b")):
+    y = np.arange(len(next(iter(x.values())))) % 2
+    model = MODELS["tree"](max_depth=3)
+    model.fit(x, y, x, y, seed=0, kind="classification", classes=classes)
+    columns = card.get("columns", ())
+    model.card.update(
+        label={"name": "shape", "unit": ""},
+        inputs={**card, "ranges": ranges(x, columns)},
+        split=None,
+        metrics={},
+    )
+    model.save(path)
+    return model
+
+
+def test_images_are_accounted_for_and_their_columns_derived_as_in_the_training(pictures, tmp_path):
+    folder, pixels = pictures
+    value = np.stack([image.transpose(2, 0, 1) for image in pixels.values()]).astype(np.float32) / 255
+    # Measured at zoom 1, as where a study holds no finer one.
+    coarse = value.reshape(5, 3, 8, 2, 8, 2).mean(axis=(3, 5))
+    measured = morphology(coarse)
+    columns = [f"morph_{name}" for name in measured]
+    x = {"table": np.stack([*measured.values()], axis=1).astype(np.float32)}
+    card = {"zooms": {"table": 0}, "columns": columns, "derive": {"morphology": 1}}
+    card |= {"reader": "images", "bands": "rgb", "size": 16}
+    expected = _saved(tmp_path / "table", x, card).predict(x).probability
+    found = predict(tmp_path / "table", folder)
+    assert counts(found) == (6, 5, 0, 1)
+    assert found.attrs["account"]["beside"] == {"other files": 1}
+    answered = found[found["status"] == "answered"].sort_values("name")
+    assert answered["file"].tolist() == [*(f"{k}.png" for k in range(4)), "deep/4.png"]
+    np.testing.assert_allclose(answered[["p_a", "p_b"]].to_numpy(np.float64), expected)
+    assert found.set_index("file").loc["bad.png", "reason"] == "damaged-image"
+    pixel = _saved(
+        tmp_path / "image", {"image": value}, {**card, "zooms": {"image": 0}, "columns": [], "derive": {}}
+    )
+    one = predict(tmp_path / "image", folder / "2.png")
+    assert counts(one) == (1, 1, 0, 0)
+    assert one["p_a"].tolist() == pixel.predict({"image": value[2:3]}).probability[:, 0].tolist()
+
+
+def test_scenes_need_no_labels_and_pairs_that_are_none_are_marked(pictures, tmp_path):
+    folder, _ = pictures
+    names = [f"MFCC_{k}" for k in range(1, 105)]
+    rng = np.random.default_rng(0)
+    features = pd.DataFrame(rng.normal(size=(5, 104)), columns=names)
+    features.insert(0, "FILE", ["0.png", "1.png", "2.png", "3.png", "nowhere.png"])
+    features.to_csv(folder / "features.csv", index=False)
+    x = {"table": features[names].to_numpy(np.float32)}
+    card = {"zooms": {"table": 0}, "columns": names, "reader": "scene"}
+    model = _saved(tmp_path / "sound", x, card)
+    found = predict(tmp_path / "sound", folder)
+    assert counts(found) == (7, 4, 2, 1)
+    assert found.attrs["account"]["reasons"]["marked"] == {"no-features": 1, "no-image": 1}
+    answered = found[found["status"] == "answered"]
+    assert answered["shape"].tolist() == model.predict(x).names[:4].tolist()
+    assert found.loc[found["reason"] == "no-image", "row"].tolist() == [4]
+
+
+def test_rows_of_gaia_spectra_are_accounted_for(tmp_path):
+    from skyfuse.mock import write_mock
+    from skyfuse.survey.gaia import read_xp
+
+    write_mock(tmp_path / "sky", objects=40, seed=2, products=["gaia"], shares=[1, 0, 0])
+    source = next((tmp_path / "sky" / "gaia").glob("xp_sampled*"))
+    spectra = read_xp(source)
+    model = MODELS["tree"](max_depth=3)
+    x, y = {"spectrum": spectra.samples.value}, np.arange(40.0)
+    model.fit(x, y, x, y, seed=0)
+    card = {"zooms": {"spectrum": 0}, "grid": "gaia-xp", "reader": "gaia-xp", "ranges": ranges(x, ())}
+    model.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
+    model.save(tmp_path / "model")
+    (tmp_path / "new").mkdir()
+    with fits.open(source) as hdus:
+        hdus[1].data["bp_flux"][3] = hdus[1].data["rp_flux"][3] = np.nan
+        hdus[1].data["source_id"][6] = hdus[1].data["source_id"][5]
+        hdus.writeto(tmp_path / "new" / "a.fits")
+    shutil.copy(source, tmp_path / "new" / "b.fits")
+    pd.DataFrame({"source_id": [1], "redshift": [0.1]}).to_csv(tmp_path / "new" / "labels.csv", index=False)
+    found = predict(tmp_path / "model", tmp_path / "new")
+    # The second file answers for the two that the first could not.
+    assert counts(found) == (80, 40, 39, 1)
+    assert found.attrs["account"]["beside"] == {"other tables": 1}
+    assert found["row"].tolist() == [*range(40), *range(40)]
+    first = found[found["file"] == "a.fits"]
+    assert first.loc[3, ["status", "reason"]].tolist() == ["rejected", "no valid sample"]
+    assert first.loc[6, ["status", "reason"]].tolist() == ["marked", "repeat"]
+    answered = found[found["status"] == "answered"].set_index("source_id")["redshift"]
+    expected = pd.Series(model.predict(x).value, spectra.table["source_id"])
+    assert answered.loc[expected.index].tolist() == expected.tolist()
+
+
+# -------------------------------------------------------------------------------------- studies, command line
+
+
+def test_a_study_gives_the_model_that_it_chose(tmp_path):
+    write_folder(tmp_path / "s" / "study", "classification", rounds=3)
+    results = pd.read_parquet(tmp_path / "s" / "study" / "results.parquet")
+    compared = results[results["role"] == "reference"]
+    best = compared.loc[compared["choice"].idxmax(), "cell"]
+    for folder in (tmp_path / "s", tmp_path / "s" / "study"):
+        choice = choose(folder)
+        assert choice.model == tmp_path / "s" / "study" / "cells" / best / "model"
+        assert choice.why == "chosen by the study made-up, fitted in the first of its 3 rounds"
+    (tmp_path / "s" / "study" / "results.parquet").unlink()
+    with pytest.raises(StoreError, match="has not finished; run the same study again"):
+        choose(tmp_path / "s")
+    with pytest.raises(StoreError, match="neither a model nor a study"):
+        choose(tmp_path)
+    with pytest.raises(StoreError, match="is no folder"):
+        choose(tmp_path / "nowhere")
+
+
+def _said(monkeypatch, capsys, *words):
+    monkeypatch.setattr("sys.argv", ["skyfuse", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    return capsys.readouterr().out
+
+
+def test_the_command_line_says_what_became_of_all(tables, tmp_path, monkeypatch, capsys):
+    folder, table = tables
+    table.assign(u=[np.nan, 22.0, *table["u"][2:]], g=[np.nan, *table["g"][1:]]).to_csv(
+        tmp_path / "new.csv", index=False
+    )
+    words = ["predict", folder / "kind", tmp_path / "new.csv", "-o", tmp_path / "out.csv"]
+    assert _said(monkeypatch, capsys, *words).splitlines() == [
+        f"{tmp_path / 'out.csv'}: given 300: 299 answered, 1 marked (no-input 1), 0 rejected",
+        "outside the range of the training: 1 of 299 answered (0.3%): u 1, u-g 1",
+    ]
+    facts = json.loads(_said(monkeypatch, capsys, *words, "--json"))
+    out = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert (facts["given"], facts["answered"], facts["marked"]) == (len(out), 299, 1)
+    assert out["objid"].tolist() == table["objid"].tolist()
+    assert account(predict(folder / "kind", tmp_path / "new.csv"))["reasons"] == facts["reasons"]

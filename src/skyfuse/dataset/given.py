@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,9 @@ def _of_cube(path: Path, work: Path, grid: str, wanted: dict[str, Any]) -> Given
     ledger = _Ledger()
     if (path / "cube.json").is_file():
         cube, rejects = Cube.open(path), []
+        before = sum(cube.meta["rejected"].values())
+        if before:
+            ledger.others["files that the cube's build rejected"] = before
     else:
         report = build(
             [path], work / "sky.cube", grid=grid, keep_unclassified=True, progress=wanted["progress"]
@@ -294,6 +298,7 @@ def _of_tables(
             found = _columns(without_sentinels(table)[0], wanted["columns"], names)
         except DataError as error:
             error.path = error.path or file
+            error.remedy += "; where it goes by another name, say so: --column MODEL=YOURS"
             if file == path:
                 raise
             row = np.full(len(table), -1, dtype=np.int64)
@@ -314,21 +319,29 @@ def _of_tables(
 
 
 def _columns(table: pd.DataFrame, columns: Sequence[str], names: Mapping[str, str]) -> pd.DataFrame:
-    """Return the columns that a model reads, under its names for them."""
+    """Return the columns that a model reads, and their errors, under its names for them."""
     table = table.assign(**{ours: table[find_column(table, theirs)] for ours, theirs in names.items()})
     for ours in names:
         if not any(ours in _parts(column) for column in columns):
             raise UsageError(
                 f"the model reads no column {ours!r}", remedy=f"it reads {', '.join(columns[:12])}"
             )
-    return pd.DataFrame({name: numbers(table, name) for name in columns})
+    for column in columns:
+        numbers(table, column)  # raises where it is not there
+    found = {}
+    for part in dict.fromkeys(part for column in columns for part in _parts(column)):
+        # Errors are of use to whoever redraws the inputs.
+        for name in (part, f"err_{part}", f"{part}_err"):
+            with suppress(DataError):
+                found[name] = numbers(table, find_column(table, name))
+    return pd.DataFrame(found)
 
 
-def _parts(column: str) -> set[str]:
+def _parts(column: str) -> list[str]:
     """Return what a column may be made of: of ``a-b`` both ends, of ``log10(a)`` what is inside."""
     ends = [(column[: dash.start()], column[dash.end() :]) for dash in re.finditer("-", column)]
     inside = column.removeprefix("log10(").removesuffix(")")
-    return {column, inside, *(end for pair in ends for end in pair)}
+    return [column, inside, *(end for pair in ends for end in pair if end)]
 
 
 def _names_of(table: pd.DataFrame, id_column: str | None, file: Path) -> pd.DataFrame:

@@ -23,6 +23,9 @@ from skyfuse.study.predictions import set_names
 
 Progress = Callable[[int, int, str], None]
 
+RECONSTRUCTED = "mse"
+"""Column of what a model that reconstructs its input tells: its mean squared error, in scaled units."""
+
 ACCOUNT = "account"
 """Key of a table's ``attrs`` under which the account of its records stands."""
 
@@ -66,11 +69,12 @@ def predict(
         - what names it: ``file``, ``row`` (from 0, of a table), ids and position;
         - ``status``: ``answered``; ``marked`` (it can be read, and has no answer of its own); ``rejected``
           (it cannot be read as an object); with ``reason`` in one word and ``detail``;
-        - the prediction under the name of the model's label, and, as far as the model is calibrated and
-          tells: ``<label>_low`` and ``_high``; or ``p_<class>`` and ``<label>_set`` (classes joined by
-          ``|``); ``unknown``: the object is none of the kind that the model knows. With draws
-          ``<label>_spread`` (standard deviation over the draws) or ``<label>_agreement`` (share of draws
-          with the same class). All are missing where the status is not ``answered``;
+        - the prediction under the name of the model's label (of a reconstruction `RECONSTRUCTED`), and, as
+          far as the model is calibrated and tells: ``<label>_low`` and ``_high``; or ``p_<class>`` and
+          ``<label>_set`` (classes joined by ``|``); ``unknown``: the object is none of the kind that the
+          model knows. With draws ``<label>_spread`` (standard deviation over the draws) or
+          ``<label>_agreement`` (share of draws with the same class). All are missing where the status is not
+          ``answered``;
         - ``outside``: the inputs, joined by ``;``, that lie outside the range of the training part, or lack a
           value where none lacked one there; see `skyfuse.models.ranges.outside`. Such an answer is an
           extrapolation.
@@ -108,11 +112,13 @@ def predict(
             # The ledger it points to goes away with the temporary cube.
             error.remedy = "see why with skyfuse build"
             raise
-        told = _answers(fitted, given, label["name"], progress)
+        # Of a reconstruction the label only colours the report's views.
+        name = RECONSTRUCTED if fitted.kind == "reconstruction" else label["name"]
+        told = _answers(fitted, given, name, progress)
         if draws:
             spread = propagate(fitted, given.dataset, np.arange(len(given.dataset)), draws=draws, seed=seed)
-            name = "agreement" if fitted.classes else "spread"
-            told[f"{label['name']}_{name}"] = spread[name].to_numpy()
+            what = "agreement" if fitted.classes else "spread"
+            told[f"{name}_{what}"] = spread[what].to_numpy()
     return _table(given, told, choice)
 
 
