@@ -11,8 +11,8 @@ name can pass.
 - ``kills``: one download, killed (SIGKILL) at random moments and gone on with. What lay whole on the disk at
   a kill must never be sent again; what the kill catches between network and disk has to be, and is counted.
 - ``memory``: resident size of the client while it gets many small files.
-- ``hostile``: servers that misbehave, each in its own way, against the bounds as they are; but for the three hours
-  that a content may take and a job may run, of which a part is taken.
+- ``hostile``: servers that misbehave, each in its own way, against the bounds as they are; but for the three
+  hours that a content may take and a job may run, of which a part is taken.
 
 Example: python benchmarks/fetch.py speed --files 2000
 """

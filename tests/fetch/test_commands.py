@@ -1,5 +1,6 @@
 import json
 import re
+import resource
 
 import pandas as pd
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from skyfuse.cli import main
 from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
+from tests.fetch.standin import Standin, spectra
 
 # The bases of GaiaXPy leave files open, and set an option that pandas 3 has given up.
 pytestmark = [
@@ -176,3 +178,34 @@ def test_help_has_an_example(fetch, verb):
     code, out, _ = fetch(*verb.split(), "--help")
     assert code == 0
     assert f"Example: skyfuse fetch {verb} " in " ".join(out.split())
+
+
+def test_a_full_disk_is_told_in_a_line_harms_nothing_and_the_same_command_goes_on(fetch, tmp_path, model):
+    """No file may grow beyond a limit, which stands for a disk that is full at so many moments."""
+    table = tmp_path / "list.csv"
+    rows = [",".join(map(str, (*spectra.identity(number), 26))) for number in range(5)]
+    table.write_text("\n".join(["plate,mjd,fiberid,run2d", *rows, ""]))
+    large = spectra.template(pixels=4000)
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    with Standin(spectra.handler(large)) as server:
+        words = ("sdss", "spectra", "sky", "--list", table, "--archive", server.url)
+        before = {}
+        # The last is no limit, so that all comes, and one more lets nothing come to what is there.
+        for size in [*range(0, 76_000, 4000), 1 << 30, 0]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+            try:
+                code, _, told = fetch(*words)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            if code:
+                assert code == 1
+                assert "Traceback" not in told
+                # Beside the progress.
+                (line,) = (line for line in told.splitlines() if line.startswith("skyfuse:"))
+                assert "sky" in line.removeprefix("skyfuse:")
+                assert "the same command goes on" in line
+            now = {path: path.read_bytes() for path in (tmp_path / "sky").rglob("spec-*.fits")}
+            assert all(now[path] == content for path, content in before.items())
+            before = now
+        assert len(before) == 5
+        assert all(spectra.true(path, large) for path in before)

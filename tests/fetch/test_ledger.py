@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,7 +145,9 @@ def test_no_ledger_a_damaged_one_a_newer_one_and_a_link_are_told_in_one_line(tmp
         Ledger.open(tmp_path / "none", create=False)
     assert not (tmp_path / "none").exists()
     (tmp_path / NAME).write_bytes(b"no database at all" * 100)
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with pytest.raises(
+        StoreError, match=r"is damaged \(file is not a database\); remove it and give the same fetch"
+    ):
         Ledger.open(tmp_path)
     (tmp_path / NAME).unlink()
     with sqlite3.connect(tmp_path / NAME) as database:
@@ -180,3 +183,70 @@ def test_asked_is_received_and_rejected_and_waiting(
             tally = ledger.tally()
             assert tally.asked == len(known) == tally.received + tally.rejected + tally.waiting
             assert tally.rejected == sum(tally.reasons.values()) == len(list(ledger.rejected()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE files SET path = x'ff00' WHERE id = 2",
+        "UPDATE files SET kind = 'spektrum' WHERE id = 2",
+        "UPDATE files SET state = 'receiveb' WHERE id = 2",
+        "UPDATE files SET state = 'rejected', reason = NULL WHERE id = 2",
+        "UPDATE files SET state = 'received', size = 'many', digest = '' WHERE id = 2",
+        "UPDATE files SET due = 'soon' WHERE id = 2",
+        "UPDATE files SET expect = '{' WHERE id = 2",
+        "UPDATE files SET expect = '[1]' WHERE id = 2",
+        "UPDATE files SET expect = '{\"RUN\": [1]}' WHERE id = 2",
+        "UPDATE files SET url = CAST(x'68ff' AS TEXT) WHERE id = 2",
+        "INSERT INTO faults VALUES ('no-answer', 'many')",
+        "INSERT INTO queries VALUES ('STAR', 'SELECT', 'x', NULL, '')",
+        "DROP TABLE faults",
+        "ALTER TABLE files DROP COLUMN remark",
+    ],
+)
+def test_a_damaged_row_is_told_in_a_line(tmp_path: Path, change: str) -> None:
+    with Ledger.open(tmp_path) as ledger:
+        ledger.add(file(name) for name in "abc")
+    with sqlite3.connect(tmp_path / NAME) as db:
+        db.execute(change)
+    db.close()
+
+    def use() -> None:
+        with Ledger.open(tmp_path) as ledger:
+            list(ledger.waiting(1.0))
+            ledger.tally()
+
+    with pytest.raises(StoreError, match=r"ledger.sqlite: is damaged \(.*\); remove it and give") as told:
+        use()
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_flipped_bytes_of_a_ledger_are_told_in_a_line_or_do_no_harm(tmp_path: Path, seed: int) -> None:
+    with Ledger.open(tmp_path) as ledger:
+        ledger.add(file(str(number)) for number in range(40))
+        ledger.failed(1, "http-404", "no such file", 1, due=None)
+        ledger.note_query("STAR", "SELECT", rows=3)
+    (tmp_path / "ledger.sqlite-wal").unlink(missing_ok=True)
+    whole = (tmp_path / NAME).read_bytes()
+    chance = np.random.default_rng(seed)
+    told = []
+    for _ in range(60):
+        content = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 8))):
+            content[chance.integers(len(content))] ^= 1 << int(chance.integers(8))
+        for stale in tmp_path.glob("ledger.sqlite-*"):
+            stale.unlink()
+        (tmp_path / NAME).write_bytes(content)
+        try:
+            with Ledger.open(tmp_path) as ledger:
+                ledger.renew()
+                list(ledger.waiting(1.0))
+                list(ledger.rejected())
+                tally = ledger.tally()
+                ledger.queries()
+            assert tally.asked == tally.received + tally.rejected + tally.waiting
+        except StoreError as error:
+            told.append(str(error))
+    assert told
+    assert not any("\n" in line for line in told)

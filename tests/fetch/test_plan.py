@@ -137,3 +137,57 @@ def test_tables_of_the_users(tmp_path):
 def test_rows_of_a_table_are_streamed_by_name(tmp_path):
     (tmp_path / "t.csv").write_text('A,B\n"x, y",1\n')
     assert list(Answered(tmp_path / "t.csv").rows()) == [{"a": "x, y", "b": "1"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("json", b""),
+        ("json", b"{"),
+        ("json", b"[]"),
+        ("json", b"{}"),
+        ("json", b'{"groups": 7}'),
+        ("json", b'{"groups": [7]}'),
+        ("json", b'{"groups": [{"name": "rows"}]}'),
+        ("json", b'{"groups": [{"name": "rows", "sql": "SELECT 1", "rows": "many"}]}'),
+        ("json", b'{"groups": [{"name": "rows", "sql": 7}]}'),
+        ("json", b"\xff\xfe"),
+        ("json", b"[" * 100_000),
+        ("csv", b""),
+        ("csv", b"A,b\n1,3\n"),
+        ("csv", b"A,b\n1\n"),
+        ("csv", b"A,b\n1,\xff\n"),
+        ("csv", None),
+    ],
+)
+def test_an_answer_that_is_damaged_is_asked_for_again(tmp_path, name, content):
+    asked = []
+
+    def asking(file):
+        asked.append(1)
+        file.write("A,b\n1,2\n")
+        yield Group("rows", "SELECT 1", None, 1, 1)
+
+    with Ledger.open(tmp_path) as ledger:
+        whole = plan.answered(tmp_path, "spectra", "sdss", {"n": 1}, asking, ledger)
+        path = whole.table.with_suffix(f".{name}")
+        path.unlink() if content is None else path.write_bytes(content)
+        found = plan.answered(tmp_path, "spectra", "sdss", {"n": 1}, asking, ledger)
+        assert found == plan.answered(tmp_path, "spectra", "sdss", {"n": 1}, asking, ledger)
+    assert list(found.rows()) == [{"a": "1", "b": "2"}]
+    assert found.groups == whole.groups
+    assert len(asked) == 2
+
+
+def test_an_answer_of_an_earlier_version_is_kept(tmp_path):
+    def asking(file):
+        file.write("A,b\n1,2\n")
+        yield Group("rows", "SELECT 1", None, 1, 1)
+
+    with Ledger.open(tmp_path) as ledger:
+        found = plan.answered(tmp_path, "spectra", "sdss", {"n": 1}, asking, ledger)
+        story = found.table.with_suffix(".json")
+        story.write_text(json.dumps({"groups": json.loads(story.read_text())["groups"]}))
+        assert plan.answered(tmp_path, "spectra", "sdss", {"n": 1}, pytest.fail, ledger) == found
+        found.table.write_bytes(b"A,b\n1\n")
+        assert list(plan.answered(tmp_path, "spectra", "sdss", {"n": 1}, asking, ledger).rows())

@@ -25,6 +25,34 @@ NAME = "ledger.sqlite"
 FORMAT = 1
 """Version of its tables; any other is refused."""
 
+KINDS = ("spectrum", "frame", "image", "table", "xp")
+"""Kinds of files; each has a check of its own."""
+
+_STATES = ("waiting", "received", "rejected")
+_DAMAGED = "remove it and give the same fetch commands again; the files that lie in the folder whole are kept"
+# SQLite keeps values of any type in any column, and has no checksum: a row that a damaged disk has changed is
+# told by what no row can hold. NULL passes where the column may have it.
+_SOUND = " AND ".join(
+    [
+        *(f"typeof({name}) = 'text'" for name in ("path", "url", "kind", "expect", "state")),
+        *(f"typeof({name}) = 'integer'" for name in ("asking", "tries")),
+        *(f"typeof({name}) IN ('text', 'null')" for name in ("checksum", "data", "part", "digest")),
+        *(f"typeof({name}) IN ('text', 'null')" for name in ("reason", "remark")),
+        *(f"typeof({name}) IN ('integer', 'null')" for name in ("bytes", "total", "size")),
+        "typeof(due) IN ('real', 'integer')",
+        "(state <> 'rejected' OR reason IS NOT NULL AND remark IS NOT NULL)",
+        "(state <> 'received' OR size IS NOT NULL AND digest IS NOT NULL)",
+        f"state IN {_STATES}",
+        f"kind IN {KINDS}",
+    ]
+)
+_SOUND_OTHERS = {
+    "faults": "typeof(reason) = 'text' AND typeof(count) = 'integer'",
+    "queries": "typeof(name) = 'text' AND typeof(sql) = 'text' AND typeof(rows) = 'integer' AND "
+    "typeof(available) IN ('integer', 'null') AND typeof(remark) = 'text'",
+}
+# SQLite quotes what it does not understand, and Python may not be able to read that.
+_FAULTS = (sqlite3.Error, UnicodeDecodeError)
 _PAGE = 500
 _PAGED = " AND id > :last ORDER BY id LIMIT :page"
 _SCHEMA = """
@@ -69,7 +97,7 @@ class Wanted:
     url : str
         Where it comes from.
     kind : str
-        ``spectrum``, ``frame``, ``image``, ``table`` or ``xp``: which check it must pass.
+        One of `KINDS`: which check it must pass.
     bytes : int, optional
         Its size, where the archive says.
     checksum : str, optional
@@ -218,32 +246,53 @@ class Ledger:
         if path.is_symlink():
             raise StoreError("is a link", path=path, remedy="put the ledger itself there")
         if create:
-            folder.mkdir(parents=True, exist_ok=True)
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         elif not path.exists():
             raise StoreError(
                 "nothing was fetched into it", path=folder, remedy="give a folder that 'skyfuse fetch' made"
             )
         try:
             connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-            # Readers do not wait for the writer, and a commit costs no flush to disk.
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if not found and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {FORMAT};COMMIT;")
-                found = FORMAT
         except sqlite3.Error as error:
-            raise StoreError(
-                f"cannot be opened ({error})", path=path, remedy="remove it and fetch into the folder again"
-            ) from error
-        if found != FORMAT:
+            raise _unreadable(error, path) from error
+        ledger = cls(folder, connection)
+        try:
+            ledger._begin()
+        except BaseException:
             connection.close()
+            raise
+        return ledger
+
+    def _begin(self) -> None:
+        """Make the tables if they are not there; require that all rows hold what rows can hold."""
+        db = self._db
+        try:
+            # Readers do not wait for the writer, and a commit costs no flush to disk.
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            found = db.execute("PRAGMA user_version").fetchone()[0]
+            if not found and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {FORMAT};COMMIT;")
+                found = FORMAT
+        except _FAULTS as error:
+            raise _unreadable(error, self._path) from error
+        if found != FORMAT:
             raise StoreError(
                 f"is of format {found}, this program knows {FORMAT}",
-                path=path,
+                path=self._path,
                 remedy="use the Skyfuse that made it, or fetch into a new folder",
             )
-        return cls(folder, connection)
+        for table, sound in {"files": _SOUND, **_SOUND_OTHERS}.items():
+            # Table and condition are those above.
+            query = f"SELECT count(*), min(rowid) FROM {table} WHERE NOT coalesce({sound}, 0)"  # noqa: S608
+            count, first = self._rows(query)[0]
+            if count:
+                raise _damaged(f"{count:,} rows of its table {table}, the first is {first}", self._path)
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / NAME
 
     def __enter__(self) -> Self:
         return self
@@ -316,7 +365,7 @@ class Ledger:
         with self._transaction() as db:
             db.execute(
                 "UPDATE files SET state = 'waiting', tries = 0, due = 0 "
-                "WHERE state = 'rejected' OR state = 'waiting' AND tries > 0"
+                "WHERE state = 'rejected' OR state = 'waiting' AND (tries <> 0 OR due <> 0)"
             )
         lost = 0
         query = "SELECT id, path, size FROM files WHERE state = 'received'"
@@ -337,7 +386,7 @@ class Ledger:
         Parameters
         ----------
         now : float
-            Time (s since 1970); rows that have to wait longer are left out.
+            Seconds on the clock of `failed`; rows that have to wait longer are left out.
         """
         query = (
             "SELECT id, path, url, kind, bytes, checksum, expect, data, tries, part, total, "
@@ -346,11 +395,12 @@ class Ledger:
         )
         for page in self._pages(query + _PAGED, now=now):
             for number, path, url, kind, size, checksum, expect, data, *state in page:
-                wanted = Wanted(path, url, kind, size, checksum, json.loads(expect), data)
+                told = self._expected(number, expect)
+                wanted = Wanted(path, url, kind, size, checksum, told, data)
                 yield Row(number, wanted, *state)
 
     def next_due(self) -> float | None:
-        """Return when the first waiting row may be tried (s since 1970), or None where none waits."""
+        """Return when the first waiting row may be tried, on the clock of `failed`; None if none waits."""
         due: float | None = self._rows("SELECT min(due) FROM files WHERE state = 'waiting'")[0][0]
         return due
 
@@ -390,7 +440,7 @@ class Ledger:
         tries : int
             Failed tries that now stand against it.
         due : float or None
-            When to try again (s since 1970); None rejects the file.
+            When to try again, seconds on the monotonic clock of the run; None rejects the file.
         """
         state = "rejected" if due is None else "waiting"
         with self._transaction() as db:
@@ -463,12 +513,17 @@ class Ledger:
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
                     raise
-            except sqlite3.Error as error:
-                raise StoreError(
-                    f"cannot be read or written ({error})",
-                    path=self.folder / NAME,
-                    remedy="check the free disk space and the permissions of its folder",
-                ) from error
+            except _FAULTS as error:
+                raise _unreadable(error, self._path) from error
+
+    def _expected(self, number: int, text: str) -> dict[str, str | int | float]:
+        try:
+            told = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _damaged(f"row {number}", self._path) from error
+        if not isinstance(told, dict) or any(type(v) not in (str, int, float) for v in told.values()):
+            raise _damaged(f"row {number}", self._path)
+        return told
 
     def _rows(self, query: str, **values: object) -> list[tuple[Any, ...]]:
         with self._transaction() as db:
@@ -480,6 +535,22 @@ class Ledger:
         while page := self._rows(query, last=last, page=_PAGE, **values):
             yield page
             last = page[-1][0]
+
+
+def _unreadable(error: Exception, path: Path) -> StoreError:
+    """Return what is wrong with a ledger: its disk, or itself."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        remedy = "check the free disk space and the permissions of its folder; the same command goes on"
+    elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        remedy = "wait for the other program that has it open, or stop it"
+    else:
+        return _damaged(str(error), path)
+    return StoreError(f"cannot be read or written ({error})", path=path, remedy=remedy)
+
+
+def _damaged(what: str, path: Path) -> StoreError:
+    return StoreError(f"is damaged ({printable(what)})", path=path, remedy=_DAMAGED)
 
 
 @contextmanager

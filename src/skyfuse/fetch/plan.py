@@ -18,9 +18,10 @@ from typing import Any, TextIO
 import numpy as np
 import pandas as pd
 
+from skyfuse.disk import read_json, sha256
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.fetch.archives import CITE
-from skyfuse.fetch.ledger import Ledger
+from skyfuse.fetch.ledger import Ledger, writing
 from skyfuse.survey.tables import read_table
 
 CATALOGUES = "catalogue"
@@ -188,6 +189,8 @@ def answered(
 ) -> Answered:
     """Return the answer to what is asked: the one in the folder, or a new one, written whole or not at all.
 
+    One in the folder that is damaged is asked for again.
+
     Beside the table lies a JSON file of its name that says what was asked, of which release, when, with which
     versions, and what to cite.
 
@@ -213,13 +216,16 @@ def answered(
     """
     name = f"{kind}-{token(options)}"
     table, story = folder / CATALOGUES / f"{name}.csv", folder / CATALOGUES / f"{name}.json"
-    if table.exists() and story.exists():
-        groups = [Group(**group) for group in json.loads(story.read_text(encoding="utf-8"))["groups"]]
+    known = _told(table, story)
+    if known is not None:
+        groups = known
     else:
         with whole_file(table) as file:
             groups = list(asking(file))
+            file.flush()
             told = {
                 "asked": dict(options),
+                "sha256": sha256(Path(file.name)),
                 "groups": [asdict(group) for group in groups],
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "versions": {"skyfuse": version("skyfuse"), "python": platform.python_version()},
@@ -235,16 +241,50 @@ def answered(
     return Answered(table, groups)
 
 
+def _told(table: Path, story: Path) -> list[Group] | None:
+    """Return what a catalogue's story tells; None where one of the two is missing or damaged.
+
+    A story of an earlier version has no checksum of its catalogue; then the catalogue is only read through.
+    """
+    try:
+        content = read_json(story)
+        groups = [Group(**group) for group in content["groups"]]
+        sound = all(_sound(group) for group in groups) and table.is_file()
+        if sound and "sha256" in content:
+            sound = content["sha256"] == sha256(table)
+        elif sound:
+            for _ in Answered(table).rows():
+                pass
+    except (StoreError, KeyError, TypeError, ValueError, RecursionError, csv.Error):
+        return None
+    return groups if sound else None
+
+
+def _sound(group: Group) -> bool:
+    texts = (group.name, group.sql, group.note)
+    counts = (group.asked, group.available, group.rows)
+    return all(isinstance(text, str) for text in texts) and all(
+        count is None or (type(count) is int and 0 <= count < 1 << 63) for count in counts
+    )
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """Give a text file that takes its name once it is complete and flushed to disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    """Give a text file that takes its name once it is complete and flushed to disk.
+
+    Raises
+    ------
+    StoreError
+        The disk cannot be written.
+    """
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
 
 
 def user_table(path: Path) -> pd.DataFrame:
