@@ -75,11 +75,13 @@ def test_frame_is_like_a_real_one(mock: Path, real_data: Path) -> None:
 def test_spectrum_is_like_a_real_one(mock: Path, real_data: Path) -> None:
     real_path = real_data / "sdss_spectra" / "objects" / "spec-0266-51630-0174.fits"
     with fits.open(real_path) as real, fits.open(spectra(mock)[0]) as ours:
-        assert [h.name for h in ours] == ["PRIMARY", "COADD", "SPECOBJ"]
+        assert [h.name for h in ours] == ["PRIMARY", "COADD", "SPECOBJ", "SPZLINE"]
         assert ours[1].columns.names == real[1].columns.names
         assert ours[1].columns.formats == real[1].columns.formats
         for name in set(ours[2].columns.names) - {"OBJTYPE"}:
             assert ours[2].columns[name].format == real[2].columns[name].format, name
+        for name in ours[3].columns.names:
+            assert ours[3].columns[name].format == real[3].columns[name].format, name
         for key in (
             "PLATEID",
             "MJD",

@@ -50,6 +50,7 @@ def frame_hdus(
             fits.PrimaryHDU(image.astype(np.float32), frame_header(**cards)),
             fits.ImageHDU(calib.astype(np.float32)),
             table,
+            fits.BinTableHDU.from_columns([fits.Column("RUN", "J", array=[4510])]),
         ]
     )
 
@@ -97,7 +98,8 @@ def spectrum_hdus(
             del primary.header[key]
         else:
             primary.header[key] = value
-    return fits.HDUList([primary, coadd, specobj])
+    lines = fits.BinTableHDU.from_columns([fits.Column("LINEZ", "E", array=[0.1])])
+    return fits.HDUList([primary, coadd, specobj, lines])
 
 
 def write_spectrum(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -76,24 +79,138 @@ def test_hdus_and_columns_equal_those_of_astropy(tmp_path):
         fits.table(content, found[1], path, {"FLUX": "i"})
 
 
-def test_scaled_columns_are_refused(tmp_path):
-    column = astropy_fits.Column("flux", "J", bzero=2**31, array=np.array([1, 2], np.uint32))
-    hdus = astropy_fits.HDUList([astropy_fits.PrimaryHDU(), astropy_fits.BinTableHDU.from_columns([column])])
-    path = tmp_path / "t.fits"
-    content = bytes_of(hdus, path)
+def one_column(path, name, form, array, **options) -> bytes:
+    column = astropy_fits.Column(name, form, array=array, **options)
+    table = astropy_fits.BinTableHDU.from_columns([column])
+    return bytes_of(astropy_fits.HDUList([astropy_fits.PrimaryHDU(), table]), path)
+
+
+@pytest.mark.parametrize("card", ["TSCAL1  = 0.5", "TZERO1  = 3.0", "TZERO1  = 32768"])
+def test_scaled_columns_are_refused(tmp_path, card):
+    content = one_column(tmp_path / "t.fits", "flux", "J", np.array([1, 2]), unit="m")
+    at = content.index(b"TUNIT1")
+    content = content[:at] + card.ljust(80).encode() + content[at + 80 :]
     with pytest.raises(FileError, match="scaled"):
-        fits.table(content, fits.parse(content, path)[1], path, {"FLUX": "i"})
+        fits.table(content, fits.parse(content, tmp_path)[1], tmp_path, {"FLUX": "i"})
 
 
-def test_what_follows_the_last_hdu_is_left_alone(tmp_path):
-    path = tmp_path / "t.fits"
-    content = bytes_of(astropy_fits.HDUList([astropy_fits.PrimaryHDU(np.ones(3))]), path)
-    assert len(fits.parse(content + b"\0" * 2880, path)) == 1
-    # Without the padding of the last HDU nothing is lost.
-    assert len(fits.parse(content[: 2880 + 24], path)) == 1
+@pytest.mark.parametrize(("form", "bits"), [("I", 16), ("J", 32), ("K", 64)])
+def test_unsigned_columns_keep_every_bit(tmp_path, form, bits):
+    array = np.array([0, 1, 2 ** (bits - 1) - 1, 2 ** (bits - 1), 2**bits - 1], f"u{bits // 8}")
+    content = one_column(tmp_path / "t.fits", "and_mask", form, array, bzero=2 ** (bits - 1))
+    read = fits.table(content, fits.parse(content, tmp_path)[1], tmp_path, {"AND_MASK": "iu"})["AND_MASK"]
+    assert read.dtype == array.dtype
+    assert read.tolist() == array.tolist()
+
+
+def test_a_file_is_whole_blocks_to_its_last_byte(tmp_path):
+    content = bytes_of(astropy_fits.HDUList([astropy_fits.PrimaryHDU(np.ones(3))]), tmp_path / "t.fits")
+    assert len(fits.parse(content, tmp_path)) == 1
+    for changed, reason in (
+        (content + b"\0" * 2880, "damaged"),
+        (content + b"\0", "damaged"),
+        (content[:-1], "truncated"),
+        (content[: 2880 + 24], "truncated"),
+        (content[:-1] + b"\1", "damaged"),
+        (b"", "empty"),
+    ):
+        with pytest.raises(FileError) as caught:
+            fits.parse(changed, tmp_path)
+        assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("BITPIX  =                  -64", "BITPIX  =                  -63"),
+        ("BITPIX  =                  -64", "bITPIX  =                  -64"),
+        ("NAXIS   =                    1", "NAXIS   =           4294967296"),
+        ("NAXIS1  =                    3", "NAXIS2  =                    3"),
+        ("SIMPLE  =                    T", "SIMPLE  =                    F"),
+        ("OBJECT  = 'M 31    '", "NAXIS   =            2"),
+        ("OBJECT  = 'M 31    '", "OBJECT  = 'M\t31'"),
+        ("OBJECT  = 'M 31    '", "OBJECT  = 'M\xff31'"),
+        ("END    ", "END   x"),
+        ("END" + " " * 77, "end" + " " * 77),
+    ],
+)
+def test_headers_follow_the_standard(tmp_path, old, new):
+    hdu = astropy_fits.PrimaryHDU(np.ones(3))
+    hdu.header["OBJECT"] = "M 31"
+    content = bytes_of(astropy_fits.HDUList([hdu]), tmp_path / "t.fits")
+    at = content.index(old.encode())
+    new = new.ljust(len(old)).encode("latin-1")
+    changed = content[:at] + new + content[at + len(new) :]
+    assert len(changed) == len(content)
     with pytest.raises(FileError) as caught:
-        fits.parse(content[: 2880 + 23], path)
-    assert caught.value.reason == "truncated"
+        fits.parse(changed, tmp_path)
+    assert caught.value.reason in ("damaged", "truncated")
+
+
+def test_a_keyword_may_stand_twice_only_with_one_value(tmp_path):
+    hdu = astropy_fits.PrimaryHDU(np.ones(3))
+    hdu.header.append(("OBJECT", "a"))
+    hdu.header.append(("OBJECT", "b"))
+    hdu.header.append(("BITPIX", -64, "again"))
+    content = bytes_of(astropy_fits.HDUList([hdu]), tmp_path / "t.fits")
+    (found,) = fits.parse(content, tmp_path)
+    assert found.header.contradicted == {"OBJECT"}
+    with pytest.raises(FileError, match="OBJECT twice"):
+        fits.require_one_voice(found.header, tmp_path)
+
+
+def test_checksums_are_verified_where_given(tmp_path):
+    rng = np.random.default_rng(0)
+    hdus = astropy_fits.HDUList(
+        [astropy_fits.PrimaryHDU(), astropy_fits.ImageHDU(rng.normal(size=(40, 50)).astype(np.float32))]
+    )
+    path = tmp_path / "t.fits"
+    hdus.writeto(path, checksum=True)
+    content = path.read_bytes()
+    assert len(fits.parse(content, path)) == 2
+    for at in rng.integers(2 * 2880, 2 * 2880 + 8000, 20):
+        changed = bytearray(content)
+        changed[at] ^= 1 << int(rng.integers(8))
+        with pytest.raises(FileError, match="DATASUM"):
+            fits.parse(bytes(changed), path)
+    with pytest.raises(FileError, match="CHECKSUM"):
+        fits.parse(content.replace(b"Image extension", b"image extension"), path)
+
+
+@pytest.mark.parametrize("text", ["1_000", "1e5x", "0x10", "infinity", "T", "--1", ""])
+def test_what_is_no_number_of_the_standard_is_none(tmp_path, text):
+    header = fits.Header(f"KEY     = {text}".ljust(80).encode())
+    with pytest.raises(FileError) as caught:
+        fits.number(header, "KEY", tmp_path)
+    assert caught.value.reason == "bad-values"
+
+
+@pytest.mark.parametrize("value", [2**53 + 1, 2**63 - 1, -(2**63)])
+def test_integers_are_never_rounded(tmp_path, value):
+    header = fits.Header(
+        f"KEY     = {value:>20}".ljust(80).encode() + f"TEXT    = '{value}'".ljust(80).encode()
+    )
+    assert fits.integer(header, "KEY", tmp_path) == fits.integer(header, "TEXT", tmp_path) == value
+    beyond = fits.Header(f"KEY     = {value * 4:>20}".ljust(80).encode())
+    if abs(value) > 2**61:
+        with pytest.raises(FileError, match="from -9223372036854775808"):
+            fits.integer(beyond, "KEY", tmp_path)
+
+
+def test_bombs_stop_at_the_bound(tmp_path):
+    path = tmp_path / "bomb.fits"
+    for compress in (bz2.compress, gzip.compress):
+        path.write_bytes(compress(bytes(64 << 20)))
+        tracemalloc.start()
+        with pytest.raises(FileError) as caught:
+            fits.read_bytes(path, most=8 << 20)
+        assert caught.value.reason == "too-large"
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+        tracemalloc.stop()
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(FileError, match="MiB"):
+        fits.read_bytes(path)
 
 
 LOGLAM = (35800 + np.arange(60)) * 1e-4

@@ -81,8 +81,8 @@ def test_values_that_cannot_be_used_are_nan_in_both(tmp_path):
 def test_other_grids_have_no_first_bin(tmp_path):
     for loglam in (
         LOGLAM + 3e-5,
-        np.delete(np.append(LOGLAM, LOGLAM[-1] + 1e-4), 20),
         LOGLAM[0] + np.arange(50) * 2e-4,
+        np.log10(3800 + 2.0 * np.arange(50)),
     ):
         spectrum = read_spectrum(write_spectrum(tmp_path / "s", FLUX, IVAR, loglam))
         assert spectrum.first_bin is None
@@ -153,6 +153,41 @@ def test_broken_spectra_are_told(tmp_path):
     assert reason_of(spectrum_hdus(FLUX, 0 * IVAR, LOGLAM)) == "no-good-pixels"
     assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM[::-1])) == "bad-values"
     assert reason_of(spectrum_hdus(FLUX, IVAR, np.where(LOGLAM > 3.582, LOGLAM, np.nan))) == "bad-values"
+    jumping = np.delete(np.append(LOGLAM, LOGLAM[-1] + 1e-4), 20)
+    assert reason_of(spectrum_hdus(FLUX, IVAR, jumping)) == "bad-values"
+    assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM - 1)) == "bad-values"
+    assert reason_of(spectrum_hdus(FLUX, IVAR, 10**LOGLAM)) == "bad-values"
+    assert reason_of(spectrum_hdus(1e30 * FLUX, IVAR, LOGLAM)) == "bad-values"
+    assert reason_of(spectrum_hdus(FLUX, 1e30 * IVAR, LOGLAM)) == "bad-values"
+    assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM)[:3]) == "wrong-hdus"
+    for verdict in (
+        {"Z": 1e30},
+        {"Z": np.nan},
+        {"Z": -1.0},
+        {"Z_ERR": -2e17},
+        {"ZWARNING": -452984832},
+        {"SN_MEDIAN_ALL": 1e30},
+        {"CLASS": "_GALAX"},
+        {"CLASS": "GALAXY\x01"},
+        {"SUBCLASS": "\x7f"},
+        {"PLATE": 267},
+        {"MJD": 51603},
+        {"FIBERID": 32},
+    ):
+        assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM, verdict=verdict)) == "bad-values", verdict
+    for card in (
+        {"PLATEID": 2**64},
+        {"PLATEID": -1},
+        {"FIBERID": 10**18},
+        {"MJD": -51602},
+        {"MJD": 1e294},
+        {"MJD": 51602.5},
+        {"PLUG_RA": 4639.0},
+    ):
+        assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM, **card)) == "bad-values", card
+    agreeing = {"PLATE": 266, "MJD": 51602, "FIBERID": 31, "CLASS": ""}
+    path = write_spectrum(path, FLUX, IVAR, LOGLAM, verdict=agreeing)
+    assert read_spectrum(path).catalogue["class"] == ""
     assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM, PLUG_RA=None)) == "missing-keyword"
     assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM, PLUG_DEC=91.0)) == "bad-values"
     assert reason_of(spectrum_hdus(FLUX, IVAR, LOGLAM, verdict={"CLASS": None})) == "wrong-hdus"

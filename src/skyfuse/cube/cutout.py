@@ -18,6 +18,23 @@ def frame_wcs(cards: str) -> WCS:
     return WCS(fits.Header.fromstring(cards, sep="\n" if "\n" in cards else ""))
 
 
+def pixel_to_sky(wcs: WCS, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return RA and Dec (degrees) of 0-based pixels, by the whole WCS."""
+    # What wcslib knows, TPV too, is in the first; only SIP is astropy's own.
+    ra, dec = wcs.wcs_pix2world(x, y, 0) if wcs.sip is None else wcs.all_pix2world(x, y, 0)
+    return ra, dec
+
+
+def sky_to_pixel(wcs: WCS, ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the 0-based pixels of positions in degrees, by the whole WCS."""
+    if wcs.sip is None:
+        x, y = wcs.wcs_world2pix(ra, dec, 0)
+    else:
+        # SIP is inverted by iteration, to 1e-8 pixels where it converges, as it does on the frame.
+        x, y = wcs.all_world2pix(ra, dec, 0, tolerance=1e-8, quiet=True)
+    return x, y
+
+
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
     """Return Cartesian unit vectors, shape (n, 3), of positions in degrees."""
     lon, lat = np.radians(np.atleast_1d(ra)), np.radians(np.atleast_1d(dec))
@@ -49,7 +66,7 @@ def frame_geometry(cards: str, shape: tuple[int, int]) -> tuple[NDArray[np.float
     ny, nx = shape
     x = np.array([-0.5, nx - 0.5, nx - 0.5, -0.5, (nx - 1) / 2])
     y = np.array([-0.5, -0.5, ny - 0.5, ny - 0.5, (ny - 1) / 2])
-    ra, dec = frame_wcs(cards).wcs_pix2world(x, y, 0)
+    ra, dec = pixel_to_sky(frame_wcs(cards), x, y)
     vectors = unit_vectors(ra, dec)
     apart = np.linalg.norm(vectors[:4] - vectors[4], axis=1).max()
     return np.stack([ra[:4], dec[:4]], axis=1), float(np.degrees(2 * np.arcsin(apart / 2)))
@@ -96,7 +113,7 @@ def place(
         First column and row of the cutouts (0 where the position is not on the frame).
     """
     ny, nx = shape
-    x, y = frame_wcs(cards).wcs_world2pix(ra, dec, 0)
+    x, y = sky_to_pixel(frame_wcs(cards), ra, dec)
     # Positions far from the tangent point project to NaN, or, behind it, mirrored: the second is kept out by
     # asking only for candidates near the frame.
     with np.errstate(invalid="ignore"):

@@ -137,7 +137,9 @@ def _image_hdus(cut: NDData, prefix: str) -> list[fits.ImageHDU]:
     }
     for number, band in enumerate(cut.meta["bands"]):
         for name, array in arrays.items():
-            header = cut.meta["wcs"][band].to_header() if band in cut.meta["wcs"] else fits.Header()
+            wcs = cut.meta["wcs"].get(band)
+            # SIP is no part of the standard: astropy writes it only where that is allowed.
+            header = fits.Header() if wcs is None else wcs.to_header(relax=wcs.sip is not None)
             if name != "COVERAGE":
                 header["BUNIT"] = "nanomaggy"
             header["BAND"] = band

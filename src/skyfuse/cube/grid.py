@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import Latitude, Longitude
-from astropy.wcs import WCS
+from astropy.wcs import WCS, Sip
 from cdshealpix import lonlat_to_healpix
 from numpy.typing import ArrayLike, NDArray
 
@@ -101,17 +101,20 @@ def healpix29(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.int64]:
     return tile_of(ra, dec, 29)
 
 
-def zoom_wcs(wcs: WCS, zoom: int) -> WCS:
-    """Return the WCS of a zoom of an image.
+def zoom_wcs(wcs: WCS, zoom: int, corner: tuple[int, int] = (0, 0)) -> WCS:
+    """Return the WCS of a zoom of an image, or of a part of it.
 
     The edge of the first pixel stays where it is: ``crpix_z = (crpix − 0.5) / 2**zoom + 0.5``, and the scale
-    grows by ``2**zoom``.
+    grows by ``2**zoom``. SIP distortion is a polynomial in pixels, ``u + Σ A_pq u**p v**q``: its coefficients
+    grow by ``2**(zoom (p + q − 1))``.
 
     Parameters
     ----------
     wcs : astropy.wcs.WCS
         Of the native image, two celestial axes without distortion tables.
     zoom : int
+    corner : tuple of int
+        0-based column and row of the part's first pixel.
 
     Returns
     -------
@@ -120,11 +123,17 @@ def zoom_wcs(wcs: WCS, zoom: int) -> WCS:
     """
     factor = 2**zoom
     out = wcs.deepcopy()
-    out.wcs.crpix = (wcs.wcs.crpix - 0.5) / factor + 0.5
+    out.wcs.crpix = (wcs.wcs.crpix - corner - 0.5) / factor + 0.5
     if wcs.wcs.has_cd():
         out.wcs.cd = wcs.wcs.cd * factor
     else:
         out.wcs.cdelt = wcs.wcs.cdelt * factor
+    if wcs.sip is not None:
+        a, b, ap, bp = (
+            None if terms is None else terms * float(factor) ** (np.indices(terms.shape).sum(axis=0) - 1)
+            for terms in (wcs.sip.a, wcs.sip.b, wcs.sip.ap, wcs.sip.bp)
+        )
+        out.sip = Sip(a, b, ap, bp, (wcs.sip.crpix - corner - 0.5) / factor + 0.5)
     if wcs.pixel_shape is not None:
         out.pixel_shape = tuple(-(-size // factor) for size in wcs.pixel_shape)
     out.wcs.set()

@@ -399,10 +399,8 @@ class Cube:
         frames = self.frames
         wcs = {}
         for band, frame in found.items():
-            native = frame_wcs(frames["wcs"].iloc[frame]).deepcopy()
-            native.wcs.crpix = native.wcs.crpix - (best[band].x0[0], best[band].y0[0])
-            native.wcs.set()
-            wcs[band] = zoom_wcs(native, zoom)
+            corner = int(best[band].x0[0]), int(best[band].y0[0])
+            wcs[band] = zoom_wcs(frame_wcs(frames["wcs"].iloc[frame]), zoom, corner)
             wcs[band].array_shape = samples.value.shape[1:]
         return NDData(
             samples.value,

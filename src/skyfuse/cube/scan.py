@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from skyfuse.cube.cutout import frame_geometry
 from skyfuse.errors import FileError, UsageError
 from skyfuse.survey.recognise import recognise
@@ -19,7 +21,7 @@ CHUNK = 64
 """Files that one scan task looks at."""
 
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")
-_FITS_LIKE = (".fits", ".fit", ".fits.bz2", ".fits.gz", ".fit.gz")
+_FITS_LIKE = (".fits", ".fit", ".fits.bz2", ".fits.gz", ".fit.gz", ".fits.fz", ".fit.fz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,13 @@ def _look(path: str) -> Record:
         info = recognise(Path(path))
         if isinstance(info, FrameInfo):
             corners, radius = frame_geometry(info.wcs, info.shape)
+            if not np.isfinite([*corners.ravel(), radius]).all():
+                raise FileError(
+                    "its corners have no positions",
+                    reason="bad-wcs",
+                    remedy="correct its header, or get the file again from the archive",
+                    path=path,
+                )
             record["frame"] = asdict(info) | {"corners": corners.ravel().tolist(), "radius": radius}
         else:
             record["spectrum"] = asdict(info)

@@ -374,6 +374,7 @@ class _Tile:
                     spectrum = read_spectrum(Path(source.path), keep_unclassified=self.plan.keep_unclassified)
                     _require_same(source, spectrum.info.spectrum_id == source.info.spectrum_id)
                     levels = spectrum_levels(spectrum, self.grid, ZOOMS)
+                    self._require_on_grid(source, levels[0])
                 # As in the scan: a broken file costs that file alone.
                 except Exception as error:
                     self._reject(source.path, error)
@@ -399,6 +400,16 @@ class _Tile:
                 | {"row": number}
                 | {f"frame_{band}": None for band in BANDS}
                 | {f"inside_{band}": False for band in BANDS}
+            )
+
+    def _require_on_grid(self, source: SpectrumSource, native: Samples) -> None:
+        if not _valid(native):
+            low, high = self.grid.edges(0)[[0, -1]]
+            raise FileError(
+                f"none of its valid pixels lies on the grid {self.grid.name!r}, {low:.0f} to {high:.0f} Å",
+                reason="outside-grid",
+                remedy="leave it out, or build with a grid that holds its wavelengths",
+                path=source.path,
             )
 
     def _fill_frames(self, writer: ArrayWriter) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from skyfuse import disk
-from skyfuse.cube.cutout import frame_wcs
+from skyfuse.cube.cutout import frame_wcs, pixel_to_sky, sky_to_pixel
 from skyfuse.dataset import features, groups, quality, select
 from skyfuse.dataset import split as splitting
 from skyfuse.dataset.arrays import ARRAY_MODALITIES, UNITS, Modality, write_arrays, write_block
@@ -373,9 +373,9 @@ def _frame_angles(frames: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.float
     for b, band in enumerate(BANDS):
         for name, members in table.groupby(f"frame_{band}").indices.items():
             wcs = frame_wcs(str(cards[str(name)]))
-            x, y = wcs.wcs_world2pix(ra[members], dec[members], 0)
+            x, y = sky_to_pixel(wcs, ra[members], dec[members])
             # A step of 32 pixels, half a cutout, along the rows.
-            ra_on, dec_on = wcs.wcs_pix2world(x + 32, y, 0)
+            ra_on, dec_on = pixel_to_sky(wcs, x + 32, y)
             east = ((ra_on - ra[members] + 180) % 360 - 180) * np.cos(np.radians(dec[members]))
             angles[members, b] = np.degrees(np.arctan2(dec_on - dec[members], east))
     # A square looks the same after a quarter turn.

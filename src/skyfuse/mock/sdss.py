@@ -201,12 +201,23 @@ _SPECOBJ = np.dtype(
         ("ANYORMASK", ">i4"),
     ]
 )
+# Lines that the pipeline fitted, one a row; the mock fits none, but its files have all HDUs of real ones.
+_SPZLINE = np.dtype(
+    [
+        ("PLATE", ">i4"),
+        ("MJD", ">i4"),
+        ("FIBERID", ">i4"),
+        ("LINENAME", "S13"),
+        ("LINEWAVE", ">f8"),
+        ("LINEZ", ">f4"),
+    ]
+)
 
 
 @lru_cache(maxsize=128)
 def _table_header(name: str, rows: int) -> bytes:
     """Return a table's header block; making it anew for each file would take most of the writing time."""
-    dtype = {"COADD": _COADD, "SPECOBJ": _SPECOBJ}[name]
+    dtype = {"COADD": _COADD, "SPECOBJ": _SPECOBJ, "SPZLINE": _SPZLINE}[name]
     header: str = fits.BinTableHDU(np.zeros(rows, dtype), name=name).header.tostring()
     return header.encode("ascii")
 
@@ -258,6 +269,7 @@ def spectrum_bytes(
             padded(coadd.tobytes()),
             _table_header("SPECOBJ", 1),
             padded(record.tobytes()),
+            _table_header("SPZLINE", 0),
         ]
     )
 

@@ -13,19 +13,34 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits as astropy_fits
 from numpy.typing import DTypeLike, NDArray
 
 from skyfuse.errors import FileError
 
 BLOCK = 2880
 CARD = 80
+MOST_BYTES = 1 << 30
+"""Bytes of the largest file that is read into memory, decompressed, where the caller sets no other bound."""
+
 _MAX_HEADER = 1000 * BLOCK
+_PIECE = 1 << 20
+_PRINTABLE = bytes(range(0x20, 0x7F))
+_END = b"END".ljust(CARD)
+_BITPIX = (8, 16, 32, 64, -32, -64)
+# Keywords on which the place and the meaning of data hang.
+_STRUCTURAL = re.compile(
+    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|BSCALE|BZERO|T(FORM|TYPE|DIM|SCAL|ZERO|NULL)\d+"
+)
 # numpy's big-endian code and the bytes of one element for each letter of TFORMn (FITS 4.0, table 18).
 _FORMATS = {
     "L": ("S1", 1),
@@ -41,7 +56,21 @@ _FORMATS = {
     "P": (">i4", 8),
     "Q": (">i8", 16),
 }
-_TFORM = re.compile(r"(\d*)([LXBIJKAEDCMPQ])")
+_TFORM = re.compile(r"(\d*)([LXBIJKAEDCM])(?:\d*|:.*)|([01]?)([PQ])[LXBIJKAEDCM](?:\(\d*\))?")
+_INTEGER = re.compile(r"[+-]?\d+")
+_FLOAT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?")
+# What files are that are sometimes taken for FITS, by their first bytes.
+_OTHER_FORMS = (
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"PAR1", "a Parquet table"),
+    (b"<!DOCTYPE", "a web page, as servers send with an error"),
+    (b"<html", "a web page, as servers send with an error"),
+    (b"<?xml", "an XML document"),
+)
+_AGAIN = "get the file again from the archive"
 
 
 class Header(Mapping[str, str | float | int | bool]):
@@ -51,16 +80,26 @@ class Header(Mapping[str, str | float | int | bool]):
     ----------
     content : bytes
         Whole cards.
+
+    Attributes
+    ----------
+    contradicted : frozenset of str
+        Keywords that stand there more than once, with different values.
     """
 
     def __init__(self, content: bytes) -> None:
         text = content.decode("latin-1")
         # Backwards, so that of a repeated keyword the first card holds, as in astropy.
-        self._cards = {
-            text[at : at + 8].rstrip(): text[at + 10 : at + CARD]
+        cards = [
+            (text[at : at + 8].rstrip(), text[at + 10 : at + CARD])
             for at in range(len(text) - CARD, -1, -CARD)
             if text[at + 8] == "="
-        }
+        ]
+        self._cards = dict(cards)
+        self.contradicted: frozenset[str] = frozenset()
+        if len(self._cards) < len(cards):
+            counts = Counter(key for key, _ in {(key, str(_value(card))) for key, card in cards})
+            self.contradicted = frozenset(key for key, count in counts.items() if count > 1)
 
     def __getitem__(self, key: str) -> str | float | int | bool:
         return _value(self._cards[key])
@@ -74,6 +113,13 @@ class Header(Mapping[str, str | float | int | bool]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._cards)
 
+    def replaced(self, names: Mapping[str, str]) -> Header:
+        """Return a copy in which each key of `names` has the value of another keyword."""
+        copy = Header(b"")
+        copy._cards = self._cards | {key: self._cards[other] for key, other in names.items()}
+        copy.contradicted = self.contradicted
+        return copy
+
 
 @dataclass(frozen=True, slots=True)
 class HDU:
@@ -83,13 +129,14 @@ class HDU:
     ----------
     header : mapping
         Keyword to value.
-    start, stop : int
-        First byte of the data and the byte after their last, without the padding.
+    start, stop, end : int
+        First byte of the data, the byte after their last, and the byte after their padding.
     """
 
     header: Header
     start: int
     stop: int
+    end: int
 
 
 def _value(card: str) -> str | float | int | bool:
@@ -103,11 +150,10 @@ def _value(card: str) -> str | float | int | bool:
     word = card.split("/", 1)[0].strip()
     if word in ("T", "F"):
         return word == "T"
-    for kind in (int, float):
-        try:
-            return kind(word.replace("D", "E"))
-        except ValueError:
-            continue
+    if _INTEGER.fullmatch(word):
+        return int(word)
+    if _FLOAT.fullmatch(word):
+        return float(word.replace("D", "E"))
     return word
 
 
@@ -119,38 +165,116 @@ def number(header: Header, key: str, path: Path) -> float:
     FileError
         ``missing-keyword`` where it is absent, ``bad-values`` where it is no finite number.
     """
-    if key not in header:
-        raise FileError(
-            f"its header has no {key}",
-            reason="missing-keyword",
-            remedy="get the file again from the archive",
-            path=path,
-        )
+    value = _number(header, key, path)
     try:
-        value = float(header[key])
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
-        raise FileError(
-            f"its header says {key} = {header[key]!r}, not a finite number",
-            reason="bad-values",
-            remedy="get the file again from the archive",
-            path=path,
-        )
+        value = float(value)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise _no_number(header, key, path, "a finite number")
     return value
 
 
-def integer(header: Header, key: str, path: Path) -> int:
-    """Return a header value as an integer; see `number`."""
-    value = number(header, key, path)
-    if value != int(value):
+def integer(header: Header, key: str, path: Path, least: int = -(2**63), most: int = 2**63 - 1) -> int:
+    """Return a header value as an integer from `least` to `most`, never rounded on the way; see `number`.
+
+    Raises
+    ------
+    FileError
+        ``missing-keyword``, or ``bad-values`` where it is no such integer.
+    """
+    value = _number(header, key, path)
+    if isinstance(value, float) and not value.is_integer():
+        raise _no_number(header, key, path, "an integer")
+    value = int(value)
+    if not least <= value <= most:
+        raise _no_number(header, key, path, f"from {least} to {most}")
+    return value
+
+
+def _number(header: Header, key: str, path: Path) -> int | float:
+    if key not in header:
+        raise FileError(f"its header has no {key}", reason="missing-keyword", remedy=_AGAIN, path=path)
+    value = header[key]
+    if isinstance(value, str):
+        value = _value(value)
+    if isinstance(value, bool | str):
+        raise _no_number(header, key, path, "a finite number")
+    return value
+
+
+def _no_number(header: Header, key: str, path: Path, wanted: str) -> FileError:
+    return FileError(
+        f"its header says {key} = {header[key]!r}, not {wanted}",
+        reason="bad-values",
+        remedy=_AGAIN,
+        path=path,
+    )
+
+
+def require_one_voice(header: Header, path: Path) -> None:
+    """Refuse a header that gives a keyword twice, with different values: which one holds cannot be known.
+
+    Raises
+    ------
+    FileError
+        ``damaged``.
+    """
+    if header.contradicted:
+        raise damaged(f"its header gives {min(header.contradicted)} twice, with different values", path)
+
+
+def require_plain_image(header: Header, path: Path) -> None:
+    """Refuse an image of floats that BSCALE and BZERO scale: its pixels are not what they say.
+
+    Raises
+    ------
+    FileError
+        ``wrong-hdus``.
+    """
+    if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0:
         raise FileError(
-            f"its header says {key} = {value}, not an integer",
-            reason="bad-values",
-            remedy="get the file again from the archive",
+            "its image is scaled (BSCALE, BZERO)",
+            reason="wrong-hdus",
+            remedy="write it unscaled, or get the file again from the archive",
             path=path,
         )
-    return int(value)
+
+
+def require_date(mjd: float, path: Path) -> float:
+    """Return a time, MJD, or refuse one that is none of a digital survey: before 1968 or after 2132.
+
+    Raises
+    ------
+    FileError
+        ``bad-values``.
+    """
+    if not 40_000 <= mjd < 100_000:
+        raise FileError(
+            f"its time, MJD {mjd}, is not from 40000 to 100000",
+            reason="bad-values",
+            remedy=_AGAIN,
+            path=path,
+        )
+    return mjd
+
+
+def printable(text: bytes, path: Path) -> str:
+    """Return a text of a table, which is printable ASCII (FITS 4.0, section 7.3.3.1).
+
+    Raises
+    ------
+    FileError
+        ``bad-values``.
+    """
+    if text.translate(None, _PRINTABLE):
+        raise FileError(
+            f"a text of a table holds bytes that are no printable ASCII: {text[:40]!r}",
+            reason="bad-values",
+            remedy=_AGAIN,
+            path=path,
+        )
+    return text.decode("ascii")
 
 
 def position(header: Header, ra: str, dec: str, path: Path) -> tuple[float, float]:
@@ -166,7 +290,7 @@ def position(header: Header, ra: str, dec: str, path: Path) -> tuple[float, floa
         raise FileError(
             f"its position {at} is not on the sky",
             reason="bad-values",
-            remedy="get the file again from the archive",
+            remedy=_AGAIN,
             path=path,
         )
     return at[0] % 360.0, at[1]
@@ -194,7 +318,7 @@ class Scratch:
         return self._held[name][:size].view(dtype).reshape(shape)
 
 
-def read_bytes(path: Path, scratch: Scratch | None = None) -> tuple[memoryview, str]:
+def read_bytes(path: Path, scratch: Scratch | None = None, most: int = MOST_BYTES) -> tuple[memoryview, str]:
     """Read a file whole, decompressing ``.bz2`` and ``.gz``.
 
     Parameters
@@ -202,6 +326,8 @@ def read_bytes(path: Path, scratch: Scratch | None = None) -> tuple[memoryview, 
     path : Path
     scratch : Scratch, optional
         Where the bytes of a plain file go.
+    most : int
+        Bytes of the largest file that is read; of a compressed one no more is decompressed.
 
     Returns
     -------
@@ -213,11 +339,13 @@ def read_bytes(path: Path, scratch: Scratch | None = None) -> tuple[memoryview, 
     Raises
     ------
     FileError
-        ``unreadable``, ``empty`` or ``truncated``.
+        ``unreadable``, ``empty``, ``truncated`` or ``too-large``.
     """
     try:
         with path.open("rb", buffering=0) as file:
             room = os.fstat(file.fileno()).st_size
+            if room > most:
+                raise _too_large(path, f"it has {room} bytes", most)
             content = (scratch or Scratch()).array("content", (room,), np.uint8).data
             size = 0
             while count := file.readinto(content[size:]):
@@ -228,18 +356,102 @@ def read_bytes(path: Path, scratch: Scratch | None = None) -> tuple[memoryview, 
         raise _empty(path)
     content = content[:size]
     sha256 = hashlib.sha256(content, usedforsecurity=False).hexdigest()
-    decompress: Callable[[memoryview], bytes] | None = None
-    # By what the bytes say, not by the name: archives rename files both ways.
-    if bytes(content[:3]) == b"BZh":
-        decompress = bz2.decompress
-    elif bytes(content[:2]) == b"\x1f\x8b":
-        decompress = gzip.decompress
-    if decompress is not None:
+    stream = _decompressing(bytes(content[:3]), io.BytesIO(content))
+    if stream is not None:
+        pieces, size = [], 0
         try:
-            content = memoryview(decompress(content))
-        except (ValueError, OSError, EOFError) as error:
+            # Piece by piece, so that a small file that blows up to gigabytes stops at the bound.
+            while piece := stream.read(_PIECE):
+                size += len(piece)
+                if size > most:
+                    raise _too_large(path, f"it decompresses to over {most} bytes", most)
+                pieces.append(piece)
+        except (ValueError, OSError, EOFError, zlib.error) as error:
             raise _bad_compression(path, error) from error
+        content = memoryview(b"".join(pieces))
     return content, sha256
+
+
+def _decompressing(head: bytes, file: io.RawIOBase | io.BytesIO) -> bz2.BZ2File | gzip.GzipFile | None:
+    """Return a stream of what a file holds decompressed, or None where its first bytes say that it is plain.
+
+    By what the bytes say, not by the name: archives rename files both ways.
+    """
+    if head == b"BZh":
+        return bz2.BZ2File(file)
+    if head[:2] == b"\x1f\x8b":
+        return gzip.GzipFile(fileobj=file)
+    return None
+
+
+def read(
+    path: Path, scratch: Scratch | None = None, most: int = MOST_BYTES
+) -> tuple[memoryview, list[HDU], str]:
+    """Read and check a FITS file whole: plain, in ``.bz2`` or ``.gz``, or tile-compressed (``.fz``).
+
+    Parameters
+    ----------
+    path, scratch, most
+        As in `read_bytes`.
+
+    Returns
+    -------
+    content : memoryview of bytes
+        The file as it stands uncompressed: of a tile-compressed one, its image is HDU 0.
+    hdus : list of HDU
+    sha256 : str
+        Of the bytes as they lie on disk.
+
+    Raises
+    ------
+    FileError
+        As `read_bytes` and `parse`.
+    """
+    content, sha256 = read_bytes(path, scratch, most)
+    hdus = parse(content, path)
+    if len(hdus) > 1 and hdus[0].header.get("NAXIS") == 0 and hdus[1].header.get("ZIMAGE") is True:
+        content = memoryview(_unpacked(content, hdus, path, most))
+        hdus = parse(content, path)
+    return content, hdus, sha256
+
+
+def _unpacked(content: memoryview, hdus: list[HDU], path: Path, most: int) -> bytes:
+    """Return a tile-compressed file (FITS 4.0, section 10) with its images plain, the first as HDU 0."""
+    images = [number for number, hdu in enumerate(hdus) if hdu.header.get("ZIMAGE") is True]
+    size = sum(_data_size(_unpacked_header(hdus[number].header), path) for number in images)
+    if size > most:
+        raise _too_large(path, f"its images unpack to {size} bytes", most)
+    plain = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with astropy_fits.open(io.BytesIO(content), memmap=False) as packed:
+                for number, hdu in enumerate(hdus[1:], 1):
+                    if number in images:
+                        header = packed[number].header.copy()
+                        # Those of the image before; quantised values are others.
+                        for key in ("CHECKSUM", "DATASUM"):
+                            header.remove(key, ignore_missing=True)
+                        image = packed[number].data
+                        if plain.tell():
+                            alone = io.BytesIO()
+                            astropy_fits.ImageHDU(image, header).writeto(alone)
+                            # Less the empty primary HDU that astropy puts before it.
+                            plain.write(alone.getbuffer()[BLOCK:])
+                        else:
+                            astropy_fits.PrimaryHDU(image, header).writeto(plain)
+                    else:
+                        plain.write(content[hdus[number - 1].end : hdu.end])
+    # Whatever damaged data make the library raise.
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise damaged(f"its tile-compressed image does not unpack ({text})", path) from error
+    return plain.getvalue()
+
+
+def _unpacked_header(header: Header) -> Header:
+    """Return the header of a tile-compressed image with the size that the image has unpacked."""
+    return header.replaced({key[1:]: key for key in header if re.fullmatch(r"ZBITPIX|ZNAXIS\d*", key)})
 
 
 def read_header(path: Path) -> Header:
@@ -248,35 +460,66 @@ def read_header(path: Path) -> Header:
     Raises
     ------
     FileError
-        ``unreadable``, ``empty``, ``not-fits`` or ``truncated``.
+        ``unreadable``, ``empty``, ``not-fits``, ``damaged`` or ``truncated``.
     """
+    return _read_headers(path, 1)[0]
+
+
+def read_packed_header(path: Path) -> Header | None:
+    """Read the header of the image that a tile-compressed file (``.fz``) has in HDU 1, as it stands unpacked.
+
+    Returns
+    -------
+    Header or None
+        None where HDU 1 is no tile-compressed image.
+
+    Raises
+    ------
+    FileError
+        As `read_header`.
+    """
+    headers = _read_headers(path, 2)
+    return _unpacked_header(headers[1]) if len(headers) > 1 and headers[1].get("ZIMAGE") is True else None
+
+
+def _read_headers(path: Path, count: int) -> list[Header]:
+    """Read the first headers of a file, as many as follow each other without data between them."""
+    headers: list[Header] = []
     try:
         with path.open("rb", buffering=0) as raw:
             head = raw.read(BLOCK * 8)
             if not head:
                 raise _empty(path)
             raw.seek(0)
-            stream: io.RawIOBase | io.BufferedIOBase = raw
-            if head[:3] == b"BZh":
-                stream = bz2.BZ2File(raw)
-            elif head[:2] == b"\x1f\x8b":
-                stream = gzip.GzipFile(fileobj=raw)
-            block = b""
+            stream = _decompressing(head[:3], raw) or raw
+            content, at = b"", 0
             while True:
                 try:
                     piece = stream.read(BLOCK * 8)
-                except (EOFError, OSError, ValueError) as error:
+                except (EOFError, OSError, ValueError, zlib.error) as error:
                     raise _bad_compression(path, error) from error
-                block += piece
-                end = _end_of_header(block, 0, path, last=not piece)
-                if end:
-                    return Header(block[:end])
+                content += piece or b""
+                # A file may end after a header, but not within one.
+                while (at < len(content) or not headers) and (
+                    end := _end_of_header(content, at, path, last=not piece)
+                ):
+                    headers.append(_header(content[at:end], len(headers), path))
+                    at = end
+                    if len(headers) == count or headers[-1].get("NAXIS") != 0:
+                        return headers
+                if not piece:
+                    return headers
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
 def parse(content: memoryview, path: Path) -> list[HDU]:
-    """Find the HDUs of a file, to its end, so that a file cut off anywhere is told.
+    """Find the HDUs of a file, to its end, and refuse what the standard does not allow.
+
+    Whole blocks; headers of printable ASCII, the mandatory keywords first and in their order, none of them
+    twice with different values, blanks after END; data padded with zeros (ASCII tables: blanks); one HDU
+    after the other to the last byte; CHECKSUM and DATASUM right where they are given (FITS 4.0, sections 3,
+    4.4.1, 4.4.2.7). A byte or block that was lost, added or moved shows in one of these.
 
     Parameters
     ----------
@@ -293,38 +536,95 @@ def parse(content: memoryview, path: Path) -> list[HDU]:
     Raises
     ------
     FileError
-        ``not-fits`` or ``truncated``.
+        ``not-fits``, ``truncated`` or ``damaged``.
     """
     found: list[HDU] = []
     at = 0
-    # After the last HDU there may be anything (FITS 4.0, special records).
-    while not found or bytes(content[at : at + 8]) == b"XTENSION":
+    while at < len(content):
+        if found and bytes(content[at : at + 8]) != b"XTENSION":
+            raise damaged(f"what follows HDU {len(found) - 1} is no HDU", path)
         start = _end_of_header(content, at, path, last=True)
-        header = Header(bytes(content[at:start]))
-        size = _data_size(header, path)
-        if start + size > len(content):
+        header = _header(bytes(content[at:start]), len(found), path)
+        stop = start + _data_size(header, path)
+        end = start + -(-(stop - start) // BLOCK) * BLOCK
+        if end > len(content):
             raise _cut_off(path, f"within the data of HDU {len(found)}")
-        found.append(HDU(header, start, start + size))
-        at = start + -(-size // BLOCK) * BLOCK
+        if bytes(content[stop:end]).strip(b" " if header.get("XTENSION") == "TABLE" else b"\0"):
+            raise damaged(f"the padding after the data of HDU {len(found)} is not empty", path)
+        _require_sums(content, header, at, start, end, len(found), path)
+        found.append(HDU(header, start, stop, end))
+        at = end
+    if not found:
+        raise _empty(path)
     return found
+
+
+def _header(content: bytes, number: int, path: Path) -> Header:
+    """Return the checked header of one HDU."""
+    if content.translate(None, _PRINTABLE):
+        raise damaged(f"the header of HDU {number} has bytes that are no printable ASCII", path)
+    if content[content.index(_END, len(content) - BLOCK) + CARD :].strip(b" "):
+        raise damaged(f"the header of HDU {number} goes on after its END", path)
+    header = Header(content)
+    for key in header.contradicted:
+        if _STRUCTURAL.fullmatch(key):
+            raise damaged(f"the header of HDU {number} gives {key} twice, with different values", path)
+    axes = header.get("NAXIS")
+    if isinstance(axes, bool) or not isinstance(axes, int) or not 0 <= axes <= 999:
+        raise damaged(f"the header of HDU {number} says NAXIS = {axes!r}", path)
+    if header.get("BITPIX") not in _BITPIX:
+        raise damaged(f"the header of HDU {number} says BITPIX = {header.get('BITPIX')!r}", path)
+    names = ["SIMPLE" if number == 0 else "XTENSION", "BITPIX", "NAXIS"]
+    names += [f"NAXIS{axis}" for axis in range(1, axes + 1)]
+    if number:
+        names += ["PCOUNT", "GCOUNT"]
+        names += ["TFIELDS"] if header["XTENSION"] in ("BINTABLE", "TABLE") else []
+    for card, name in enumerate(names):
+        if content[card * CARD : card * CARD + 9] != name.ljust(8).encode() + b"=":
+            raise damaged(f"the header of HDU {number} lacks {name} at its place", path)
+    if number == 0 and header["SIMPLE"] is not True:
+        raise damaged("its header says itself that it does not follow the standard (SIMPLE is not T)", path)
+    return header
 
 
 def _data_size(header: Header, path: Path) -> int:
     """Return the bytes of an HDU's data (FITS 4.0, equation 2)."""
-    axes = integer(header, "NAXIS", path)
+    axes = integer(header, "NAXIS", path, 0, 999)
     if axes < 1:
         return 0
-    lengths = [integer(header, f"NAXIS{axis}", path) for axis in range(1, axes + 1)]
-    extra = integer(header, "PCOUNT", path) if "PCOUNT" in header else 0
-    groups = integer(header, "GCOUNT", path) if "GCOUNT" in header else 1
-    if min(*lengths, extra, groups) < 0:
+    lengths = [integer(header, f"NAXIS{axis}", path, 0) for axis in range(1, axes + 1)]
+    extra = integer(header, "PCOUNT", path, 0) if "PCOUNT" in header else 0
+    groups = integer(header, "GCOUNT", path, 0) if "GCOUNT" in header else 1
+    return abs(integer(header, "BITPIX", path)) // 8 * groups * (extra + math.prod(lengths))
+
+
+def _require_sums(
+    content: memoryview, header: Header, at: int, start: int, end: int, number: int, path: Path
+) -> None:
+    """Refuse an HDU whose DATASUM or CHECKSUM, where it has them, is not that of its bytes."""
+    stated = [str(header.get(key, "")).strip() for key in ("DATASUM", "CHECKSUM")]
+    if not any(stated):
+        return
+    data = _ones_complement_sum(content[start:end])
+    if stated[0] and str(data) != stated[0]:
+        raise damaged(f"the DATASUM of HDU {number} is not that of its data", path)
+    # The checksum is chosen so that the sum over the whole HDU is -0.
+    whole = data + _ones_complement_sum(content[at:start])
+    if stated[1] and whole not in (0, 0xFFFFFFFF, 2 * 0xFFFFFFFF):
         raise FileError(
-            "an HDU says that its data are smaller than nothing",
-            reason="bad-values",
-            remedy="get the file again from the archive",
+            f"the CHECKSUM of HDU {number} is not that of its bytes",
+            reason="damaged",
+            remedy="get the file again from the archive, or renew the checksum if its header was edited",
             path=path,
         )
-    return abs(integer(header, "BITPIX", path)) // 8 * groups * (extra + math.prod(lengths))
+
+
+def _ones_complement_sum(content: memoryview) -> int:
+    """Return the 32-bit ones' complement sum of big-endian words (FITS 4.0, appendix J)."""
+    total = int(np.frombuffer(content, ">u4").sum(dtype=np.uint64))
+    while total >> 32:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    return total
 
 
 def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) -> dict[str, NDArray[Any]]:
@@ -342,30 +642,38 @@ def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) 
     Returns
     -------
     dict of ndarray
-        Views of `content`, big-endian, of shape (rows,) or (rows, elements); text as ``S``.
+        Views of `content`, big-endian, of shape (rows,) or (rows, elements); text as ``S``. Unsigned
+        integers, which FITS stores shifted by half their range (FITS 4.0, table 19), are arrays of their own.
 
     Raises
     ------
     FileError
-        ``wrong-hdus``: not a binary table, or a column is scaled, of another kind or not understood.
+        ``wrong-hdus``: not a binary table, or a column is scaled, of another kind, not understood, or there
+        twice.
     """
     header = hdu.header
     if header.get("XTENSION") != "BINTABLE":
         raise _wrong_table(path, "an HDU that must be a binary table is none")
     at = 0
-    names, formats, offsets = [], [], []
-    for column in range(1, integer(header, "TFIELDS", path) + 1):
-        form = _TFORM.match(str(header.get(f"TFORM{column}", "")))
+    names, formats, offsets, unsigned = [], [], [], []
+    for column in range(1, integer(header, "TFIELDS", path, 0, 999) + 1):
+        form = _TFORM.fullmatch(str(header.get(f"TFORM{column}", "")).rstrip())
         if form is None:
             raise _wrong_table(path, f"TFORM{column} of a table is not understood")
-        repeat, letter = int(form[1] or 1), form[2]
+        repeat, letter = int(form[1] or form[3] or 1), form[2] or form[4]
         name = str(header.get(f"TTYPE{column}", "")).upper()
         if letter == "X":
             at += -(-repeat // 8)
             continue
         code, size = _FORMATS[letter]
-        if name in wanted and name not in names:
-            if f"TSCAL{column}" in header or f"TZERO{column}" in header:
+        if name in names:
+            raise _wrong_table(path, f"a table has the column {name} twice")
+        if name in wanted:
+            zero = header.get(f"TZERO{column}", 0)
+            if letter in "IJK" and zero == 1 << (8 * size - 1):
+                unsigned.append(name)
+                zero = 0
+            if header.get(f"TSCAL{column}", 1) != 1 or zero != 0:
                 raise _wrong_table(path, f"the column {name} is scaled, which these files never are")
             if np.dtype(code).kind not in wanted[name]:
                 raise _wrong_table(path, f"the column {name} is of the type {form[0]}")
@@ -380,22 +688,29 @@ def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) 
         return {}
     dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": width})
     records = np.frombuffer(content, dtype, rows, hdu.start)
-    return {name: records[name] for name in names}
+    return {name: _unshifted(records[name]) if name in unsigned else records[name] for name in names}
+
+
+def _unshifted(column: NDArray[Any]) -> NDArray[Any]:
+    """Return the unsigned integers that stand in a column as signed ones, less half of their range."""
+    kind = np.dtype(f"u{column.itemsize}")
+    native = column.astype(column.dtype.newbyteorder("=")).view(kind)
+    native ^= kind.type(1 << (8 * column.itemsize - 1))
+    return native
 
 
 def _end_of_header(content: bytes | memoryview, at: int, path: Path, *, last: bool) -> int:
     """Return where the header that begins at `at` ends, or 0 where more bytes are needed."""
     if at == 0 and content[:6] != b"SIMPLE" and (last or len(content) >= BLOCK):
-        raise FileError(
-            "it is no FITS file",
-            reason="not-fits",
-            remedy="remove it from the input or convert it to FITS",
-            path=path,
-        )
+        raise _not_fits(bytes(content[:BLOCK]), path)
     block = at
     while block + BLOCK <= len(content) and block - at < _MAX_HEADER:
         cards = bytes(content[block : block + BLOCK])
-        if any(cards[card : card + 8] == b"END     " for card in range(0, BLOCK, CARD)):
+        card = cards.find(_END)
+        # Within a comment it would be no card.
+        while card >= 0 and card % CARD:
+            card = cards.find(_END, card + 1)
+        if card >= 0:
             return block + BLOCK
         block += BLOCK
     if last or block - at >= _MAX_HEADER:
@@ -403,10 +718,34 @@ def _end_of_header(content: bytes | memoryview, at: int, path: Path, *, last: bo
     return 0
 
 
-def _cut_off(path: Path, where: str) -> FileError:
+def _not_fits(head: bytes, path: Path) -> FileError:
+    if head.startswith(b"XTENSION"):
+        return damaged("it begins with an extension: what stood before is lost", path)
+    form = next((form for mark, form in _OTHER_FORMS if head.lstrip().startswith(mark)), None)
     return FileError(
-        f"it ends {where}", reason="truncated", remedy="get the file again from the archive", path=path
+        f"it is {form}, no FITS file" if form else "it is no FITS file",
+        reason="not-fits",
+        remedy="leave it out, or give the FITS file in its place",
+        path=path,
     )
+
+
+def damaged(fault: str, path: Path) -> FileError:
+    """Return the error of a file that is not as it was written."""
+    return FileError(fault, reason="damaged", remedy=_AGAIN, path=path)
+
+
+def _too_large(path: Path, fault: str, most: int) -> FileError:
+    return FileError(
+        f"{fault}, more than the {most >> 20} MiB that such a file may have",
+        reason="too-large",
+        remedy="leave it out, or get the file again if the archive's is smaller",
+        path=path,
+    )
+
+
+def _cut_off(path: Path, where: str) -> FileError:
+    return FileError(f"it ends {where}", reason="truncated", remedy=_AGAIN, path=path)
 
 
 def _unreadable(path: Path, error: OSError) -> FileError:
@@ -419,17 +758,17 @@ def _unreadable(path: Path, error: OSError) -> FileError:
 
 
 def _empty(path: Path) -> FileError:
-    return FileError("it is empty", reason="empty", remedy="get the file again from the archive", path=path)
+    return FileError("it is empty", reason="empty", remedy=_AGAIN, path=path)
 
 
 def _bad_compression(path: Path, error: Exception) -> FileError:
     return FileError(
         f"its compressed data are damaged or cut off ({error})",
         reason="truncated",
-        remedy="get the file again from the archive",
+        remedy=_AGAIN,
         path=path,
     )
 
 
 def _wrong_table(path: Path, fault: str) -> FileError:
-    return FileError(fault, reason="wrong-hdus", remedy="get the file again from the archive", path=path)
+    return FileError(fault, reason="wrong-hdus", remedy=_AGAIN, path=path)

@@ -10,6 +10,7 @@ import numpy as np
 from skyfuse.errors import FileError
 from skyfuse.survey import fits
 from skyfuse.survey.records import Spectrum, SpectrumInfo
+from skyfuse.survey.sdss import REDSHIFTS, require_fluxes, require_wavelengths
 
 # Rows of the primary image (LAMOST DR1, data production description, 2.3). What row 2 holds differs: the
 # wavelengths, or in files of the pilot survey's pipeline the continuum-subtracted spectrum (card EXTEN0). The
@@ -21,6 +22,9 @@ _BIN_TOLERANCE = 5e-2
 # FIBERTYP of fibres that saw no object, and the ledger's word for each.
 _NO_OBJECT = {"sky": "sky-fibre", "unused": "unplugged", "dead": "unplugged", "poserr": "bad-target"}
 _NO_REDSHIFT = -9999.0
+# What the LAMOST 1D pipeline calls what it could and could not classify (DR1, 3.2), in upper case.
+_CLASSES = ("STAR", "GALAXY", "QSO", "UNKNOWN")
+_MOST_BYTES = 1 << 28
 _AGAIN = "get the file again from the archive"
 
 
@@ -38,9 +42,13 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
     Raises
     ------
     FileError
-        ``missing-keyword`` or ``bad-values``.
+        ``damaged``, ``missing-keyword`` or ``bad-values``.
     """
-    spectrograph, mjd, fibre = (fits.integer(header, key, path) for key in ("SPID", "LMJD", "FIBERID"))
+    fits.require_one_voice(header, path)
+    # As many digits as the names of the archive's files have.
+    spectrograph = fits.integer(header, "SPID", path, 1, 99)
+    mjd = int(fits.require_date(fits.integer(header, "LMJD", path), path))
+    fibre = fits.integer(header, "FIBERID", path, 1, 999)
     ra, dec = fits.position(header, "RA", "DEC", path)
     survey = fits.survey(header, "lamost")
     plan = str(header["PLANID"]).strip()
@@ -87,8 +95,7 @@ def read_spectrum(
         ``wrong-hdus``, ``wrong-unit``, ``bad-values`` or ``no-good-pixels``.
     """
     path = Path(path)
-    content, sha256 = fits.read_bytes(path)
-    primary = fits.parse(content, path)[0]
+    content, (primary, *_), sha256 = fits.read(path, most=_MOST_BYTES)
     header = primary.header
     if not is_spectrum(header):
         raise FileError(
@@ -104,6 +111,7 @@ def read_spectrum(
             remedy="give spectra of LAMOST DR1; later releases have another layout",
             path=path,
         )
+    fits.require_plain_image(header, path)
     if header.get("VACUUM", True) is not True:
         raise FileError(
             "its wavelengths are not those in vacuum", reason="wrong-unit", remedy=_AGAIN, path=path
@@ -117,11 +125,12 @@ def read_spectrum(
             path=path,
         )
     size = fits.integer(header, "NAXIS1", path)
+    if size < 2:
+        raise FileError("it has no spectrum", reason="wrong-hdus", remedy=_AGAIN, path=path)
     rows = np.frombuffer(content, ">f4", _ROWS * size, primary.start).reshape(_ROWS, size)
     start, step = fits.number(header, "COEFF0", path), fits.number(header, "COEFF1", path)
-    if step <= 0 or size < 2:
-        raise FileError("its wavelengths do not rise", reason="bad-values", remedy=_AGAIN, path=path)
     loglam = start + step * np.arange(size, dtype=np.float64)
+    require_wavelengths(loglam, path)
     first_bin = None
     bins = np.rint(loglam * 1e4)
     if np.abs(loglam * 1e4 - bins).max() < _BIN_TOLERANCE and (np.diff(bins) == 1).all():
@@ -129,32 +138,47 @@ def read_spectrum(
         loglam = bins * 1e-4
     flux, ivar = rows[_FLUX].astype(np.float32), rows[_IVAR].astype(np.float32)
     good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf) & (rows[_AND_MASK] == 0)
-    if not good.any():
-        raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
+    require_fluxes(flux[good], ivar[good], path)
     sigma = np.full(size, np.nan, np.float32)
     sigma[good] = 1 / np.sqrt(ivar[good])
-    catalogue = _catalogue(header, float(np.median(flux[good] / sigma[good])))
+    catalogue = _catalogue(header, float(np.median(flux[good] / sigma[good])), path)
     flux[~good] = np.nan
     wavelength = np.power(10.0, loglam)
     return Spectrum(info, wavelength, flux, sigma, first_bin, sha256, catalogue)
 
 
-def _catalogue(header: fits.Header, sn_median: float) -> dict[str, Any]:
+def _catalogue(header: fits.Header, sn_median: float, path: Path) -> dict[str, Any]:
     """Return the pipeline's verdicts, in the words of SDSS."""
 
-    def number(key: str) -> float | None:
-        value = header.get(key)
-        return float(value) if isinstance(value, int | float) and value > _NO_REDSHIFT else None
+    def number(key: str, least: float, most: float) -> float | None:
+        value = fits.number(header, key, path) if key in header else _NO_REDSHIFT
+        if value == _NO_REDSHIFT:
+            return None
+        if not least <= value <= most:
+            raise FileError(
+                f"its header says {key} = {value}, not from {least} to {most}",
+                reason="bad-values",
+                remedy=_AGAIN,
+                path=path,
+            )
+        return value
 
     def text(key: str) -> str | None:
         return str(header[key]).strip() if key in header else None
 
     name = text("CLASS")
+    if name is not None and name.upper() not in _CLASSES:
+        raise FileError(
+            f"its header says CLASS = {name!r}, none of {', '.join(_CLASSES)}",
+            reason="bad-values",
+            remedy=_AGAIN,
+            path=path,
+        )
     return {
         "class": None if name is None else name.upper(),
         "subclass": text("SUBCLASS"),
-        "z": number("Z"),
-        "z_err": number("Z_ERR"),
+        "z": number("Z", *REDSHIFTS),
+        "z_err": number("Z_ERR", -1e4, 1e4),
         "zwarning": None,
         "sn_median": sn_median,
         "objtype": str(header.get("OBJTYPE", "")).strip(),

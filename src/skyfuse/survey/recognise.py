@@ -15,7 +15,7 @@ def recognise(path: str | Path) -> FrameInfo | SpectrumInfo:
     Parameters
     ----------
     path : path
-        A FITS file, plain or compressed with bzip2 or gzip.
+        A FITS file, plain or compressed with bzip2, gzip or fpack (``.fz``).
 
     Returns
     -------
@@ -24,8 +24,9 @@ def recognise(path: str | Path) -> FrameInfo | SpectrumInfo:
     Raises
     ------
     FileError
-        With the reason ``unreadable``, ``empty``, ``not-fits``, ``truncated``, ``unknown-kind``,
-        ``missing-keyword``, ``bad-values``, ``unknown-band``, ``wrong-unit``, ``wrong-hdus`` or ``bad-wcs``.
+        With the reason ``unreadable``, ``empty``, ``not-fits``, ``truncated``, ``damaged``,
+        ``unknown-kind``, ``missing-keyword``, ``bad-values``, ``unknown-band``, ``wrong-unit``,
+        ``wrong-hdus`` or ``bad-wcs``.
     """
     path = Path(path)
     header = fits.read_header(path)
@@ -33,6 +34,8 @@ def recognise(path: str | Path) -> FrameInfo | SpectrumInfo:
         return sdss.spectrum_info(header, path)
     if lamost.is_spectrum(header):
         return lamost.spectrum_info(header, path)
+    if not sdss.is_frame(header) and header.get("NAXIS") == 0:
+        header = fits.read_packed_header(path) or header
     if sdss.is_frame(header):
         return sdss.frame_info(header, path)
     raise _unknown(path)

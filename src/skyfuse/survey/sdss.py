@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,8 @@ _NO_OBJECT = (
     (1 << 8, "bad-target", "a fibre with a catastrophically bad position"),
     (1 << 9, "no-data", "a fibre without data"),
 )
+# numpy's names of the kinds of floats that BITPIX tells.
+_FLOATS = {-32: ">f4", -64: ">f8"}
 _SKY = {"ALLSKY": "f", "XINTERP": "f", "YINTERP": "f"}
 _PIXELS = {"FLUX": "f", "LOGLAM": "f", "IVAR": "f", "AND_MASK": "iu"}
 _VERDICTS = {
@@ -75,16 +79,49 @@ _VERDICTS = {
     "SN_MEDIAN_ALL": "f",
     "OBJTYPE": "S",
     "SOURCETYPE": "S",
+    "PLATE": "iu",
+    "MJD": "iu",
+    "FIBERID": "iu",
 }
+# log10 Å: 1000 Å to 10 µm.
+_LOGLAM = (3.0, 5.0)
+# A step may be so many times the one before: smooth grids of any kind pass, one lost pixel does not.
+_MOST_UNEVEN = 1.5
+# 1e-17 erg/s/cm²/Å: Sirius has 1.3e9 at its brightest.
+_MOST_FLUX = 1e10
+# No σ is a millionth of the unit: the faintest of real spectra are a tenth.
+_MOST_IVAR = 1e12
+REDSHIFTS = (-0.1, 10.0)
+"""Of stars and galaxies that fall towards us, to those whose Lyman α is infrared."""
 # Half a unit in the last place of a float32 near 4, in bins of 1e-4, with room for one rounding more.
 _BIN_TOLERANCE = 5e-3
 # The sky varies smoothly: one pixel in 16 each way is plenty for the median σ of empty pixels.
 _EMPTY_STEP = 16
 _CCD_ROWS = 2048
+# The terms of a WCS that the cards of FrameInfo carry (FITS 4.0, table 22, and the SIP convention), and those
+# that change positions too and are not carried: lookup tables, text parameters, keywords of before FITS 3.0.
+_WCS_TERM = re.compile(
+    r"(CRPIX|CRVAL|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d\d?|LONPOLE|LATPOLE|[AB]_(ORDER|\d_\d)"
+)
+# All projections of FITS 4.0, table 23, and TPV; others (TNX, ZPX) have terms that wcslib ignores.
+_PROJECTION = re.compile(
+    r"(AZP|SZP|TAN|STG|SIN|ARC|ZPN|ZEA|AIR|CYP|CEA|CAR|MER|SFL|PAR|MOL|AIT|COP|COE|COD|COO|BON|PCO|TSC|CSC|QSC"
+    r"|HPX|XPH|TPV)(-SIP)?"
+)
+_WCS_NOT_CARRIED = re.compile(
+    r"(CPDIS|CQDIS|D2IMDIS)[12]|(DP|DQ)[12]|D2IM(ARR|EXT|ERR)|AXISCORR|PS[12]_\d\d?|LONGPOLE|(CD|PC)00[12]00[12]"
+)
+# An order of magnitude to either side of the 0.396″ of SDSS is another camera, or damage.
+_PIXEL_ARCSEC = (0.04, 4.0)
 # A star drifts over the CCDs in this order, two frames apart (Gunn et al. 1998, AJ 116, 3040), and FRAME
 # counts the frames of one CCD: the field, which numbers the sky, is FRAME less this. Real frames bear it out.
 FRAMES_BEHIND_R = {"r": 0, "i": 2, "u": 4, "z": 6, "g": 8}
 _SECONDS_A_DAY = 86400.0
+# DN²: the converter's 16 bits give 65,535 DN at most, so that no pixel's variance comes near this.
+_MOST_VARIANCE = 1e9
+_MOST_DN = 65535
+# A frame has 12.4 MB; a spectrum in the full format, with all of its exposures, some MB.
+_MOST_BYTES = 1 << 28
 _AGAIN = "get the file again from the archive"
 
 
@@ -121,12 +158,18 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
     Raises
     ------
     FileError
-        ``missing-keyword``, ``bad-values``, ``unknown-band``, ``wrong-unit``, ``wrong-hdus`` or ``bad-wcs``.
+        ``damaged``, ``missing-keyword``, ``bad-values``, ``unknown-band``, ``wrong-unit``, ``wrong-hdus`` or
+        ``bad-wcs``.
     """
-    if header.get("NAXIS") != 2 or header.get("BITPIX") != -32:
-        raise FileError("HDU 0 is no image of 32-bit floats", reason="wrong-hdus", remedy=_AGAIN, path=path)
-    if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0:
-        raise FileError("its image is scaled (BSCALE, BZERO)", reason="wrong-hdus", remedy=_AGAIN, path=path)
+    fits.require_one_voice(header, path)
+    if header.get("NAXIS") != 2 or header.get("BITPIX") not in (-32, -64):
+        raise FileError(
+            "HDU 0 is no image of floats (an fpC or raw frame is one of counts)",
+            reason="wrong-hdus",
+            remedy="give calibrated frames (frame-*.fits of DR8 and later)",
+            path=path,
+        )
+    fits.require_plain_image(header, path)
     band = str(header.get("FILTER", "")).strip()
     if len(band) != 1 or band not in BANDS:
         raise FileError(
@@ -140,15 +183,23 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
             remedy="give calibrated frames (frame-*.fits), not raw or otherwise scaled images",
             path=path,
         )
-    run, camcol, frame = (fits.integer(header, key, path) for key in ("RUN", "CAMCOL", "FRAME"))
-    field = frame - FRAMES_BEHIND_R[band]
-    if camcol not in _GAIN:
-        raise FileError(f"its CAMCOL is {camcol}, not 1 to 6", reason="bad-values", remedy=_AGAIN, path=path)
+    run = fits.integer(header, "RUN", path, 1, 999_999)
+    camcol = fits.integer(header, "CAMCOL", path, 1, len(_GAIN))
+    behind = FRAMES_BEHIND_R[band]
+    field = fits.integer(header, "FRAME", path, behind, 9999 + behind) - behind
     nx, ny = fits.integer(header, "NAXIS1", path), fits.integer(header, "NAXIS2", path)
-    if nx < 1 or ny < 1:
-        raise FileError("its image has no pixels", reason="wrong-hdus", remedy=_AGAIN, path=path)
-    after_reading_of_row_0 = ((ny - 1) / 2 / _CCD_ROWS - 0.5) * fits.number(header, "EXPTIME", path)
-    middle = fits.number(header, "TAI", path) + after_reading_of_row_0
+    if not (1 <= nx <= _CCD_ROWS and 1 <= ny <= _CCD_ROWS):
+        raise FileError(
+            f"its image of {nx} × {ny} pixels has no place on a CCD of {_CCD_ROWS} × {_CCD_ROWS}",
+            reason="wrong-hdus",
+            remedy=_AGAIN,
+            path=path,
+        )
+    exposed = fits.number(header, "EXPTIME", path)
+    if not 0 < exposed < _SECONDS_A_DAY:
+        raise FileError(f"its EXPTIME is {exposed} s", reason="bad-values", remedy=_AGAIN, path=path)
+    middle = fits.number(header, "TAI", path) + ((ny - 1) / 2 / _CCD_ROWS - 0.5) * exposed
+    mjd = fits.require_date(middle / _SECONDS_A_DAY, path)
     cards, ra, dec = _celestial(header, (ny, nx), path)
     return FrameInfo(
         frame_id=f"sdss-{run}-{camcol}-{field}-{band}",
@@ -157,7 +208,7 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
         camcol=camcol,
         field=field,
         band=band,
-        mjd=middle / _SECONDS_A_DAY,
+        mjd=mjd,
         shape=(ny, nx),
         wcs=cards,
         ra=ra,
@@ -166,42 +217,86 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
 
 
 def _celestial(header: fits.Header, shape: tuple[int, int], path: Path) -> tuple[str, float, float]:
-    """Return a frame's WCS as header cards, and the position of its centre, degrees."""
-    keys = ("CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2", "CD1_1", "CD1_2", "CD2_1", "CD2_2")
+    """Return a frame's WCS as header cards, and the position of its centre, degrees.
+
+    The cards hold every term that the WCS has: matrix or scales, the projection's parameters, the native
+    pole, SIP or TPV distortion. What they could not hold is refused.
+    """
+    terms = {key for key in header if _WCS_TERM.fullmatch(key)}
+    for key in header:
+        if _WCS_NOT_CARRIED.fullmatch(key):
+            raise _bad_wcs(path, f"its WCS has {key}, a term that is not read")
+    values: dict[str, float | int] = {}
+    keys = ["CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2"]
+    if any(key.startswith("CD") and key[2] in "12" for key in terms):
+        if any(key.startswith("PC") for key in terms):
+            raise _bad_wcs(path, "its WCS has both CD and PC")
+        keys += ["CD1_1", "CD1_2", "CD2_1", "CD2_2"]
+        terms -= {"CDELT1", "CDELT2", "CROTA1", "CROTA2"}  # without meaning beside CD (FITS 4.0, 8.1.2)
+    else:
+        keys += ["CDELT1", "CDELT2"]
+    keys += sorted(terms.difference(keys))
+    words = {f"CTYPE{axis}": str(header.get(f"CTYPE{axis}", "")).strip() for axis in (1, 2)}
+    words |= {f"CUNIT{axis}": str(header.get(f"CUNIT{axis}", "deg")).strip() for axis in (1, 2)}
+    # RADECSYS is the name of before FITS 3.0, which astropy warns about.
+    words["RADESYS"] = str(header.get("RADESYS", header.get("RADECSYS", ""))).strip()
     try:
-        values = {key: fits.number(header, key, path) for key in keys}
+        if header.get("WCSAXES", 2) != 2:
+            raise _bad_wcs(path, f"its WCS has {header['WCSAXES']} axes, not 2")
+        for key in keys:
+            whole = key.endswith("_ORDER")
+            values[key] = fits.integer(header, key, path, 0, 9) if whole else fits.number(header, key, path)
+        equinox = fits.number(header, "EQUINOX", path) if "EQUINOX" in header else 2000.0
     except FileError as error:
         raise _bad_wcs(path, error.fault) from error
-    if abs(values["CD1_1"] * values["CD2_2"] - values["CD1_2"] * values["CD2_1"]) < 1e-20:
-        raise _bad_wcs(path, "its CD matrix is singular")
-    words = {f"CTYPE{axis}": str(header.get(f"CTYPE{axis}", "")) for axis in (1, 2)}
-    words |= {"CUNIT1": "deg", "CUNIT2": "deg"}
-    # RADECSYS is the name of before FITS 3.0, which astropy warns about; an EQUINOX has no meaning beside
-    # ICRS.
-    words["RADESYS"] = str(header.get("RADESYS", header.get("RADECSYS", "ICRS")))
-    if words["RADESYS"] not in ("ICRS", "FK5"):
-        raise _bad_wcs(path, f"its coordinates are {words['RADESYS']!r}, neither ICRS nor FK5")
+    # The default, in part, is the equinox's (FITS 4.0, 8.3). ICRS has none, FK5 of 2000 is ICRS to 0.02″.
+    for axis, begin in ((1, "RA---"), (2, "DEC--")):
+        kind = words[f"CTYPE{axis}"]
+        if not (kind.startswith(begin) and _PROJECTION.fullmatch(kind[len(begin) :])):
+            raise _bad_wcs(path, f"its axis {axis} is {kind!r}, not {begin} in a projection that is read")
+        if not re.fullmatch(r"[A-Za-z ]{0,20}", words[f"CUNIT{axis}"]):
+            raise _bad_wcs(path, f"the unit of its axis {axis} is {words[f'CUNIT{axis}']!r}")
+    words["RADESYS"] = words["RADESYS"] or (
+        "ICRS" if "EQUINOX" not in header else "FK4" if equinox < 1984 else "FK5"
+    )
+    if words["RADESYS"] not in ("ICRS", "FK5") or (words["RADESYS"] == "FK5" and equinox != 2000):
+        raise _bad_wcs(
+            path, f"its coordinates are {words['RADESYS']!r} of {equinox:g}, neither ICRS nor FK5 of 2000"
+        )
+    distorted = any(key.startswith(("A_", "B_")) for key in values)
+    if distorted != words["CTYPE1"].endswith("-SIP") or distorted != words["CTYPE2"].endswith("-SIP"):
+        raise _bad_wcs(
+            path, "its WCS has SIP coefficients or a CTYPE that ends in -SIP, one without the other"
+        )
+    if words["CTYPE1"].startswith("RA---TAN") and any(key.startswith("PV") for key in values):
+        raise _bad_wcs(
+            path, "its WCS has PV terms beside TAN, which is written TPV where they are a distortion"
+        )
     cards = "".join(f"{key:<8}= {repr(value).upper():>20}".ljust(fits.CARD) for key, value in values.items())
     cards += "".join(f"{key:<8}= '{value:<8}'".ljust(fits.CARD) for key, value in words.items())
     for axis, size in enumerate(reversed(shape), start=1):
         cards += f"{f'NAXIS{axis}':<8}= {size:>20}".ljust(fits.CARD)
+    ny, nx = shape
+    pixels = np.array([[(nx - 1) / 2, (ny - 1) / 2], [0, 0], [nx - 1, 0], [0, ny - 1], [nx - 1, ny - 1]])
     try:
         # wcslib itself: `astropy.wcs.WCS` on top of it takes 13 times as long.
         wcs = Wcsprm(cards.encode("ascii"))
         wcs.set()
-        if min(wcs.lng, wcs.lat) < 0:
-            raise _bad_wcs(path, f"its axes are {words['CTYPE1']!r} and {words['CTYPE2']!r}, not celestial")
-        centre = [[(shape[1] - 1) / 2, (shape[0] - 1) / 2]]
-        ra, dec = wcs.p2s(centre, 0)["world"][0]
+        scale = 3600 * math.sqrt(abs(np.linalg.det(np.diag(wcs.get_cdelt()) @ wcs.get_pc())))
+        world = wcs.p2s(pixels, 0)["world"]
+        back = wcs.s2p(world, 0)["pixcrd"]
     except (ValueError, WcsError) as error:
         raise _bad_wcs(path, f"its WCS does not compute ({str(error).splitlines()[0]})") from error
-    if not (np.isfinite(ra) and np.isfinite(dec)):
-        raise _bad_wcs(path, "the position of its centre is not finite")
-    return cards, float(ra), float(dec)
+    if not _PIXEL_ARCSEC[0] <= scale <= _PIXEL_ARCSEC[1]:
+        raise _bad_wcs(path, f"its pixels are {scale:.3g} arcsec wide, those of SDSS 0.396")
+    if not (np.abs(back - pixels) < 0.01).all():
+        raise _bad_wcs(path, "its WCS does not lead back from the sky to the pixels of its corners")
+    return cards, float(world[0, 0]), float(world[0, 1])
 
 
 def _bad_wcs(path: Path, fault: str) -> FileError:
-    return FileError(fault, reason="bad-wcs", remedy=_AGAIN, path=path)
+    remedy = "correct its header, or get the file again from the archive"
+    return FileError(fault, reason="bad-wcs", remedy=remedy, path=path)
 
 
 def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
@@ -212,9 +307,20 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
     Raises
     ------
     FileError
-        ``missing-keyword`` or ``bad-values``.
+        ``unknown-kind``, ``damaged``, ``missing-keyword`` or ``bad-values``.
     """
-    plate, mjd, fiberid = (fits.integer(header, key, path) for key in ("PLATEID", "MJD", "FIBERID"))
+    if header.get("NAXIS") == 2 and "RAOBJ" in header:
+        raise FileError(
+            "it is an spSpec file of DR7 and before, whose layout is not read",
+            reason="unknown-kind",
+            remedy="give the same spectrum as DR8 and later have it: spec-<plate>-<mjd>-<fibre>.fits",
+            path=path,
+        )
+    fits.require_one_voice(header, path)
+    # As many digits as the names of the archive's files have.
+    plate = fits.integer(header, "PLATEID", path, 1, 999_999)
+    mjd = int(fits.require_date(fits.integer(header, "MJD", path), path))
+    fiberid = fits.integer(header, "FIBERID", path, 1, 9999)
     ra, dec = fits.position(header, "PLUG_RA", "PLUG_DEC", path)
     survey = fits.survey(header, "sdss")
     return SpectrumInfo(
@@ -247,6 +353,7 @@ def _calibrate(
     sky_ny, sky_nx = sky.shape
     nan, zero = np.float32(np.nan), np.float32(0)
     one_by_gain, dark = np.float32(1 / gain), np.float32(dark_variance)
+    most = np.float32(_MOST_VARIANCE)
     left = np.empty(nx, np.int32)
     share_x = np.empty(nx, np.float32)
     scale = np.empty(nx, np.float32)
@@ -298,8 +405,8 @@ def _calibrate(
         valid = np.int32(0)
         for j in range(nx):
             variance = flux[j] * electrons[j] + floor[j]
-            # Also false where anything is NaN; infinite pixels fail the upper bound.
-            good = (variance > zero) & (variance < np.float32(3e38))
+            # Also false where anything is NaN; infinite and absurd pixels fail the upper bound.
+            good = (variance > zero) & (variance < most)
             v[j] = flux[j] if good else nan
             s[j] = scale[j] * np.sqrt(variance) if good else nan
             valid += np.int32(good)
@@ -317,7 +424,7 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
     Parameters
     ----------
     path : path
-        ``frame-*.fits``, plain or compressed with bzip2 or gzip.
+        ``frame-*.fits``, plain or compressed with bzip2, gzip or fpack (``.fz``).
     scratch : Scratch, optional
         Memory for the frame's arrays, which the next frame read with the same `scratch` overwrites.
 
@@ -332,24 +439,29 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
         As `skyfuse.survey.recognise.recognise`, and ``no-good-pixels`` where none is valid.
     """
     path, scratch = Path(path), scratch or fits.Scratch()
-    content, sha256 = fits.read_bytes(path, scratch)
-    primary, *others = fits.parse(content, path)
+    content, hdus, sha256 = fits.read(path, scratch, _MOST_BYTES)
+    primary, *others = hdus
     if not is_frame(primary.header):
         raise FileError(
             "it is no SDSS frame", reason="unknown-kind", remedy="give a frame-*.fits file", path=path
         )
     info = frame_info(primary.header, path)
     ny, nx = info.shape
-    if len(others) < 2:
+    if len(others) < 3:
         raise FileError(
-            "it lacks the calibration vector or the sky", reason="wrong-hdus", remedy=_AGAIN, path=path
+            "it lacks the calibration vector, the sky or the astrometry (HDUs 1 to 3)",
+            reason="wrong-hdus",
+            remedy=_AGAIN,
+            path=path,
         )
     vector, background = others[:2]
-    if vector.header.get("BITPIX") != -32 or vector.stop - vector.start != 4 * nx:
+    kind = _FLOATS.get(fits.integer(vector.header, "BITPIX", path))
+    if kind is None or vector.stop - vector.start != np.dtype(kind).itemsize * nx:
         raise FileError(
             f"HDU 1 is no calibration vector of {nx} values", reason="wrong-hdus", remedy=_AGAIN, path=path
         )
-    calib = np.frombuffer(content, ">f4", nx, vector.start).astype(np.float32)
+    fits.require_plain_image(vector.header, path)
+    calib = np.frombuffer(content, kind, nx, vector.start).astype(np.float32)
     columns = fits.table(content, background, path, _SKY)
     if len(columns) < 3 or any(len(column) != 1 for column in columns.values()):
         raise FileError(
@@ -362,14 +474,28 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
         raise FileError(
             "the sky of HDU 2 does not fit the image", reason="wrong-hdus", remedy=_AGAIN, path=path
         )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+    for at, size in ((x, shape[1]), (y, shape[0])):
+        # Edges are half a sample outside of the outermost centres.
+        if not ((at > -2) & (at < size + 1)).all():
+            raise FileError(
+                "the sky's positions in HDU 2 are off its samples",
+                reason="bad-values",
+                remedy=_AGAIN,
+                path=path,
+            )
+    if not ((sky >= 0) & (sky <= _MOST_DN)).all():
         raise FileError(
-            "the sky's positions in HDU 2 are not finite", reason="bad-values", remedy=_AGAIN, path=path
+            f"the sky in HDU 2 is not from 0 to {_MOST_DN} DN", reason="bad-values", remedy=_AGAIN, path=path
         )
     value, sigma = (scratch.array(name, (ny, nx), np.float32) for name in ("value", "sigma"))
     empty = np.empty((-(-ny // _EMPTY_STEP), -(-nx // _EMPTY_STEP)), np.float32)
+    kind = _FLOATS[fits.integer(primary.header, "BITPIX", path)]
+    pixels = np.frombuffer(content, kind, ny * nx, primary.start)
+    if kind != ">f4":
+        with np.errstate(over="ignore"):
+            pixels = pixels.astype(">f4")
     count = _calibrate(
-        np.frombuffer(content, np.uint32, ny * nx, primary.start).reshape(ny, nx),
+        pixels.view(np.uint32).reshape(ny, nx),
         calib,
         sky.reshape(shape),
         x,
@@ -411,8 +537,8 @@ def read_spectrum(
     keep_unknown : bool
         Also read fibres that saw no known object: sky, unplugged, without a usable position.
     keep_unclassified : bool
-        Also read spectra without the pipeline's verdicts: those that end after HDU 1, and those whose HDU 2
-        has no CLASS, Z or ZWARNING. What is not told is None in `catalogue`.
+        Also read spectra without the pipeline's verdicts: those that end after HDU 1 or 2, and those whose
+        HDU 2 has no CLASS, Z or ZWARNING. What is not told is None in `catalogue`.
 
     Returns
     -------
@@ -422,26 +548,29 @@ def read_spectrum(
     ------
     FileError
         As `skyfuse.survey.recognise.recognise`, and ``sky-fibre``, ``unplugged``, ``bad-target``,
-        ``no-data``, ``bad-values`` (wavelengths that do not rise) or ``no-good-pixels``.
+        ``no-data``, ``wrong-hdus``, ``bad-values`` or ``no-good-pixels``.
     """
     path = Path(path)
-    content, sha256 = fits.read_bytes(path)
-    primary, *others = fits.parse(content, path)
+    content, (primary, *others), sha256 = fits.read(path, most=_MOST_BYTES)
     if not is_spectrum(primary.header):
         raise FileError(
             "it is no SDSS spectrum", reason="unknown-kind", remedy="give a spec-*.fits file", path=path
         )
     info = spectrum_info(primary.header, path)
-    if len(others) < (1 if keep_unclassified else 2):
-        raise FileError("it lacks HDU 1 or HDU 2", reason="wrong-hdus", remedy=_AGAIN, path=path)
+    if len(others) < (1 if keep_unclassified else 3):
+        raise FileError(
+            "it lacks the spectrum, the verdict or the lines (HDUs 1 to 3)",
+            reason="wrong-hdus",
+            remedy=_AGAIN,
+            path=path,
+        )
     pixels = fits.table(content, others[0], path, _PIXELS)
     if len(pixels) < 4 or any(column.ndim > 1 or len(column) < 2 for column in pixels.values()):
         raise FileError(
             "HDU 1 lacks FLUX, LOGLAM, IVAR or AND_MASK", reason="wrong-hdus", remedy=_AGAIN, path=path
         )
     loglam = pixels["LOGLAM"].astype(np.float64)
-    if not (np.isfinite(loglam).all() and (np.diff(loglam) > 0).all()):
-        raise FileError("its wavelengths do not rise", reason="bad-values", remedy=_AGAIN, path=path)
+    require_wavelengths(loglam, path)
     bins = np.rint(loglam * 1e4)
     first_bin = None
     if np.abs(loglam * 1e4 - bins).max() < _BIN_TOLERANCE and (np.diff(bins) == 1).all():
@@ -449,12 +578,11 @@ def read_spectrum(
         loglam = bins * 1e-4
     flux, ivar = pixels["FLUX"].astype(np.float32), pixels["IVAR"].astype(np.float32)
     good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf) & (pixels["AND_MASK"] & _BAD_BITS == 0)
-    if not good.any():
-        raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
+    require_fluxes(flux[good], ivar[good], path)
     sigma = np.full(len(flux), np.nan, np.float32)
     sigma[good] = 1 / np.sqrt(ivar[good])
     verdicts = fits.table(content, others[1], path, _VERDICTS) if len(others) > 1 else {}
-    catalogue = _catalogue(verdicts, path, keep_unclassified=keep_unclassified)
+    catalogue = _catalogue(verdicts, info, path, keep_unclassified=keep_unclassified)
     if catalogue["sn_median"] is None:
         catalogue["sn_median"] = float(np.median(flux[good] / sigma[good]))
     if not keep_unknown:
@@ -463,29 +591,107 @@ def read_spectrum(
     return Spectrum(info, 10.0**loglam, flux, sigma, first_bin, sha256, catalogue)
 
 
+def require_wavelengths(loglam: NDArray[np.float64], path: Path) -> None:
+    """Refuse wavelengths that do not rise evenly, or are none of ultraviolet to infrared light.
+
+    Parameters
+    ----------
+    loglam : ndarray of float64, shape (n,)
+        log10 of Å; n ≥ 2.
+
+    Raises
+    ------
+    FileError
+        ``bad-values``.
+    """
+    steps = np.diff(loglam)
+    # Also false where anything is NaN.
+    if not ((loglam > _LOGLAM[0]) & (loglam < _LOGLAM[1])).all():
+        fault = f"its wavelengths are not from {10 ** _LOGLAM[0]:.0f} to {10 ** _LOGLAM[1]:.0f} Å"
+    elif not (steps > 0).all():
+        fault = "its wavelengths do not rise"
+    # Bins reach half way to their neighbours: those beside a gap would reach into it.
+    elif (
+        not (steps[1:] < _MOST_UNEVEN * steps[:-1]).all() or not (steps[:-1] < _MOST_UNEVEN * steps[1:]).all()
+    ):
+        fault = "its wavelengths jump"
+    else:
+        return
+    raise FileError(fault, reason="bad-values", remedy=_AGAIN, path=path)
+
+
+def require_fluxes(flux: NDArray[np.float32], ivar: NDArray[np.float32], path: Path) -> None:
+    """Refuse a spectrum whose valid pixels are none, or brighter or more exact than any.
+
+    Raises
+    ------
+    FileError
+        ``no-good-pixels`` or ``bad-values``.
+    """
+    if not flux.size:
+        raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
+    if np.abs(flux).max() > _MOST_FLUX or ivar.max() > _MOST_IVAR:
+        raise FileError(
+            f"its fluxes reach {np.abs(flux).max():.3g} and their inverse variances {ivar.max():.3g}, "
+            "more than any spectrograph's",
+            reason="bad-values",
+            remedy=_AGAIN,
+            path=path,
+        )
+
+
 def _catalogue(
-    row: dict[str, NDArray[Any]], path: Path, *, keep_unclassified: bool = False
+    row: dict[str, NDArray[Any]], info: SpectrumInfo, path: Path, *, keep_unclassified: bool
 ) -> dict[str, Any]:
-    """Return the pipeline's verdicts from the one row of HDU 2."""
+    """Return the pipeline's verdicts from the one row of HDU 2, which must be about the same spectrum."""
     lacking = not (keep_unclassified or {"CLASS", "Z", "ZWARNING"} <= set(row))
     if lacking or any(column.shape != (1,) for column in row.values()):
         raise FileError(
             "HDU 2 lacks one row with CLASS, Z and ZWARNING", reason="wrong-hdus", remedy=_AGAIN, path=path
         )
+    for name, own in (("PLATE", info.plate), ("MJD", info.mjd), ("FIBERID", info.fiberid)):
+        if name in row and int(row[name][0]) != own:
+            raise FileError(
+                f"HDU 2 is about another spectrum: its {name} is {row[name][0]}, that of HDU 0 {own}",
+                reason="bad-values",
+                remedy=_AGAIN,
+                path=path,
+            )
 
     def text(*names: str) -> str:
         found = next((row[name][0] for name in names if name in row), b"")
-        return bytes(found).decode("latin-1").strip()
+        # FITS pads with NUL or blanks.
+        return fits.printable(bytes(found).rstrip(b"\0 "), path).strip()
 
-    return {
+    def number(name: str, least: float, most: float) -> float | None:
+        value = float(row[name][0]) if name in row else None
+        if value is not None and not least <= value <= most:
+            raise FileError(
+                f"HDU 2 says {name} = {value}, not from {least} to {most}",
+                reason="bad-values",
+                remedy=_AGAIN,
+                path=path,
+            )
+        return value
+
+    found = {
         "class": text("CLASS") if "CLASS" in row else None,
         "subclass": text("SUBCLASS") if "CLASS" in row else None,
-        "z": float(row["Z"][0]) if "Z" in row else None,
-        "z_err": float(row["Z_ERR"][0]) if "Z_ERR" in row else None,
-        "zwarning": int(row["ZWARNING"][0]) if "ZWARNING" in row else None,
-        "sn_median": float(row["SN_MEDIAN_ALL"][0]) if "SN_MEDIAN_ALL" in row else None,
+        "z": number("Z", *REDSHIFTS),
+        # Negative: the pipeline's codes for a fit that failed.
+        "z_err": number("Z_ERR", -100, 1e4),
+        "zwarning": int(row["ZWARNING"][0]) if number("ZWARNING", 0, 2**16) is not None else None,
+        "sn_median": number("SN_MEDIAN_ALL", -1e5, 1e5),
         "objtype": text("OBJTYPE", "SOURCETYPE"),
     }
+    if found["class"] not in (None, "", "GALAXY", "QSO", "STAR"):
+        raise FileError(
+            f"HDU 2 says CLASS = {found['class']!r}, none of GALAXY, QSO and STAR",
+            reason="bad-values",
+            remedy=_AGAIN,
+            path=path,
+        )
+    return found
 
 
 def _require_object(catalogue: dict[str, Any], path: Path) -> None:

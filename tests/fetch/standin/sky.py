@@ -145,7 +145,7 @@ class Sky:
             run2d = path.split("/redux/")[1].split("/")[0]
             # The mock leaves out the table of emission lines that ends every file of the archive.
             good = found is not None and run2d in found.parts
-            return Reply(found.read_bytes() + _lines()) if good else None
+            return Reply(found.read_bytes()) if good else None
         found = next(iter(self.folder.glob(f"photoObj/frames/301/*/*/{name.removesuffix('.bz2')}")), None)
         return None if found is None else Reply(_bzipped(found))
 
@@ -348,15 +348,6 @@ def _frame(where: Field, zoom: int) -> dict[str, Any]:
         "cy": np.sin(ra) * np.cos(dec),
         "cz": np.sin(dec),
     }
-
-
-@lru_cache(maxsize=1)
-def _lines() -> bytes:
-    names = ["LINENAME", "LINEWAVE", "LINEAREA", "LINEAREA_ERR"]
-    rows = np.zeros(32, list(zip(names, ("S13", ">f8", ">f4", ">f4"), strict=True)))
-    buffer = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(rows, name="SPZLINE")]).writeto(buffer)
-    return buffer.getvalue()[2880:]
 
 
 @lru_cache(maxsize=10)

@@ -26,19 +26,20 @@ def template(pixels: int = 200) -> bytes:
     row = np.zeros(pixels, [("flux", "f4"), ("loglam", "f4"), ("ivar", "f4"), ("and_mask", "i4")])
     row["loglam"], row["ivar"] = 3.58 + 1e-4 * np.arange(pixels), 1
     verdict = np.array([("GALAXY", 0.1, 0)], [("CLASS", "S6"), ("Z", "f4"), ("ZWARNING", "i4")])
-    tables = [fits.BinTableHDU(row), fits.BinTableHDU(verdict), fits.BinTableHDU(verdict)]
+    lines = np.zeros(1, [("own", "u1", (64,))])
+    tables = [fits.BinTableHDU(row), fits.BinTableHDU(verdict), fits.BinTableHDU(lines)]
     file = io.BytesIO()
     fits.HDUList([primary, *tables]).writeto(file)
     return file.getvalue()
 
 
 def spectrum(model: bytes, plate: int, mjd: int, fiber: int) -> bytes:
-    """Return the file of one object: the model with its identity, and with numbers of its own at the end."""
+    """Return the file of one object: the model with its identity and numbers of its own in its last block."""
     content = bytearray(model)
     for key, value in {"PLATEID": plate, "MJD": mjd, "FIBERID": fiber}.items():
         at = content.index(f"{key:<8}=".encode())
         content[at : at + _CARD] = f"{key:<8}= {value:>20}".ljust(_CARD).encode()
-    content[-64:] = np.random.default_rng((plate, mjd, fiber)).bytes(64)
+    content[-2880 : -2880 + 64] = np.random.default_rng((plate, mjd, fiber)).bytes(64)
     return bytes(content)
 
 
