@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from skyfuse.disk import read_json, replaced, write_json
-from skyfuse.errors import StoreError
+from skyfuse.disk import locked, read_json, replaced, write_json
+from skyfuse.errors import StoreError, UsageError
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
@@ -29,3 +31,32 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(StoreError, match=r"bad\.json: cannot be read"):
         read_json(tmp_path / "bad.json")
+
+
+def test_a_folder_has_one_writer_and_is_free_when_that_one_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "study"
+    script = (
+        "import pathlib, sys, time; from skyfuse.disk import locked\n"
+        "with locked(pathlib.Path(sys.argv[1]), 'study'): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(StoreError) as caught, locked(folder, "study"):
+            pass
+        other.kill()
+    assert str(caught.value) == (f"{folder}: another study writes this folder; wait until it ends or stop it")
+    with locked(folder, "study"):
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_what_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file; give a folder"), locked(tmp_path / "file", "study"):
+        pass
+    with (
+        pytest.raises(StoreError, match=r"cannot be written \(Not a directory\)"),
+        locked(tmp_path / "file" / "in", "study"),
+    ):
+        pass

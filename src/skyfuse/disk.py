@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all, JSON of the stores, and hashes of files."""
+"""Files that appear whole or not at all, folders with one writer, JSON of the stores, hashes of files."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from skyfuse.errors import StoreError
+from skyfuse.errors import StoreError, UsageError
 
 
 @contextmanager
@@ -45,6 +46,47 @@ def replaced(path: Path) -> Iterator[Path]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def locked(folder: Path, work: str) -> Iterator[None]:
+    """Hold a folder against a second writer; the system lets go when the process ends, however it ends.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    work : str
+        What writes it, in one word, e.g. ``study``.
+
+    Raises
+    ------
+    UsageError
+        If it is a file.
+    StoreError
+        If it cannot be made, or another writer holds it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("is a file", remedy="give a folder", path=folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StoreError(
+            f"cannot be written ({error.strerror})", remedy="give a folder that you may write", path=folder
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"another {work} writes this folder", remedy="wait until it ends or stop it", path=folder
+            ) from error
+        except OSError:
+            pass  # Some cluster file systems have no locks; then the user has to see to it.
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: Any) -> None:

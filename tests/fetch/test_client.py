@@ -415,7 +415,7 @@ def test_no_room_on_the_disk_is_told_before_anything_is_asked(tmp_path: Path) ->
 def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(StoreError, match="another download is at work in it"):
+    with pytest.raises(StoreError, match="another download writes this folder"):
         fetch(tmp_path, [], "http://127.0.0.1:1")
     os.close(descriptor)
     assert fetch(tmp_path, [], "http://127.0.0.1:1").asked == 0

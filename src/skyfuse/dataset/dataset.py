@@ -334,7 +334,8 @@ class Dataset:
             raise StoreError(
                 "is there already and is something else", path=path, remedy="remove it or give another path"
             )
-        make.make(path, gather(), wanted, request, progress)
+        with make.reserved(path) as partial:
+            make.make(partial, gather(), wanted, request, progress)
         return cls.open(path)
 
     # --------------------------------------------------------------------------------------------------- read

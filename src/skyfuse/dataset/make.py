@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +24,7 @@ from skyfuse.dataset import split as splitting
 from skyfuse.dataset.arrays import ARRAY_MODALITIES, UNITS, Modality, write_arrays, write_block
 from skyfuse.dataset.morphology import morphology
 from skyfuse.disk import sha256
-from skyfuse.errors import DataError, UsageError
+from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import BANDS, Samples
 from skyfuse.survey.tables import read_sfr, read_table
 
@@ -713,39 +711,53 @@ def _write(
     splits: dict[str, splitting.Split],
     progress: Progress | None,
 ) -> None:
-    """Write the folder under a temporary name, renamed when whole; memory holds one block of objects."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    """Write the files of a dataset; memory holds one block of objects."""
     rows, n = content.rows, len(content.rows)
+    shapes: dict[tuple[Modality, int], tuple[int, ...]] = {
+        (modality, zoom): content.read(modality, zoom, rows[:1]).value.shape[1:]
+        for modality, levels in content.zooms.items()
+        for zoom in levels
+    }
+    wavelengths = {zoom: content.wavelengths[zoom] for zoom in content.zooms.get("spectrum", ())}
+    largest = max((4 * int(np.prod(shape)) for shape in shapes.values()), default=0)
+    with write_arrays(path / ARRAYS, n, shapes, wavelengths, content.units) as writer:
+        for block in quality.blocks(n if shapes else 0, largest):
+            for modality, zoom in shapes:
+                samples = content.read(modality, zoom, rows[block])
+                write_block(writer, modality, zoom, block.start, samples)
+            if progress is not None:
+                progress(block.stop, n, "arrays")
+    with disk.replaced(path / TABLE) as temporary:
+        content.table.to_parquet(temporary, index=False)
+    if splits:
+        write_splits(path, splits, content.table["object_id"])
+    disk.write_json(path / META, meta)
+
+
+@contextmanager
+def reserved(path: Path) -> Iterator[Path]:
+    """Give a folder beside `path` that takes its name when it is whole, held against a second maker.
+
+    Raises
+    ------
+    StoreError
+        If another process makes this dataset, or has just made it.
+    """
+    partial = path.with_name(f".{path.name}.tmp")
     try:
-        shapes: dict[tuple[Modality, int], tuple[int, ...]] = {
-            (modality, zoom): content.read(modality, zoom, rows[:1]).value.shape[1:]
-            for modality, levels in content.zooms.items()
-            for zoom in levels
-        }
-        wavelengths = {zoom: content.wavelengths[zoom] for zoom in content.zooms.get("spectrum", ())}
-        largest = max((4 * int(np.prod(shape)) for shape in shapes.values()), default=0)
-        with write_arrays(partial / ARRAYS, n, shapes, wavelengths, content.units) as writer:
-            for block in quality.blocks(n if shapes else 0, largest):
-                for modality, zoom in shapes:
-                    samples = content.read(modality, zoom, rows[block])
-                    write_block(writer, modality, zoom, block.start, samples)
-                if progress is not None:
-                    progress(block.stop, n, "arrays")
-        with disk.replaced(partial / TABLE) as temporary:
-            content.table.to_parquet(temporary, index=False)
-        if splits:
-            write_splits(partial, splits, content.table["object_id"])
-        disk.write_json(partial / META, meta)
-        # mkdtemp makes private folders; a dataset is as readable as its neighbours.
-        partial.chmod(0o777 & ~_umask())
-        partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        with disk.locked(partial, "dataset"):
+            if path.exists():
+                raise StoreError("was made meanwhile", remedy="run the same command again")
+            try:
+                # What a killed run left.
+                for file in partial.iterdir():
+                    file.unlink()
+                yield partial
+                partial.rename(path)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+    except StoreError as error:
+        if error.path in (None, partial):
+            error.path = path
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -7,7 +7,6 @@ Threads on urllib3: carrying a file of 200 kB costs 0.4 ms of processor time. Wi
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import queue
 import random
@@ -18,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
@@ -30,6 +29,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 
+from skyfuse.disk import locked
 from skyfuse.errors import DataError, FileError, StoreError, UsageError
 from skyfuse.fetch import bounds as limits
 from skyfuse.fetch.bounds import HEAD, LEAST_RATE, MOST, REDIRECTS, WORDS, Bounds
@@ -252,7 +252,7 @@ class Client:
         DataError
             If the archive no longer answers. What has come is kept, the rest waits.
         """
-        with _alone(ledger.folder), writing(ledger.folder):
+        with locked(ledger.folder, "download"), writing(ledger.folder):
             ledger.renew()
             _require_room(ledger, typical or {})
             return _Run(self, ledger, progress or (lambda done, total, what: None)).run()
@@ -704,24 +704,6 @@ class _Run:
 def _failed_try(error: FileError, url: str) -> _TryError:
     """Return an error as that of a try: what fails a check may be a slip of the server."""
     return error if isinstance(error, _TryError) else _TryError(error.reason, error.fault, url)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder; the lock goes with the process, however it ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(
-                "another download is at work in it", path=folder, remedy="wait for it, or stop it"
-            ) from error
-        except OSError:
-            pass  # Some cluster file systems have no locks; then the user has to see to it.
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _require_room(ledger: Ledger, typical: Mapping[str, int]) -> None:

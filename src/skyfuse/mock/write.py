@@ -19,6 +19,7 @@ import pandas as pd
 from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
 
+from skyfuse.disk import locked
 from skyfuse.errors import UsageError
 from skyfuse.mock import bound, catalogue, classes, gaia, images, lamost, scene, sdss, spectra, zoo
 from skyfuse.mock.files import npy_bytes, write_once
@@ -137,6 +138,8 @@ def write_mock(
     UsageError
         An argument is out of range, a product is unknown, too many objects were asked for, templates are
         missing, or the folder holds something else, or another mock.
+    StoreError
+        Another process writes the folder.
     """
     out = Path(out)
     for name, value, least in (("fields", fields, 1), ("objects", objects, 1), ("seed", seed, 0)):
@@ -162,56 +165,57 @@ def write_mock(
         untargeted="frames" in wanted,
         dress=partial(classes.dress, int(seed)) if rich else None,
     )
-    _claim(
-        out,
-        {
-            "seed": int(seed),
-            "fields": int(fields),
-            "objects": int(objects),
-            "products": list(wanted),
-            "z_max": float(z_max),
-            "shares": list(mix),
-            "expected": expected,
-            "templates": None if bank is None else bank.name,
-        },
-    )
-    n_fields = fields if "frames" in wanted else 0
-    n_scenes = objects if "scene" in wanted else 0
-    sky_fibres = max(2, objects // 160) if "spectra" in wanted else 0
-    total = n_fields + len(sky.targets) + sky_fibres + n_scenes
-    done = 0
+    with locked(out, "mock"):
+        _claim(
+            out,
+            {
+                "seed": int(seed),
+                "fields": int(fields),
+                "objects": int(objects),
+                "products": list(wanted),
+                "z_max": float(z_max),
+                "shares": list(mix),
+                "expected": expected,
+                "templates": None if bank is None else bank.name,
+            },
+        )
+        n_fields = fields if "frames" in wanted else 0
+        n_scenes = objects if "scene" in wanted else 0
+        sky_fibres = max(2, objects // 160) if "spectra" in wanted else 0
+        total = n_fields + len(sky.targets) + sky_fibres + n_scenes
+        done = 0
 
-    def report(what: str) -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total, what)
+        def report(what: str) -> None:
+            nonlocal done
+            done += 1
+            if progress is not None:
+                progress(done, total, what)
 
-    if workers is None:
-        # Starting processes costs as much as some hundred spectra.
-        workers = min(os.cpu_count() or 1, max(1, (len(sky.targets) + 100 * n_fields) // 400))
-    writer = _Writer(out, sky, bank, expected, wanted, float(z_max))
-    batches: list[_Batch] = []
-    what = "spectra" if "spectra" in wanted else "objects"
-    with _mapping(writer, workers) as mapped:
-        for _ in mapped(_Writer.field, range(n_fields)):
-            report("frames")
-        for batch in mapped(_Writer.targets, range(0, len(sky.targets), _CHUNK)):
-            batches.append(batch)
-            for _ in batch.rows:
-                report(what)
-    for number in range(sky_fibres):
-        writer.sky_fibre(number)
-        report("spectra")
-    if n_scenes:
-        scene.write_scene(out, int(seed), n_scenes, partial(report, "scenes"))
-    counts = {"frames": len(BANDS) * n_fields, "scenes": n_scenes}
-    if of_sky:
-        counts |= _write_tables(out, sky, wanted, batches)
-        counts["sky fibres"] = sky_fibres
-        if "spectra" in wanted:
-            counts["spectra"] = len(sky.targets) + sky_fibres
-    return MockSummary(out, {name: n for name, n in counts.items() if n}, wanted)
+        if workers is None:
+            # Starting processes costs as much as some hundred spectra.
+            workers = min(os.cpu_count() or 1, max(1, (len(sky.targets) + 100 * n_fields) // 400))
+        writer = _Writer(out, sky, bank, expected, wanted, float(z_max))
+        batches: list[_Batch] = []
+        what = "spectra" if "spectra" in wanted else "objects"
+        with _mapping(writer, workers) as mapped:
+            for _ in mapped(_Writer.field, range(n_fields)):
+                report("frames")
+            for batch in mapped(_Writer.targets, range(0, len(sky.targets), _CHUNK)):
+                batches.append(batch)
+                for _ in batch.rows:
+                    report(what)
+        for number in range(sky_fibres):
+            writer.sky_fibre(number)
+            report("spectra")
+        if n_scenes:
+            scene.write_scene(out, int(seed), n_scenes, partial(report, "scenes"))
+        counts = {"frames": len(BANDS) * n_fields, "scenes": n_scenes}
+        if of_sky:
+            counts |= _write_tables(out, sky, wanted, batches)
+            counts["sky fibres"] = sky_fibres
+            if "spectra" in wanted:
+                counts["spectra"] = len(sky.targets) + sky_fibres
+        return MockSummary(out, {name: n for name, n in counts.items() if n}, wanted)
 
 
 def _checked_products(products: Sequence[str]) -> tuple[str, ...]:
@@ -228,8 +232,6 @@ def _checked_products(products: Sequence[str]) -> tuple[str, ...]:
 def _claim(out: Path, parameters: dict[str, Any]) -> None:
     """Mark the folder as that of this mock, or refuse it."""
     marker = out / "truth.json"
-    if out.exists() and not out.is_dir():
-        raise UsageError("this is a file", remedy="give a folder", path=out)
     if marker.exists():
         try:
             held = json.loads(marker.read_text(encoding="utf-8"))

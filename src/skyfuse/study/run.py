@@ -15,7 +15,8 @@ is unchanged is not run again.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -26,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from skyfuse.config import PARTS, Fusion, ModelPlan, Recipe, load_recipe
-from skyfuse.disk import read_json, replaced, write_json
+from skyfuse.disk import locked, read_json, replaced, write_json
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models.base import MODELS, Arrays
 from skyfuse.models.fusion import LateFusion
@@ -138,15 +139,15 @@ class Study:
         DataError
             The dataset lacks the label, a column, a zoom, the rounds or the folds that the recipe names.
         StoreError
-            `out` holds something else.
+            `out` holds something else, or another study writes it.
         """
         recipe = with_templates(self.recipe, templates)
         _check_models(recipe)
         goal = target(recipe, dataset, truth)
-        folder = _own_folder(Path(out), "study.json", "a study")
-        return _Run(recipe, dataset, folder, progress, goal).go(
-            {"data": "mock" if mock else "user", "variant": self.variant, "quick": self.quick}
-        )
+        with _own_folder(Path(out), "study.json", "study") as folder:
+            return _Run(recipe, dataset, folder, progress, goal).go(
+                {"data": "mock" if mock else "user", "variant": self.variant, "quick": self.quick}
+            )
 
     def tune(
         self,
@@ -210,9 +211,8 @@ class Study:
             }
         )
         goal = target(narrow, dataset)
-        folder = _own_folder(Path(out), "tuning.sqlite", "a search")
-        run = _Run(narrow, dataset, folder, progress, goal)
-        run.tune()
+        with _own_folder(Path(out), "tuning.sqlite", "search") as folder:
+            _Run(narrow, dataset, folder, progress, goal).tune()
         return pd.read_parquet(folder / "trials.parquet")
 
 
@@ -263,12 +263,13 @@ def _points(plan_: ModelPlan) -> list[dict[str, Any]]:
     return [first, *({**first, name: value} for name, many in values.items() for value in many[1:])]
 
 
-def _own_folder(folder: Path, mark: str, what: str) -> Path:
-    """Return the folder, made if it is not there; it must be empty or carry the mark of an earlier run."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file()):
-        raise StoreError(f"is not the folder of {what}", remedy="give a new folder", path=folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+@contextmanager
+def _own_folder(folder: Path, mark: str, what: str) -> Iterator[Path]:
+    """Hold a folder, which must be new, empty, or carry the mark of an earlier run."""
+    with locked(folder, what):
+        if any(folder.iterdir()) and not (folder / mark).is_file():
+            raise StoreError(f"is not the folder of a {what}", remedy="give a new folder", path=folder)
+        yield folder
 
 
 class _Run:
