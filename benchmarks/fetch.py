@@ -219,9 +219,11 @@ def hostile(model: Path, folder: Path, arguments: argparse.Namespace) -> bool:
     usual = bounds.connect + bounds.file + max(bounds.content, bounds.words)
     late = 0
     for name, outcome in sorted(meet_all(folder, bounds, 1).items()):
-        bound = own.get(name.partition(":")[0], usual)
-        late += outcome.spent > bound
         tally = outcome.tally
+        # A try that brings much is not counted, and another follows.
+        made = 1 if tally is None else max(1, sum(tally.faults.values()))
+        bound = made * own.get(name.partition(":")[0], usual)
+        late += outcome.spent > bound
         reasons = [] if tally is None else [*tally.faults, *(["waits"] if tally.waiting else [])]
         print(f"{name:45} {outcome.spent:7.1f} s of {bound:5.0f}  {' '.join(reasons) or outcome.told[:90]}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -29,6 +29,9 @@ ANSWER = 1 << 29
 LINES = 1_000_000
 """Lines of an answer to a query, twenty times the rows that one is asked for."""
 
+LINE = 1 << 20
+"""Bytes of one line of an answer to a query."""
+
 ROWS = 300_000_000
 """Rows that the pages of one query may give together: more than Gaia has spectra."""
 

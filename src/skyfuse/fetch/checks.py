@@ -27,6 +27,7 @@ from skyfuse.fetch.ledger import Wanted
 from skyfuse.survey import fits
 
 _CHUNK = 1 << 20
+_ALGORITHMS = ("md5", "sha1", "sha256")
 # HDUs of the shortest real file: one cut off exactly between two HDUs is valid FITS. `spec` has the primary
 # header, COADD, SPECOBJ and SPZLINE, and more in its full form; `frame` has image, calibration vector, sky
 # and astrometry (SDSS data model, pages of spec and frame).
@@ -68,6 +69,8 @@ def check(path: Path, wanted: Wanted) -> str:
     name = next((suffix for suffix in reversed(suffixes) if suffix not in (".gz", ".bz2")), "")
     form = _KINDS.get(wanted.kind, _SUFFIXES.get(name, ""))
     algorithm, _, published = (wanted.checksum or "sha256:").partition(":")
+    if algorithm not in _ALGORITHMS:
+        raise _fault(wanted, "wrong-checksum", f"it has a checksum of an unknown kind, {algorithm[:40]!a}")
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, algorithm).hexdigest()

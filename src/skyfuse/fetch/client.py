@@ -292,14 +292,16 @@ class Client:
         """Return a whole answer to a query."""
         _require_plain(response, url)
         _length(response, url)
-        content, lines = bytearray(), 0
+        content, lines, last = bytearray(), 0, 0
         for piece in self.pieces(response, url):
             content += piece
             lines += piece.count(b"\n")
-            if len(content) > limits.ANSWER or lines > limits.LINES:
+            last = len(content) if b"\n" in piece else last
+            if len(content) > limits.ANSWER or lines > limits.LINES or len(content) - last > limits.LINE:
                 raise _TryError(
                     "too-large",
-                    f"the answer has over {limits.ANSWER} bytes or {limits.LINES} lines",
+                    f"the answer has over {limits.ANSWER} bytes, {limits.LINES} lines or {limits.LINE} bytes "
+                    "in one line",
                     url,
                     final=True,
                 )
@@ -624,7 +626,7 @@ class _Run:
         headers, body, method = {}, None, "GET"
         if wanted.data is not None:
             headers, body, method = {"Content-Type": _FORM}, wanted.data.encode(), "POST"
-        elif have and row.part:
+        elif have and row.part and _sendable(row.part):
             headers = {"Range": f"bytes={have}-", "If-Range": row.part}
         response, url = client._ask(
             method,
@@ -845,7 +847,13 @@ def _require_same(response: urllib3.BaseHTTPResponse, part: str | None, have: in
 def _validator(headers: Mapping[str, str]) -> str | None:
     """Return what If-Range may name: a strong ETag, else the date (RFC 9110, section 13.1.5)."""
     tag = headers.get("ETag", "")
-    return (tag if tag.startswith('"') else headers.get("Last-Modified")) or None
+    found = tag if tag.startswith('"') else headers.get("Last-Modified", "")
+    return found if _sendable(found) else None
+
+
+def _sendable(text: str | None) -> bool:
+    """Tell whether a text can be sent back in a header."""
+    return bool(text) and text is not None and text.isascii() and text.isprintable()
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -297,13 +297,27 @@ def wanted_xp(archives: Archives, numbers: Sequence[int], chunk: int = CHUNK) ->
 
 
 def came(files: Iterable[Path]) -> set[int]:
-    """Return the sources that files of spectra hold."""
+    """Return the sources that files of spectra hold.
+
+    Raises
+    ------
+    DataError
+        A file has no column of them.
+    """
     found: set[int] = set()
     for path in files:
-        with path.open(encoding="utf-8") as file:
-            at = next(file, "").strip().split(",").index("source_id")
-            # Numbers stand before the quoted vectors, so that splitting at commas finds them.
-            found.update(int(line.split(",", at + 1)[at]) for line in file if line.strip())
+        with path.open(encoding="utf-8", errors="replace") as file:
+            names = next(file, "").strip().split(",")
+            try:
+                at = names.index("source_id")
+                # Numbers stand before the quoted vectors, so that splitting at commas finds them.
+                found.update(int(line.split(",", at + 1)[at]) for line in file if line.strip())
+            except (ValueError, IndexError) as error:
+                raise DataError(
+                    "it does not say whose its spectra are",
+                    path=path,
+                    remedy="delete it and give the same command again",
+                ) from error
     return found
 
 

@@ -7,6 +7,7 @@ one row with zoom 0 a field (schema browser of SkyServer). A spectrum without ph
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -264,7 +265,7 @@ def wanted_spectra(archives: Archives, found: Answered, server: SkyServer, *, fu
             )
         plate, mjd, fibre = values
         run2d = row.get("run2d", "")
-        numbers = all(value.isdigit() for value in values)
+        numbers = all(re.fullmatch("[0-9]{1,18}", value) for value in values)
         if not run2d:
             known = plates(server) if known is None else known
             run2d = known.get((int(plate), int(mjd)), "unknown") if numbers else "unknown"

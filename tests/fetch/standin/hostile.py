@@ -265,7 +265,7 @@ STOPS: dict[str, Behaviour] = {
 
 QUERIES: dict[str, tuple[Behaviour, str]] = {
     "endless rows": (_endless(_head() + _ROWS, b"7,.\n" * 10_000), "over .* lines"),
-    "endless row": (_endless(_head() + b"n,row_end\n", b"7" * 65536), "over .* bytes"),
+    "endless row": (_endless(_head() + b"n,row_end\n", b"7" * 65536), "bytes in one line"),
     "slow rows": (_endless(_head() + _ROWS, b"7,.\n", 0.05), "bytes a second"),
     "slow headers": (_trickle(b"HTTP/1.1 200 OK\r\n", b"A: b\r\n" * 1000), "no answer came within"),
     "silent": (_silent, "no answer came within"),
