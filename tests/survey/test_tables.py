@@ -361,6 +361,7 @@ def masked(columns):
     )
 
 
+@settings(deadline=None)
 @given(columns_with_holes(), st.data())
 def test_text_keeps_whole_numbers_and_holes(tmp_path_factory, columns, data):
     path = tmp_path_factory.mktemp("text") / "t.csv"
@@ -378,23 +379,30 @@ def test_text_keeps_whole_numbers_and_holes(tmp_path_factory, columns, data):
     check_columns(read_table(path), columns)
 
 
-@pytest.mark.parametrize("form", ["fits", "votable", "ascii.ecsv", "ascii.csv", "parquet"])
-@settings(max_examples=30)
+@pytest.mark.parametrize("form", ["fits", "votable", "votable.binary2", "ascii.ecsv", "ascii.csv", "parquet"])
+@settings(max_examples=30, deadline=None)
 @given(columns=columns_with_holes())
 def test_masked_columns_of_astropy_keep_whole_numbers_and_holes(tmp_path_factory, columns, form):
     ends = {"fits": "fits", "votable": "vot", "ascii.ecsv": "ecsv", "ascii.csv": "csv", "parquet": "parquet"}
-    path = tmp_path_factory.mktemp("masked") / f"t.{ends[form]}"
-    if form == "votable":
+    form, _, stream = form.partition("votable.")
+    options = {"tabledata_format": stream} if stream else {}
+    if stream:
+        # It writes and ignores what masks hide of texts there.
+        del columns["name"]
+    if stream or form == "votable":
+        form = "votable"
         # It has no unsigned 64 bits.
         del columns["long"]
+    path = tmp_path_factory.mktemp("masked") / f"t.{ends[form]}"
     if form == "fits":
         # Masked truth values are written as true, and accents not at all.
         columns["ok"] = [value is not None and value for value in columns["ok"]]
         columns["name"] = [None if v is None else v.replace("é", "e") for v in columns["name"]]
-    masked(columns).write(path, format=form)
+    masked(columns).write(path, format=form, **options)
     check_columns(read_table(path), columns)
 
 
+@settings(deadline=None)
 @given(columns_with_holes(), st.sampled_from(["pandas", "nullable", "arrow"]))
 def test_parquet_keeps_whole_numbers_and_holes(tmp_path_factory, columns, writer):
     path = tmp_path_factory.mktemp("parquet") / "t.parquet"
@@ -417,6 +425,7 @@ def test_parquet_keeps_whole_numbers_and_holes(tmp_path_factory, columns, writer
     check_columns(read_table(path), columns)
 
 
+@settings(deadline=None)
 @given(columns_with_holes())
 def test_undefined_values_of_fits_are_missing(tmp_path_factory, columns):
     path = tmp_path_factory.mktemp("fits") / "t.fits"
