@@ -33,6 +33,7 @@ _DECIMAL_COMMA = r"^[^,]*,[^,]*$"
 _THOUSANDS = r"^[+\-−]?[1-9][0-9]{0,2},[0-9]{3}$"
 # float64 holds whole numbers up to this exactly.
 _EXACT = 2.0**53
+_FIRST = 64
 _INT64 = np.iinfo(np.int64)
 _MASK = re.compile(r"mask: !astropy\.table\.SerializedColumn \{name: ([^}]+)\.mask\}")
 
@@ -83,6 +84,12 @@ def inferred(column: pa.ChunkedArray, *, decimal_comma: bool = False) -> Any:
     found = _whole(column)
     if found is not None:
         return found
+    number = _cast(column, pa.float64())
+    if number is not None:
+        value = _numpy(number)
+        # Neither a hole nor a whole number that would lose digits: nothing more to look at.
+        if (np.abs(value) < _EXACT).all():
+            return value
     held = _without(pc.utf8_trim_whitespace(column), MISSING)
     if held.null_count == len(held):
         return np.full(len(held), np.nan)
@@ -116,15 +123,23 @@ def _without(column: Any, words: Iterable[str]) -> Any:
     return pc.if_else(pc.is_in(column, value_set=pa.array(list(words))), pa.scalar(None, column.type), column)
 
 
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
+    """Return text as numbers, None where it is not; some cells first, since a failure takes long to tell."""
+    try:
+        pc.cast(column.slice(0, _FIRST), kind)
+        return pc.cast(column, kind)
+    except pa.ArrowInvalid:
+        return None
+
+
 def _whole(column: pa.ChunkedArray) -> Any:
     """Return text as whole numbers, None where it is not."""
     for kind in (pa.int64(), pa.uint64()):
-        try:
-            found = pc.cast(column, kind)
-        except pa.ArrowInvalid:
+        found = _cast(column, kind)
+        if found is None:
             continue
         # Arrow reads 0x1F.
-        if pc.any(pc.match_substring(column, "x", ignore_case=True)).as_py():
+        if any(pc.any(pc.match_substring(column, x)).as_py() for x in "xX"):
             return None
         return integers(_numpy(found.fill_null(0)), _numpy(found.is_null()))
     return None
@@ -135,9 +150,8 @@ def _number(column: pa.ChunkedArray) -> Any:
     found = _whole(column)
     if found is not None:
         return found
-    try:
-        number = pc.cast(column, pa.float64())
-    except pa.ArrowInvalid:
+    number = _cast(column, pa.float64())
+    if number is None:
         return None
     value = _numpy(number.fill_null(np.nan))
     if (np.abs(value) > _EXACT).any():

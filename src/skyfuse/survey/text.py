@@ -96,18 +96,22 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
     bare = [found[1] if (found := _BRACKETED.match(name)) else name for name in words]
     units |= {found[1]: found[2] for name in words if (found := _BRACKETED.match(name))}
     bare = [name or f"Unnamed: {k}" for k, name in enumerate(bare)]
-    commas = any(has_decimal_comma(column) for column in columns) if b"," in rest else False
-    table = framed(
-        (name, _column(column, kinds.get(name, ""), commas))
-        for name, column in zip(bare, columns, strict=False)
-    )
+    made = [_column(column, kinds.get(name, "")) for name, column in zip(bare, columns, strict=True)]
+    if b"," in rest and (separator != "," or b'"' in rest):
+        # Only what was taken for text may be numbers with commas.
+        others = [k for k, column in enumerate(made) if not pd.api.types.is_numeric_dtype(column.dtype)]
+        others = [k for k in others if kinds.get(bare[k]) != "string"]
+        if any(has_decimal_comma(columns[k]) for k in others):
+            for k in others:
+                made[k] = inferred(columns[k], decimal_comma=True)
+    table = framed(zip(bare, made, strict=True))
     return with_units(table, units)
 
 
-def _column(column: pa.ChunkedArray, kind: str, decimal_comma: bool) -> Any:
+def _column(column: pa.ChunkedArray, kind: str) -> Any:
     if kind == "string":
         return texts(column)
-    found = inferred(column, decimal_comma=decimal_comma)
+    found = inferred(column)
     if kind.startswith("float") and pd.api.types.is_integer_dtype(found.dtype):
         return pd.Series(found).to_numpy(np.float64, na_value=np.nan)
     return found
@@ -220,17 +224,16 @@ def _below_header(rest: bytes, words: list[str], separator: str, path: Path) -> 
 def _parsed(rest: bytes, words: list[str], separator: str, path: Path, above: int) -> list[pa.ChunkedArray]:
     """Return the columns of the rows as text; a last field that is always empty leaves `words` and them."""
     if separator == _BLANKS and b'"' not in rest:
-        rest = re.sub(rb"[ \t]+", _UNIT.encode(), re.sub(rb"(?m)^[ \t]+|[ \t]+$", b"", rest))
-        separator = _UNIT
-    elif separator == _BLANKS and not re.search(rb"(?m)[ \t]{2}|\t|^ | $", rest):
+        rest, separator = _single_blanks(rest), " "
+    elif separator == _BLANKS and not (b"  " in rest or b"\t" in rest or _has_margins(rest)):
         separator = " "
     else:
-        rest = re.sub(rb"(?m)^ +$", b"", rest)
-        if separator == _BLANKS or (
-            b'"' in rest and re.search(re.escape(separator.encode()) + rb'[ \t]+"', rest)
-        ):
+        if _has_margins(rest):
+            rest = re.sub(rb"(?m)^ +$", b"", rest)
+        before = any(blank in rest for blank in (b' "', b'\t"'))
+        if separator == _BLANKS or (before and re.search(re.escape(separator).encode() + rb'[ \t]+"', rest)):
             rest, separator = _rewritten(rest, separator)
-    if not rest.strip():
+    if not rest or rest.isspace():
         return [pa.chunked_array([pa.array([], pa.string())]) for _ in words]
     width = len(words)
     table, bad = _rows(rest, separator, width)
@@ -289,6 +292,19 @@ def _rows(rest: bytes, separator: str, width: int) -> tuple[pa.Table | None, Any
     table, bad = attempt(threads=True)
     # Of threads the first to fail need not be that of the first row.
     return (table, None) if bad is None else attempt(threads=False)
+
+
+def _has_margins(rest: bytes) -> bool:
+    """Return whether blanks stand before the first word of a line or after the last."""
+    return rest.startswith(b" ") or rest.endswith(b" ") or b"\n " in rest or b" \n" in rest
+
+
+def _single_blanks(rest: bytes) -> bytes:
+    """Return rows with one blank between words and none around them."""
+    rest = rest.replace(b"\t", b" ")
+    while b"  " in rest:
+        rest = rest.replace(b"  ", b" ")
+    return rest.replace(b"\n ", b"\n").replace(b" \n", b"\n").strip(b" ")
 
 
 def _rewritten(rest: bytes, separator: str) -> tuple[bytes, str]:
