@@ -26,6 +26,7 @@ from astropy.io import fits as astropy_fits
 from numpy.typing import DTypeLike, NDArray
 
 from skyfuse.errors import FileError
+from skyfuse.survey.forms import form_of
 
 BLOCK = 2880
 CARD = 80
@@ -59,17 +60,6 @@ _FORMATS = {
 _TFORM = re.compile(r"(\d*)([LXBIJKAEDCM])(?:\d*|:.*)|([01]?)([PQ])[LXBIJKAEDCM](?:\(\d*\))?")
 _INTEGER = re.compile(r"[+-]?\d+")
 _FLOAT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?")
-# What files are that are sometimes taken for FITS, by their first bytes.
-_OTHER_FORMS = (
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x89PNG", "a PNG image"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"PAR1", "a Parquet table"),
-    (b"<!DOCTYPE", "a web page, as servers send with an error"),
-    (b"<html", "a web page, as servers send with an error"),
-    (b"<?xml", "an XML document"),
-)
 _AGAIN = "get the file again from the archive"
 
 
@@ -721,7 +711,7 @@ def _end_of_header(content: bytes | memoryview, at: int, path: Path, *, last: bo
 def _not_fits(head: bytes, path: Path) -> FileError:
     if head.startswith(b"XTENSION"):
         return damaged("it begins with an extension: what stood before is lost", path)
-    form = next((form for mark, form in _OTHER_FORMS if head.lstrip().startswith(mark)), None)
+    form = form_of(head)
     return FileError(
         f"it is {form}, no FITS file" if form else "it is no FITS file",
         reason="not-fits",

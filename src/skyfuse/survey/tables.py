@@ -23,6 +23,7 @@ from skyfuse.errors import DataError, FileError
 from skyfuse.survey import fits as raw
 from skyfuse.survey.columns import framed, hidden, masks, of_arrow, spread, with_units
 from skyfuse.survey.fitstable import MOST_COLUMNS, read_fits
+from skyfuse.survey.forms import FITS, HEAD, NUMPY, PARQUET, VOTABLE, form_of
 from skyfuse.survey.text import read_text
 
 SFR_NAME = "gal_totsfr_dr7_v5_2.fits"
@@ -50,27 +51,10 @@ _ANNZ = re.compile(r".*\.([A-Za-z]{2,})\.(train|valid|test)$")
 _EXACT = 2.0**53
 # Most bytes of the header of a .npy file.
 _NPY_HEADER = 1 << 20
-# Bytes by which a form is told.
-_HEAD = 4096
+# Bytes of the largest table, and of what compression or holes make of few bytes on disk: so many times those.
+_MOST_BYTES, _EXPANSION, _LEAST_BOUND = 16 << 30, 100, 256 << 20
 # Cells that a file may have whatever its size, and for each of its bytes.
 _MOST_CELLS, _MOST_CELLS_A_BYTE = 10_000_000, 100
-# How files of a kind begin, and what they are.
-_FORMS = (
-    (b"SIMPLE  =", "FITS"),
-    (b"PAR1", "Parquet"),
-    (b"\x93NUMPY", "NumPy"),
-    (b"\x89HDF", "HDF5"),
-    (b"PK\x03\x04", "an Excel workbook or another zip archive"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
-    (b"%PDF", "PDF"),
-    (b"SQLite format 3", "an SQLite database"),
-    (b"\xfd7zXZ", "xz-compressed"),
-    (b"\x28\xb5\x2f\xfd", "zstd-compressed"),
-    (b"\x1f\x8b", "gzip-compressed"),
-    (b"BZh", "bzip2-compressed"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x89PNG", "a PNG image"),
-)
 # Our names, and those of gal_info and of other tables of spectra, compared in lower case.
 _SFR_NAMES = {
     "plate": ("plate", "plateid"),
@@ -127,10 +111,10 @@ def read_table(path: str | Path, *, names: Sequence[str] = ()) -> pd.DataFrame:
             raise FileError("it is empty", reason="empty", remedy="give a file with data", path=path)
         if name.endswith(".parquet"):
             with path.open("rb") as file:
-                _check_form(file.read(_HEAD), "Parquet", path)
+                _check_form(file.read(HEAD), PARQUET, path)
             table = _read_parquet(path)
         elif annz is not None or name.endswith((*_TEXT, *_FITS, *_VOTABLE, ".npy")):
-            content, _ = raw.read_bytes(path)
+            content, _ = raw.read_bytes(path, most=_most_bytes(path))
             table = _read_content(content, name, annz, path, names)
         else:
             raise FileError(
@@ -157,15 +141,15 @@ def _read_content(
     content: memoryview, name: str, annz: re.Match[str] | None, path: Path, names: Sequence[str]
 ) -> pd.DataFrame:
     """Read a table from its bytes, decompressed, by its name without the suffix of a compression."""
-    head = bytes(content[:_HEAD])
+    head = bytes(content[:HEAD])
     if name.endswith(_FITS) and annz is None:
-        _check_form(head, "FITS", path)
+        _check_form(head, FITS, path)
         return read_fits(content, path)
     if name.endswith(_VOTABLE) and annz is None:
-        _check_form(head, "a VOTable", path)
+        _check_form(head, VOTABLE, path)
         return _read_votable(content, path)
     if name.endswith(".npy") and annz is None:
-        _check_form(head, "NumPy", path)
+        _check_form(head, NUMPY, path)
         return _read_npy(content, path)
     _check_form(head, "text", path)
     if annz is None:
@@ -177,21 +161,21 @@ def _read_content(
 
 def _check_form(head: bytes, form: str, path: Path) -> None:
     """Refuse a file that is plainly of another form than its name says."""
-    begins = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    found = next((name for magic, name in _FORMS if head.startswith(magic)), None)
-    if found is None and begins.startswith((b"<!doctype html", b"<html")):
-        found = "an HTML page"
-    elif (found is None and begins.startswith(b"<?xml")) or begins.startswith(b"<votable"):
-        found = "a VOTable" if b"votable" in begins else "XML"
-    # Text has no mark of its own: what looks like none of these may be damaged, which its reader tells.
-    if found in (None, form) or (found == "XML" and form == "a VOTable"):
-        return
-    raise FileError(
-        f"its name says that it is {form}, and its content that it is {found}",
-        reason="not-fits" if form == "FITS" else "unknown-kind",
-        remedy=f"give it a name that says so, or convert it to one of {_SUFFIXES}",
-        path=path,
-    )
+    found = form_of(head)
+    # Text has no mark of its own: what looks like nothing known may be damaged, which its reader tells.
+    if found not in (None, form):
+        raise FileError(
+            f"its name says that it is {form}, and its content that it is {found}",
+            reason="not-fits" if form == FITS else "unknown-kind",
+            remedy=f"give it the name of what it is, or convert it to one of {_SUFFIXES}",
+            path=path,
+        )
+
+
+def _most_bytes(path: Path) -> int:
+    """Return how many bytes a file may have, decompressed: a hundred times what it takes on disk."""
+    taken = path.stat().st_blocks * 512
+    return max(_LEAST_BOUND, min(_EXPANSION * taken, _MOST_BYTES))
 
 
 def without_sentinels(
