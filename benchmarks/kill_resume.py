@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from skyfuse.cube.build import build
-from skyfuse.cube.query import check
+from skyfuse.cube.check import check
 
 PHASES = ("recognising files", "building tiles", "finishing")
 SCRIPT = """

@@ -140,14 +140,23 @@ def build(
     paths: Annotated[
         list[Path], typer.Argument(help="Survey files or folders, then the cube: IN... OUT.cube")
     ],
-    grid: Annotated[str, typer.Option(help="Wavelength grid: sdss or hiss.")] = "sdss",
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            help="Wavelength grid: sdss or hiss; by default the cube's own, sdss for a new one.",
+            show_default=False,
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make the cube anew of these files alone, whatever it holds.")
+    ] = False,
     workers: Workers = None,
     dask: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler that runs the tile tasks.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn survey files into a cube; run again to resume or to add files.
+    """Turn survey files into a cube; run again to resume. Files of a further build are added to the cube.
 
     Example: skyfuse build sky/ stripe.cube
     """
@@ -158,7 +167,15 @@ def build(
             "a build needs at least one input and the cube", remedy="call skyfuse build IN... OUT.cube"
         )
     with progress_bars() as progress:
-        report = build_cube(paths[:-1], paths[-1], grid=grid, workers=workers, dask=dask, progress=progress)
+        report = build_cube(
+            paths[:-1],
+            paths[-1],
+            grid=grid,
+            replace=replace,
+            workers=workers,
+            dask=dask,
+            progress=progress,
+        )
     say(str(report), as_json, report.to_dict())
 
 
@@ -316,16 +333,18 @@ def export(
 
 
 @app.command()
-def check(cube: Annotated[Path, typer.Argument(help="The cube.")], as_json: Json = False) -> None:
-    """Read every tile of a cube and say what is wrong with it.
+def check(
+    path: Annotated[Path, typer.Argument(help="A cube, dataset, model or study.")], as_json: Json = False
+) -> None:
+    """Read every byte of a folder and say what is wrong with it.
 
     Example: skyfuse check stripe.cube
     """
-    from skyfuse.cube.query import check as check_cube
+    from skyfuse.study.check import check as check_store
 
-    problems = check_cube(cube)
-    say("\n".join(problems) or f"{cube}: every tile is whole", as_json, {"cube": cube, "problems": problems})
-    if problems:
+    result = check_store(path)
+    say(str(result), as_json, result.to_dict())
+    if result.problems:
         raise typer.Exit(1)
 
 

@@ -89,27 +89,61 @@ def locked(folder: Path, work: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+def dumps(content: Any) -> str:
+    """Return `content` as the stores write JSON: sorted, indented, NaN refused."""
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # The name of a file may hold bytes that are no UTF-8.
+        return json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return text
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON (NaN refused), whole or not at all."""
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    text = dumps(content)
     with replaced(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a store.
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a store, which holds an object.
 
     Raises
     ------
     StoreError
         If it is missing or damaged.
     """
+    remedy = "make it again with the command that wrote it"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"cannot be read ({error})", remedy="make it again with the command that wrote it", path=path
-        ) from error
+        return parse_json(path.read_bytes())
+    except OSError as error:
+        raise StoreError(f"cannot be read ({error.strerror or error})", remedy=remedy, path=path) from error
+    except ValueError as error:
+        raise StoreError(f"cannot be read: it is damaged ({error})", remedy=remedy, path=path) from error
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """Return the object that JSON of a store holds.
+
+    Raises
+    ------
+    ValueError
+        If it is anything else, or no UTF-8.
+    """
+    try:
+        # Written without byte order marks and NaN: whatever has them was not written here.
+        found = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("it holds no JSON object")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def sha256(path: Path) -> str:

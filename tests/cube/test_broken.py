@@ -16,7 +16,8 @@ import pytest
 from astropy.io import fits
 
 from skyfuse.cube.build import build
-from skyfuse.cube.query import Cube, check
+from skyfuse.cube.check import check
+from skyfuse.cube.query import Cube
 from skyfuse.survey import records
 from tests.cube.sky import FIRST, SHAPE, field_cards, make_sky, tile_hashes
 from tests.survey.files import frame_hdus, spectrum_hdus

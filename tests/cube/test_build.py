@@ -12,10 +12,11 @@ import pytest
 
 from skyfuse.cube.build import BuildReport, build
 from skyfuse.cube.catalogue import SCHEMAS
+from skyfuse.cube.check import check
 from skyfuse.cube.grid import SDSS, tile_of
 from skyfuse.cube.layout import map_array, tile_path
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
-from skyfuse.cube.query import Cube, check
+from skyfuse.cube.query import Cube
 from skyfuse.cube.scan import SpectrumSource, walk
 from skyfuse.cube.tiles import group_epochs, object_name
 from skyfuse.errors import DataError, StoreError, UsageError
@@ -155,7 +156,7 @@ def test_processes_give_the_same_bytes(sky: Path, built: tuple[BuildReport, Cube
         pd.testing.assert_frame_equal(getattr(Cube.open(tmp_path / "two.cube"), name), getattr(cube, name))
 
 
-def test_a_second_build_does_only_what_is_new_or_changed(tmp_path: Path) -> None:
+def test_a_second_build_does_only_what_is_new(tmp_path: Path) -> None:
     sky = make_sky(tmp_path / "sky")
     out = tmp_path / "a.cube"
     first = build([sky], out, workers=1)
@@ -167,8 +168,10 @@ def test_a_second_build_does_only_what_is_new_or_changed(tmp_path: Path) -> None
     assert (added.built, added.spectra, added.tiles) == (1, 10, first.tiles + 1)
     spectrum_path(sky / "spectro", 1, 9).unlink()
     spectrum_path(sky / "spectro", 1, 6).unlink()
-    removed = build([sky], out, workers=1)
-    assert removed.spectra == 8
+    stays = build([sky], out, workers=1)
+    assert (stays.spectra, stays.gone, stays.built) == (10, 2, 0)
+    removed = build([sky], out, workers=1, replace=True)
+    assert (removed.spectra, removed.gone) == (8, 0)
     assert len(tile_hashes(out)) == removed.tiles
     assert check(out) == []
     fresh = build([sky], tmp_path / "b.cube", workers=1)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from skyfuse.cube.build import build
-from skyfuse.cube.query import check
+from skyfuse.cube.check import check
 from skyfuse.errors import UsageError
 from tests.cube.sky import make_sky, tile_hashes
 

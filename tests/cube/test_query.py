@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from mocpy import MOC
 
 from skyfuse.cube.build import build
+from skyfuse.cube.check import check
 from skyfuse.cube.layout import tile_path
-from skyfuse.cube.query import Box, Cone, Cube, check
+from skyfuse.cube.query import Box, Cone, Cube
 from skyfuse.disk import read_json, write_json
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.sdss import read_frame

@@ -17,7 +17,8 @@ import pytest
 
 from skyfuse.cube import build as build_module
 from skyfuse.cube.build import build
-from skyfuse.cube.query import Cube, check
+from skyfuse.cube.check import check
+from skyfuse.cube.query import Cube
 from skyfuse.cube.tiles import TilePlan, TileReport, build_tile
 from skyfuse.errors import StoreError
 from tests.cube.sky import make_sky, tile_hashes

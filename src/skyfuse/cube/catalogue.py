@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from skyfuse.checksums import read_checksums, verified
 from skyfuse.cube.grid import healpix29
 from skyfuse.disk import replaced
 from skyfuse.errors import StoreError
@@ -116,7 +117,6 @@ def write_catalogue(root: Path, name: str, rows: Sequence[Mapping[str, Any]], cr
     table = table.take(pa.array(order)).add_column(0, HEALPIX, pa.array(cells, pa.int64()))
 
     folder = root / name
-    # While indexes change the cube has no cube.json: no reader sees them half-way.
     shutil.rmtree(folder, ignore_errors=True)
     metadata = []
     partitions = list(_partitions(cells, 0)) if len(cells) else []
@@ -178,10 +178,15 @@ def read_catalogue(root: Path, name: str) -> pd.DataFrame:
     StoreError
         If it is missing or damaged.
     """
-    folder = root / name / "dataset"
+    checksums = read_checksums(root)
     try:
-        files = sorted(folder.glob("Norder=*/Dir=*/Npix=*.parquet"))
-        tables = [pq.read_table(file, partitioning=None) for file in files]
+        files = sorted((root / name).glob("dataset/Norder=*/Dir=*/Npix=*.parquet"))
+        if checksums is not None:
+            listed = {path for path in checksums if path.startswith(f"{name}/dataset/Norder=")}
+            if lost := listed - {file.relative_to(root).as_posix() for file in files}:
+                raise ValueError(f"{min(lost)} is missing")
+        contents = [verified(root, file.relative_to(root).as_posix(), checksums) for file in files]
+        tables = [pq.read_table(pa.BufferReader(content)) for content in contents]
         if not tables:
             tables = [SCHEMAS[name].empty_table()]
         table = pa.concat_tables(tables)
@@ -193,7 +198,7 @@ def read_catalogue(root: Path, name: str) -> pd.DataFrame:
                 f"columns missing: {', '.join(missing)}" if missing else "hats.properties is missing"
             )
         frame: pd.DataFrame = table.to_pandas()
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException, StoreError) as error:
         raise StoreError(
             f"the index cannot be read ({error})",
             remedy="run skyfuse build again on the same inputs",

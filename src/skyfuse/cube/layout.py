@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from skyfuse.checksums import named_sum, sum64
 from skyfuse.disk import replaced
 from skyfuse.errors import StoreError
 
@@ -36,6 +38,7 @@ COMPONENTS: dict[str, np.dtype[Any]] = {
 
 # Data starts on a page of its own, so that a map of one array touches no byte of another.
 _ALIGNMENT = 4096
+_CHUNK = 1 << 20
 
 
 def tile_path(root: Path, tile: str) -> Path:
@@ -74,7 +77,14 @@ class ArrayWriter:
         For a group, the vacuum wavelengths (Å) of its arrays' last axis.
     units : mapping of str to str, optional
         For a group, the unit of value and sigma.
+
+    Attributes
+    ----------
+    digest : str
+        Checksum of the whole file, see `skyfuse.checksums`; known after the block.
     """
+
+    digest: str
 
     def __init__(
         self,
@@ -88,12 +98,52 @@ class ArrayWriter:
         self._replaced = replaced(path)
         self._partial = self._replaced.__enter__()
         self._fd = -1
+        self._sum = 0
+        self._written: dict[str, list[tuple[int, int]]] = {name: [] for name in specs}
+        self._added = dict.fromkeys(specs, 0)
         try:
-            self._places = _allocate(self._partial, specs, wavelengths or {}, units or {})
-            self._fd = os.open(self._partial, os.O_RDWR)
+            self._fd = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            self._places = self._create(specs, wavelengths or {}, units or {})
         except BaseException as error:
-            self._replaced.__exit__(type(error), error, error.__traceback__)
+            self._close(error)
             raise
+
+    def _create(
+        self,
+        specs: Mapping[str, tuple[tuple[int, ...], DTypeLike]],
+        wavelengths: Mapping[str, NDArray[np.float64]],
+        units: Mapping[str, str],
+    ) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
+        """Lay out the file; return offset, shape and type of each array.
+
+        The HDF5 library crashes where the disk is full. It writes into memory, and what it wrote is copied:
+        everything but the arrays.
+        """
+        with _memory_file() as file:
+            places = _allocate(file, specs, wavelengths, units)
+            fd = file.fileno()
+            size = os.fstat(fd).st_size
+            os.truncate(self._fd, size)
+            spans = sorted((at, math.prod(shape) * dtype.itemsize) for at, shape, dtype in places.values())
+            start = 0
+            for begin, length in [*spans, (size, 0)]:
+                if begin > start:
+                    content = os.pread(fd, begin - start, start)
+                    self._put(memoryview(content), start)
+                    self._sum += sum64(content, start)
+                start = max(start, begin + length)
+        return places
+
+    def _put(self, view: memoryview, place: int) -> None:
+        while view:
+            written = os.pwrite(self._fd, view, place)
+            view = view[written:]
+            place += written
+
+    def _close(self, error: BaseException | None) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._replaced.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
     def write(self, name: str, index: int | tuple[int, ...], values: NDArray[Any]) -> None:
         """Write `values` into array `name`, from the first element of ``array[index]`` on.
@@ -125,10 +175,10 @@ class ArrayWriter:
             return
         view = data.data.cast("B")
         place = offset + first * dtype.itemsize
-        while view:
-            written = os.pwrite(self._fd, view, place)
-            view = view[written:]
-            place += written
+        self._put(view, place)
+        # Now, while the bytes are in the processor's cache.
+        self._added[name] += sum64(view, place)
+        self._written[name].append((place, place + len(view)))
 
     def __enter__(self) -> Self:
         return self
@@ -136,8 +186,30 @@ class ArrayWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._fd)
-        self._replaced.__exit__(kind, error, trace)
+        if error is None:
+            try:
+                self.digest = named_sum(self._sum + sum(map(self._array_sum, self._places)))
+            except BaseException as late:
+                self._close(late)
+                raise
+        self._close(error)
+
+    def _array_sum(self, name: str) -> int:
+        """Return what an array adds to the file's sum: read again where it was written over."""
+        spans = np.array(sorted(self._written[name]), np.int64).reshape(-1, 2)
+        if not (spans[1:, 0] < spans[:-1, 1]).any():
+            return self._added[name]
+        total, (begin, _), stop = 0, spans[0], int(spans[:, 1].max())
+        for place in range(int(begin), stop, _CHUNK):
+            total += sum64(os.pread(self._fd, min(_CHUNK, stop - place), place), place)
+        return total
+
+
+def _memory_file() -> BinaryIO:
+    """Open a file that lies in memory; where the system has none, in its folder of temporary files."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("skyfuse"), "r+b", buffering=0)  # noqa: PTH123
+    return tempfile.TemporaryFile(buffering=0)
 
 
 def create_arrays(
@@ -158,7 +230,7 @@ def create_arrays(
 
 
 def _allocate(
-    path: Path,
+    target: BinaryIO,
     specs: Mapping[str, tuple[tuple[int, ...], DTypeLike]],
     wavelengths: Mapping[str, NDArray[np.float64]],
     units: Mapping[str, str],
@@ -175,7 +247,7 @@ def _allocate(
     places = {}
     groups: dict[str, h5py.Group] = {}
     with h5py.File(
-        path,
+        target,
         "w",
         libver="earliest",
         alignment_threshold=_ALIGNMENT,

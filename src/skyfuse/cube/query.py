@@ -16,12 +16,14 @@ from astropy.nddata import NDData, StdDevUncertainty
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
+from skyfuse.checksums import read_checksums, verified
 from skyfuse.cube.catalogue import read_catalogue
 from skyfuse.cube.cutout import chord, cut_into, frame_wcs, place, unit_vectors
 from skyfuse.cube.grid import GRIDS, SpectralGrid, healpix29, zoom_wcs
-from skyfuse.cube.layout import COMPONENTS, FORMAT, list_arrays, map_array, prefetch, tile_path
+from skyfuse.cube.layout import COMPONENTS, FORMAT, map_array, prefetch, tile_path
 from skyfuse.cube.pyramid import image_levels
-from skyfuse.disk import read_json
+from skyfuse.cube.staging import is_switching, settle
+from skyfuse.disk import parse_json
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import BANDS, Samples
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 What = Literal["objects", "frames", "spectra"]
 Kind = Literal["image", "spectrum"]
 
+_AGAIN = "run skyfuse build again on the same inputs"
 _KEYS = {"objects": "object_id", "frames": "frame_id", "spectra": "spectrum_id"}
 
 # Depth at which boxes, MOCs and frames are compared: cells of 13 arc seconds.
@@ -103,6 +106,7 @@ class Cube:
         self.grid: SpectralGrid = GRIDS[meta["grid"]]
         self.image_size = int(meta["image"]["size"])
         self.zooms = int(meta["zooms"])
+        self._opened = _state(path)
 
     def __repr__(self) -> str:
         counts = self.meta["counts"]
@@ -121,6 +125,7 @@ class Cube:
         path = Path(path)
         if not path.is_dir():
             raise StoreError("is no cube: no such folder", remedy="build one with skyfuse build", path=path)
+        settle(path)
         if not (path / "cube.json").exists():
             if (path / "ledger").is_dir():
                 raise StoreError(
@@ -131,29 +136,53 @@ class Cube:
             raise StoreError(
                 "is no cube: it has no cube.json", remedy="build one with skyfuse build", path=path
             )
-        meta = read_json(path / "cube.json")
-        if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("grid") not in GRIDS:
+        state = _state(path)
+        try:
+            meta = parse_json(verified(path, "cube.json", read_checksums(path)))
+        except ValueError as error:
+            raise StoreError(f"cannot be read ({error})", remedy=_AGAIN, path=path / "cube.json") from error
+        if meta.get("format") != FORMAT:
             raise StoreError(
                 f"was not written by this version of Skyfuse (cube format {FORMAT})",
                 remedy="build it again into a new folder",
                 path=path / "cube.json",
             )
-        return cls(path, meta)
+        if not _is_sound(meta):
+            raise StoreError("is damaged", remedy=_AGAIN, path=path / "cube.json")
+        cube = cls(path, meta)
+        cube._opened = state
+        return cube
+
+    def _read(self, what: What) -> pd.DataFrame:
+        table = read_catalogue(self.path, what)
+        self._require_same()
+        return table
+
+    def _map(self, tile: str, name: str) -> NDArray[Any]:
+        array = map_array(tile_path(self.path, tile), name)
+        # What is mapped stays as it is, whatever a build does from now on.
+        self._require_same()
+        return array
+
+    def _require_same(self) -> None:
+        """Raise StoreError if a build has changed the cube, so that rows of its indexes lie elsewhere now."""
+        if is_switching(self.path) or _state(self.path) != self._opened:
+            raise StoreError("was built again while it was open", remedy="open it again", path=self.path)
 
     @cached_property
     def frames(self) -> pd.DataFrame:
         """Frames: a row each, columns as in `skyfuse.cube.catalogue.SCHEMAS`."""
-        return read_catalogue(self.path, "frames")
+        return self._read("frames")
 
     @cached_property
     def spectra(self) -> pd.DataFrame:
         """Spectra of all epochs: a row each, columns as in `skyfuse.cube.catalogue.SCHEMAS`."""
-        return read_catalogue(self.path, "spectra")
+        return self._read("spectra")
 
     @cached_property
     def objects(self) -> pd.DataFrame:
         """Objects: a row each, columns as in `skyfuse.cube.catalogue.SCHEMAS`."""
-        return read_catalogue(self.path, "objects")
+        return self._read("objects")
 
     def gather(self, kind: Kind, zoom: int, rows: ArrayLike) -> Samples:
         """Return the stored arrays of objects.
@@ -191,7 +220,7 @@ class Cube:
             order = np.argsort(wanted, kind="stable")
             target = group.index.to_numpy()[order]
             for component, values in zip(COMPONENTS, out, strict=True):
-                array = map_array(tile_path(self.path, str(tile)), f"/objects/{zoom}/{kind}/{component}")
+                array = self._map(str(tile), f"/objects/{zoom}/{kind}/{component}")
                 prefetch(array, wanted)
                 values[target] = array[wanted[order]]
         return Samples(*out)
@@ -267,9 +296,10 @@ class Cube:
             for frame in np.unique(frame_of[frame_of >= 0]):
                 held = np.flatnonzero(frame_of == frame)
                 x0, y0 = chosen.x0[batch[held]], chosen.y0[batch[held]]
-                path = tile_path(self.path, tiles[frame])
                 for component, target in (("value", value), ("sigma", sigma)):
-                    array = map_array(path, f"/frames/0/{component}")[rows[frame], : ny[frame], : nx[frame]]
+                    array = self._map(tiles[frame], f"/frames/0/{component}")[
+                        rows[frame], : ny[frame], : nx[frame]
+                    ]
                     cut_into(array, x0, y0, held, target[:, column])
         return value, sigma
 
@@ -491,7 +521,7 @@ class Cube:
         picked = self.spectra[["tile", "row"]].iloc[positions].reset_index(drop=True)
         for tile, group in picked.groupby("tile", sort=True):
             for component, values in zip(COMPONENTS, out, strict=True):
-                array = map_array(tile_path(self.path, str(tile)), f"/spectra/{zoom}/{component}")
+                array = self._map(str(tile), f"/spectra/{zoom}/{component}")
                 values[group.index.to_numpy()] = array[group["row"].to_numpy()]
         return Samples(*out)
 
@@ -699,6 +729,36 @@ class Cube:
         )
 
 
+def _state(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a build ends: its cube.json is another file."""
+    try:
+        status = (path / "cube.json").stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _is_sound(meta: dict[str, Any]) -> bool:
+    """Tell whether a cube.json holds all that reading relies on."""
+    image, spectrum, counts = (meta.get(name) for name in ("image", "spectrum", "counts"))
+    return (
+        meta.get("grid") in [*GRIDS]
+        and _is_count(meta.get("zooms"), 1)
+        and isinstance(image, dict)
+        and _is_count(image.get("size"), 1)
+        and isinstance(image.get("unit"), str)
+        and isinstance(spectrum, dict)
+        and isinstance(spectrum.get("unit"), str)
+        and isinstance(counts, dict)
+        and all(_is_count(counts.get(name), 0) for name in _KEYS)
+        and meta["zooms"] <= len(GRIDS[meta["grid"]].sizes)
+    )
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 class _Best:
     """For each position: the chosen frame (-1: none), is the cutout wholly on it, where it begins."""
 
@@ -798,88 +858,3 @@ def _moc_meets(region: MOC, corners: NDArray[np.float64]) -> bool:
 
     frame = MOC.from_polygon(corners[:, 0] * units.deg, corners[:, 1] * units.deg, max_depth=_MOC_DEPTH)
     return not frame.intersection(region).empty()
-
-
-def check(path: Path | str) -> list[str]:
-    """Read every tile of a cube and list what is wrong with it.
-
-    Every array must have the shape that the indexes and grids ask for, value and sigma must be NaN exactly
-    where coverage is 0, and every other sigma must be finite and above 0.
-
-    Returns
-    -------
-    list of str
-        One line a problem, empty for a sound cube.
-
-    Raises
-    ------
-    StoreError
-        If the folder is no finished cube or an index cannot be read.
-    """
-    cube = Cube.open(path)
-    problems: list[str] = []
-    expected: dict[str, dict[str, tuple[int, ...]]] = {}
-    for what in ("objects", "frames", "spectra"):
-        table: pd.DataFrame = getattr(cube, what)
-        count = cube.meta["counts"][what]
-        if len(table) != count:
-            problems.append(
-                f"{cube.path / what}: {len(table)} rows where cube.json counts {count}; build it again"
-            )
-        for tile, group in table.groupby("tile"):
-            if sorted(group["row"]) != list(range(len(group))):
-                problems.append(
-                    f"{tile_path(cube.path, str(tile))}: rows of {what} are not 0 to {len(group) - 1}; "
-                    "build it again"
-                )
-            expected.setdefault(str(tile), {}).update(_expected_shapes(cube, what, group))
-    for tile, shapes in sorted(expected.items()):
-        file = tile_path(cube.path, tile)
-        try:
-            problems += [
-                f"{file}: {fault}; delete it and build again" for fault in _tile_faults(file, shapes)
-            ]
-        except StoreError as error:
-            problems.append(str(error))
-    known = {tile_path(cube.path, tile) for tile in expected}
-    stray = sorted(set(cube.path.glob("Norder=*/Dir=*/Npix=*.h5")) - known)
-    return problems + [f"{file}: no index knows this tile; delete it" for file in stray]
-
-
-def _expected_shapes(cube: Cube, what: str, group: pd.DataFrame) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for zoom in range(cube.zooms):
-        bins = (len(group), cube.grid.sizes[zoom])
-        size = -(-cube.image_size // 2**zoom)
-        if what == "objects":
-            shapes[f"/objects/{zoom}/image"] = (len(group), len(BANDS), size, size)
-            shapes[f"/objects/{zoom}/spectrum"] = bins
-        elif what == "spectra":
-            shapes[f"/spectra/{zoom}"] = bins
-        else:
-            ny, nx = (-(-int(group[axis].max()) // 2**zoom) for axis in ("ny", "nx"))
-            shapes[f"/frames/{zoom}"] = (len(group), ny, nx)
-    return shapes
-
-
-def _tile_faults(file: Path, shapes: dict[str, tuple[int, ...]]) -> Iterator[str]:
-    there = list_arrays(file)
-    for group, shape in shapes.items():
-        wrong = [name for name in COMPONENTS if there.get(f"{group}/{name}") != shape]
-        if wrong:
-            name = f"{group}/{wrong[0]}"
-            yield f"{name} has the shape {there.get(name)} where the index asks for {shape}"
-            continue
-        arrays = [map_array(file, f"{group}/{name}") for name in COMPONENTS]
-        # One row at a time: a frame's row is 12 MB, a tile may be 2 GB.
-        for row in range(shape[0]):
-            value, sigma, coverage = (array[row] for array in arrays)
-            invalid = coverage == 0
-            if not (np.array_equal(np.isnan(value), invalid) and np.array_equal(np.isnan(sigma), invalid)):
-                yield f"{group} row {row}: NaN does not stand exactly where coverage is 0"
-            elif not (np.isfinite(value[~invalid]).all() and np.isfinite(sigma[~invalid]).all()):
-                yield f"{group} row {row}: infinite values"
-            elif not (sigma[~invalid] > 0).all():
-                yield f"{group} row {row}: an uncertainty that is not above 0"
-            elif not ((coverage >= 0) & (coverage <= 1)).all():
-                yield f"{group} row {row}: a coverage outside 0 to 1"

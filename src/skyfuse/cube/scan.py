@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from skyfuse.checksums import stamped, verified_stamp
 from skyfuse.cube.cutout import frame_geometry
+from skyfuse.disk import parse_json
 from skyfuse.errors import FileError, UsageError
 from skyfuse.survey.recognise import recognise
 from skyfuse.survey.records import FrameInfo, SpectrumInfo
@@ -68,6 +70,8 @@ class Scan:
 
 
 Record = dict[str, Any]
+"""JSON-ready: ``path``, ``size``, ``mtime_ns`` and one of ``frame``, ``spectrum``, ``reject``."""
+
 Runner = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
@@ -148,8 +152,7 @@ def look(paths: Sequence[str]) -> list[Record]:
     Returns
     -------
     list of dict
-        One JSON-ready record a file, in order: ``path``, ``size``, ``mtime_ns`` and one of ``frame``,
-        ``spectrum``, ``reject``.
+        A record for each file, in order.
     """
     return [_look(path) for path in paths]
 
@@ -221,7 +224,7 @@ def scan(
     new: list[str] = []
     for path in files:
         record = known.get(path)
-        if record is not None and _unchanged(record):
+        if record is not None and is_unchanged(record):
             records[path] = record
         else:
             new.append(path)
@@ -229,28 +232,43 @@ def scan(
     cache.parent.mkdir(parents=True, exist_ok=True)
     if progress is not None:
         progress(len(records), len(files), "recognising files")
-    with cache.open("a", encoding="utf-8") as file:
-        # A line that a killed build left half-written must not swallow the next one.
-        file.write("\n")
-        for found in run(look, chunks):
-            for record in found:
-                records[record["path"]] = record
-                file.write(json.dumps(record, allow_nan=False) + "\n")
-            file.flush()
-            if progress is not None:
-                progress(len(records), len(files), "recognising files")
+    for found in run(look, chunks):
+        records |= {record["path"]: record for record in found}
+        _append(cache, found)
+        if progress is not None:
+            progress(len(records), len(files), "recognising files")
     return records
+
+
+def _append(cache: Path, records: Iterable[Record]) -> None:
+    with cache.open("ab+") as file:
+        # A line that a killed build left half-written must not swallow the next one.
+        end = file.seek(0, os.SEEK_END)
+        if end:
+            file.seek(end - 1)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        for record in records:
+            file.write(json.dumps(stamped(record), allow_nan=False).encode() + b"\n")
 
 
 def remember(cache: Path, records: dict[str, Record], rejects: Iterable[Reject]) -> None:
     """Turn the records of files that failed when read in full into rejects, here and in the cache."""
-    with cache.open("a", encoding="utf-8") as file:
-        for reject in rejects:
-            records[reject.path] = _rejected(records[reject.path], reject.reason, reject.message)
-            file.write(json.dumps(records[reject.path]) + "\n")
+    changed = {
+        reject.path: _rejected(records[reject.path], reject.reason, reject.message) for reject in rejects
+    }
+    records |= changed
+    _append(cache, changed.values())
 
 
-def _unchanged(record: Record) -> bool:
+def name_of(record: Record) -> str | None:
+    """Return the frame_id or the spectrum_id of a file; None of a reject."""
+    name = record["frame"]["frame_id"] if "frame" in record else record.get("spectrum", {}).get("spectrum_id")
+    return None if name is None else str(name)
+
+
+def is_unchanged(record: Record) -> bool:
+    """Tell whether the file is there as the scan saw it, by size and time."""
     # Permissions and failing disks change without a trace in size and time.
     if record.get("reject", {}).get("reason") == "unreadable":
         return False
@@ -263,32 +281,63 @@ def _unchanged(record: Record) -> bool:
 
 def _remembered(cache: Path) -> Iterator[Record]:
     try:
-        text = cache.read_text(encoding="utf-8", errors="replace")
+        lines = cache.read_bytes().split(b"\n")
     except OSError:
         return
-    for line in text.splitlines():
+    for line in lines:
         try:
-            record = json.loads(line)
+            yield read_line(line)
         except ValueError:
             continue
-        if isinstance(record, dict) and {"path", "size", "mtime_ns"} <= record.keys():
-            yield record
 
 
-def sort_out(records: dict[str, Record], not_files: Iterable[Reject]) -> Scan:
-    """Split the records by kind; of several files with the same frame or spectrum the first path stays."""
+def read_line(line: bytes) -> Record:
+    """Return the record that a line of the scan's memory holds.
+
+    Raises
+    ------
+    ValueError
+        If it is not as it was written.
+    """
+    record = verified_stamp(parse_json(line))
+    if not {"path", "size", "mtime_ns"} <= record.keys():
+        raise ValueError("it is no record of a file")
+    return record
+
+
+def record_of(source: FrameSource | SpectrumSource) -> Record:
+    """Return the record that `sort_out` made a source of."""
+    record: Record = {"path": source.path, "size": source.size, "mtime_ns": source.mtime_ns}
+    if isinstance(source, FrameSource):
+        shown = {"corners": list(source.corners), "radius": source.radius}
+        return record | {"frame": asdict(source.info) | shown}
+    return record | {"spectrum": asdict(source.info)}
+
+
+def sort_out(records: dict[str, Record], not_files: Iterable[Reject], standing: Container[str] = ()) -> Scan:
+    """Split the records by kind; of several files with the same frame or spectrum one stays.
+
+    Parameters
+    ----------
+    records : dict
+        By path.
+    not_files : iterable of Reject
+        More rejects.
+    standing : container of str
+        Paths of files that a cube holds already: they stay before others, then the first path does.
+    """
     rejects = list(not_files)
     frames: list[FrameSource] = []
     spectra: list[SpectrumSource] = []
     kept: dict[str, str] = {}
     doubled: set[str] = set()
     asked = len(records) + len(rejects)
-    for path in sorted(records):
+    for path in sorted(records, key=lambda path: (path not in standing, path)):
         record = records[path]
         if "reject" in record:
             rejects.append(Reject(path, record["reject"]["reason"], record["reject"]["message"]))
             continue
-        name = record["frame"]["frame_id"] if "frame" in record else record["spectrum"]["spectrum_id"]
+        name = str(name_of(record))
         if name in kept:
             message = f"{path}: holds {name}, as {kept[name]} does; keep one of the two"
             rejects.append(Reject(path, "duplicate", message))
@@ -303,5 +352,6 @@ def sort_out(records: dict[str, Record], not_files: Iterable[Reject]) -> Scan:
         else:
             spectrum = SpectrumInfo(**record["spectrum"])
             spectra.append(SpectrumSource(path, record["size"], record["mtime_ns"], spectrum))
-    rejects.sort(key=lambda reject: reject.path)
+    for found in (rejects, frames, spectra):
+        found.sort(key=lambda one: one.path)
     return Scan(frames, spectra, rejects, asked, frozenset(doubled))

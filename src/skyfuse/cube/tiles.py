@@ -17,12 +17,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from skyfuse.checksums import read_stamped, stamped
 from skyfuse.cube.cutout import chord, cut_frame, place, unit_vectors
 from skyfuse.cube.grid import GRIDS, SpectralGrid, healpix29
 from skyfuse.cube.layout import COMPONENTS, FORMAT, TILE_ORDER, VERSION, ArrayWriter, create_arrays, tile_path
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
-from skyfuse.cube.scan import FrameSource, Reject, Scan, SpectrumSource, unexpected
-from skyfuse.disk import read_json, write_json
+from skyfuse.cube.scan import FrameSource, Reject, Scan, SpectrumSource, record_of, unexpected
+from skyfuse.disk import write_json
 from skyfuse.errors import FileError, StoreError
 from skyfuse.survey.fits import Scratch
 from skyfuse.survey.recognise import read_spectrum
@@ -231,7 +232,7 @@ def is_built(tile_plan: TilePlan) -> bool:
     """Tell whether the tile stands finished on disk, made from just this plan."""
     out = Path(tile_plan.out)
     try:
-        entry = read_json(ledger_path(out, tile_plan.tile))
+        entry = read_stamped(ledger_path(out, tile_plan.tile))
         path = tile_path(out, tile_plan.tile)
         size = path.stat().st_size if path.exists() else None
         # Permissions, failing disks and files still being written deserve another try.
@@ -261,6 +262,7 @@ def build_tile(tile_plan: TilePlan) -> TileReport:
     # A tile under an entry that was made for another tile would pass for finished.
     entry_path.unlink(missing_ok=True)
     rejects: dict[str, Reject] = {}
+    digest = None
     while True:
         task = _Tile(
             tile_plan,
@@ -271,21 +273,26 @@ def build_tile(tile_plan: TilePlan) -> TileReport:
             path.unlink(missing_ok=True)
             break
         try:
-            task.write(path)
+            digest = task.write(path)
             break
         except _GapsError:
             rejects |= {reject.path: reject for reject in task.rejects}
-    write_json(
-        entry_path,
-        {
-            "fingerprint": tile_plan.fingerprint(),
-            "size": path.stat().st_size if path.exists() else None,
-            "frames": task.frame_rows,
-            "spectra": task.spectrum_rows,
-            "objects": task.object_rows,
-            "rejects": [asdict(rejects[name]) for name in sorted(rejects)],
-        },
-    )
+    sources: list[FrameSource | SpectrumSource] = [*tile_plan.frames]
+    sources += [source for epochs in tile_plan.objects for source in epochs]
+    entry = {
+        "tile": tile_plan.tile,
+        "grid": tile_plan.grid,
+        "skyfuse": VERSION,
+        "fingerprint": tile_plan.fingerprint(),
+        "size": path.stat().st_size if digest is not None else None,
+        "digest": digest,
+        "sources": [record_of(source) for source in sources],
+        "frames": task.frame_rows,
+        "spectra": task.spectrum_rows,
+        "objects": task.object_rows,
+        "rejects": [asdict(rejects[name]) for name in sorted(rejects)],
+    }
+    write_json(entry_path, stamped(entry))
     return TileReport(tile_plan.tile, tile_plan.files)
 
 
@@ -313,8 +320,8 @@ class _Tile:
             max((frame.info.shape[1] for frame in frames), default=0),
         )
 
-    def write(self, path: Path) -> None:
-        """Write the tile's file, or raise `_GapsError` and leave `rejects` filled."""
+    def write(self, path: Path) -> str:
+        """Write the tile's file and return its checksum, or raise `_GapsError` and leave `rejects` filled."""
         specs, wavelengths, units_of = self._layout()
         with create_arrays(path, specs, wavelengths=wavelengths, units=units_of) as writer:
             self._fill_spectra(writer)
@@ -322,6 +329,7 @@ class _Tile:
                 self._fill_frames(writer)
             if self.rejects:
                 raise _GapsError
+        return writer.digest
 
     def _layout(
         self,

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skyfuse.cube.build import build
+from skyfuse.cube.build import build, holds_only
 from skyfuse.cube.query import Cube
 from skyfuse.dataset import select
 from skyfuse.dataset.arrays import ARRAY_MODALITIES
@@ -155,6 +155,10 @@ def _open_cube(given: list[Path], work: Path, grid: str, wanted: dict[str, Any])
         )
     if not cubes:
         work.mkdir(parents=True, exist_ok=True)
+        if not holds_only(work / "sky.cube", given):
+            raise StoreError(
+                "is a cube of other files too", path=work / "sky.cube", remedy="give another folder"
+            )
         build(given, work / "sky.cube", grid=grid, progress=wanted["progress"])
     return Dataset.from_cube(Cube.open(cubes[0] if cubes else work / "sky.cube"), work / "dataset", **wanted)
 

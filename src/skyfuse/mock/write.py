@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -35,6 +34,7 @@ from skyfuse.mock.sky import (
 )
 from skyfuse.mock.spectra import BANDS
 from skyfuse.mock.truth import COLUMNS, truth_row
+from skyfuse.processes import Context
 
 Progress = Callable[[int, int, str], None]
 VERSION = 2
@@ -482,8 +482,7 @@ def _mapping(writer: _Writer, workers: int) -> Iterator[Callable[..., Iterator[A
     if workers == 1:
         yield lambda task, indices: (task(writer, index) for index in indices)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(writer,)) as pool:
+    with ProcessPoolExecutor(workers, Context(), initializer=_start_worker, initargs=(writer,)) as pool:
         try:
             yield lambda task, indices: pool.map(
                 partial(_in_worker, task), indices, chunksize=max(1, min(16, len(indices) // (4 * workers)))

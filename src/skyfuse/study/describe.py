@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from skyfuse.disk import read_json
 from skyfuse.errors import StoreError
 
-_MARKS = {"cube.json": "cube", "dataset.json": "dataset", "model.json": "model", "study.json": "study"}
+_MARKS = {"cube": "cube.json", "dataset": "dataset.json", "model": "model.json", "study": "study.json"}
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -28,22 +28,22 @@ def describe(path: Path) -> dict[str, Any]:
     StoreError
         If the folder is none of these, or its description is damaged.
     """
-    for mark, kind in _MARKS.items():
-        file = (study_folder(path) if kind == "study" else path) / mark
-        if file.is_file():
-            try:
-                content = json.loads(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise StoreError(
-                    f"is damaged ({error})", path=file, remedy="make it again with the command that wrote it"
-                ) from error
-            if not isinstance(content, dict):
-                raise StoreError(
-                    "is damaged (no JSON object)",
-                    path=file,
-                    remedy="make it again with the command that wrote it",
-                )
-            return {"kind": kind, "path": str(file.parent), **dict(_flat(content))}
+    kind, folder = kind_of(path)
+    return {"kind": kind, "path": str(folder), **dict(_flat(read_json(folder / _MARKS[kind])))}
+
+
+def kind_of(path: Path) -> tuple[str, Path]:
+    """Return whether a folder is a cube, dataset, model or study, and where it lies.
+
+    Raises
+    ------
+    StoreError
+        If the folder is none of these.
+    """
+    for kind, mark in _MARKS.items():
+        folder = study_folder(path) if kind == "study" else path
+        if (folder / mark).is_file():
+            return kind, folder
     if (path / "ledger").is_dir():
         raise StoreError(
             "is a cube whose build has not finished", path=path, remedy="run the same build again"
