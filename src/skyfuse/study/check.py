@@ -41,9 +41,7 @@ class Check:
         }
 
     def __str__(self) -> str:
-        lines = self.problems or [
-            f"{self.path}: every {'tile' if self.kind == 'cube' else 'file'} is whole"
-        ]
+        lines = self.problems or [f"{self.path}: every {'tile' if self.kind == 'cube' else 'file'} is whole"]
         if not self.covered:
             why = (
                 "its run did not end, or an earlier Skyfuse wrote it"
