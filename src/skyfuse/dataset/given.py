@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
 from skyfuse.dataset.dataset import Dataset
-from skyfuse.dataset.make import DERIVED
+from skyfuse.dataset.make import DERIVED, NOTHING_LEFT
 from skyfuse.dataset.select import Funnel, find_column, numbers
 from skyfuse.dataset.source import from_images, from_xp, tables_in
 from skyfuse.errors import DataError, FileError, SkyfuseError, StoreError, UsageError
@@ -217,7 +217,17 @@ def _of_cube(path: Path, work: Path, grid: str, wanted: dict[str, Any]) -> Given
         cube, rejects = Cube.open(work / "sky.cube"), report.rejects
         if report.frames:
             ledger.others["frames"] = report.frames
-    dataset = Dataset.from_cube(cube, work / "dataset", split=None, **wanted)
+    try:
+        dataset = Dataset.from_cube(cube, work / "dataset", split=None, **wanted)
+    except DataError as error:
+        if not error.fault.startswith(NOTHING_LEFT):
+            raise
+        read = " and ".join(name for name in wanted["modalities"] if name != "table") or "spectrum"
+        raise DataError(
+            f"none of its {len(cube.spectra)} spectra is of an object with {read}, which the model reads",
+            path=path,
+            remedy="give frames and spectra of the same objects, or a model that reads less",
+        ) from error
     spectra = cube.spectra.sort_values(["file", "spectrum_id"], ignore_index=True)
     row_of = pd.Series(np.arange(len(dataset)), index=dataset.table["object_id"].to_numpy())
     key = "spectrum_id" if wanted["every_spectrum"] else "object_id"

@@ -40,6 +40,8 @@ FORMAT = 2
 TABLE, ARRAYS, META, SPLITS = "table.parquet", "arrays.h5", "dataset.json", "splits.json"
 DERIVED: dict[str, Modality] = {"ew": "spectrum", "indices": "spectrum", "morphology": "image"}
 """What can be derived, and from which arrays."""
+NOTHING_LEFT = "no object is left to use"
+"""How the error begins where every object was dropped on the way."""
 
 _BLOCK = 256
 _FLAG, _WARNING = "FLAG", "zwarning"
@@ -168,7 +170,7 @@ def make(
     content.keep(keep)
     if not len(content.rows):
         raise DataError(
-            "no object is left to use: " + " → ".join(f"{s.name} {s.count}" for s in funnel.steps),
+            f"{NOTHING_LEFT}: " + " → ".join(f"{s.name} {s.count}" for s in funnel.steps),
             remedy="drop a step of the funnel, or take data with more objects",
         )
     funnel.add("used", len(content.rows))

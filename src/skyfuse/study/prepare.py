@@ -20,7 +20,7 @@ Progress = Callable[[int, int, str], None]
 TRUTH = "truth.parquet"
 """What marks the folder of a mock sky."""
 
-_IN_MOCK: dict[Reader, str] = {
+IN_MOCK: dict[Reader, str] = {
     "cube": "",
     "table": "catalogue.csv",
     "gaia-xp": "gaia",
@@ -91,7 +91,7 @@ def prepare(
             )
     truth = given[0] / TRUTH if len(given) == 1 and (given[0] / TRUTH).is_file() else None
     paths = [
-        path / _IN_MOCK[recipe.reader] if not sources or (path / TRUTH).is_file() else path for path in given
+        path / IN_MOCK[recipe.reader] if not sources or (path / TRUTH).is_file() else path for path in given
     ]
     if labels is None and recipe.reader == "cube" and not (given[0] / "dataset.json").is_file():
         labels = _find_labels(recipe.task.label, given)
