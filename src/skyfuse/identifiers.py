@@ -206,6 +206,19 @@ def _keep_zeros(cells: list[int | str | None], spelled: Mapping[int, str | None]
             cells[row] = text
 
 
+def whole_numbers(column: pd.Series) -> pd.Series:
+    """Return `identifiers` that are whole numbers; `<NA>` where there is none, or text.
+
+    Leading zeros count for nothing.
+    """
+    names = identifiers(column)
+    if names.dtype != object:
+        return names
+    cells = [None if text is None or _WHOLE.fullmatch(text) is None else int(text) for text in names]
+    least = _LEAST if all(cell is None or cell <= _MOST_SIGNED for cell in cells) else 0
+    return _assembled([None if cell is None or not least <= cell <= _MOST else cell for cell in cells], names)
+
+
 def as_text(column: pd.Series) -> pd.Series:
     """Return `identifiers` as text, None where one is missing."""
     names = identifiers(column)

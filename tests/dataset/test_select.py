@@ -10,82 +10,9 @@ from skyfuse.dataset.select import (
     expand_columns,
     find_column,
     label_steps,
-    match_labels,
     numbers,
 )
 from skyfuse.errors import DataError
-
-OBJECTS = pd.DataFrame(
-    {
-        "object_id": ["A", "B", "C"],
-        "spectrum_id": ["a2", "b1", "c1"],
-        "ra": [10.0, 10.01, 20.0],
-        "dec": [0.0, 0.0, -5.0],
-    }
-)
-SPECTRA = pd.DataFrame(
-    {
-        "spectrum_id": ["a1", "a2", "b1", "c1"],
-        "object_id": ["A", "A", "B", "C"],
-        "plate": [1, 2, 1, 3],
-        "mjd": [51, 52, 51, 53],
-        "fiberid": [7, 8, 9, 7],
-    }
-)
-
-
-def test_labels_match_any_epoch_and_the_best_one_serves() -> None:
-    labels = pd.DataFrame(
-        {
-            "PLATEID": [1, 2, 3, 9],
-            "MJD": [51.0, 52.0, 53.0, 51.0],
-            "Fiber": [7, 8, 7, 7],
-            "AVG": [0.0, 1.0, 2.0, 3.0],
-        }
-    )
-    match = match_labels(labels, OBJECTS, SPECTRA)
-    assert match.label_row.tolist() == [1, -1, 2]
-    assert (match.matched, match.unmatched) == (3, 1)
-    # The worse epoch's label serves where the best has none.
-    assert match_labels(labels.drop(index=1), OBJECTS, SPECTRA).label_row.tolist() == [0, -1, 1]
-
-
-def test_unreadable_keys_match_nothing() -> None:
-    labels = pd.DataFrame({"plate": ["1", "x"], "mjd": [51, 51], "fiberid": [9, np.nan]})
-    match = match_labels(labels, OBJECTS, SPECTRA)
-    assert match.label_row.tolist() == [-1, 0, -1]
-    assert match.unmatched == 1
-
-
-def test_positions_match_nearest_first_and_once() -> None:
-    arcsec = 1 / 3600
-    labels = pd.DataFrame(
-        {
-            "RA": [10.0 + 0.8 * arcsec, 10.0 + 0.3 * arcsec, 20.0 + 2 * arcsec, np.nan],
-            "Dec": [0.0, 0.0, -5.0, 0.0],
-        }
-    )
-    match = match_labels(labels, OBJECTS, SPECTRA)
-    assert match.label_row.tolist() == [1, -1, -1]
-    assert (match.matched, match.unmatched) == (1, 3)
-
-
-def test_match_across_zero_right_ascension() -> None:
-    objects = OBJECTS.assign(ra=[359.99995, 90.0, 180.0], dec=[0.0, 0.0, 0.0])
-    labels = pd.DataFrame({"ra": [0.00005], "dec": [0.0]})
-    assert match_labels(labels, objects, SPECTRA).label_row.tolist() == [0, -1, -1]
-
-
-def test_labels_missing_for_all_says_what_was_compared() -> None:
-    labels = pd.DataFrame({"plate": [77], "mjd": [55], "fiberid": [5]})
-    with pytest.raises(
-        DataError, match=r"all 3 objects: compared plate, mjd, fiberid; the table has e.g. 77-55-5, the"
-    ):
-        match_labels(labels, OBJECTS, SPECTRA)
-    with pytest.raises(DataError, match=r"compared ra, dec .* the cube e.g. 10-0"):
-        match_labels(pd.DataFrame({"ra": [77.0], "dec": [5.0]}), OBJECTS, SPECTRA)
-    with pytest.raises(DataError, match="neither plate, mjd, fiberid nor ra, dec"):
-        match_labels(pd.DataFrame({"name": ["x"]}), OBJECTS, SPECTRA)
 
 
 def test_unknown_column_names_its_neighbours() -> None:

@@ -22,6 +22,7 @@ from skyfuse.cube.cutout import frame_wcs, pixel_to_sky, sky_to_pixel
 from skyfuse.dataset import features, groups, quality, select
 from skyfuse.dataset import split as splitting
 from skyfuse.dataset.arrays import ARRAY_MODALITIES, UNITS, Modality, write_arrays, write_block
+from skyfuse.dataset.labels import match_labels
 from skyfuse.dataset.morphology import morphology
 from skyfuse.disk import sha256
 from skyfuse.errors import DataError, StoreError, UsageError
@@ -282,10 +283,10 @@ def cube_content(
         funnel.add(held, len(rows))
         table = table.iloc[rows].reset_index(drop=True)
     else:
-        match = select.match_labels(labels, rows_table, spectra)
-        matched = {"by": match.how, "matched": match.matched, "unmatched": match.unmatched}
+        match = match_labels(labels, rows_table, spectra, label)
+        matched = match.counts()
         rows = np.flatnonzero(present & (match.label_row >= 0))
-        funnel.add("catalogue rows", len(labels))
+        funnel.add(f"catalogue rows{match.remark()}", len(labels))
         funnel.add(f"{'spectrum' if every_spectrum else 'object'} in the cube {held}", len(rows))
         own = labels.iloc[match.label_row[rows]].reset_index(drop=True)
         clash = {str(name).lower() for name in table.columns} | {"group"}

@@ -1,4 +1,4 @@
-"""Which objects a dataset keeps: labels joined to objects, and the funnel that counts each step."""
+"""Which objects a dataset keeps, by which columns, and the funnel that counts each step."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from skyfuse.survey.records import BANDS
 
 SENTINEL = -99.0
 """Value by which the MPA-JHU tables mark a label that could not be measured."""
-MATCH_ARCSEC = 1.0
-"""Greatest distance of a label's position from its object."""
 _SDSS_NAMES = {
     short.format(band): long.format(band)
     for band in BANDS
@@ -29,7 +27,6 @@ ALIASES: Mapping[str, str] = _SDSS_NAMES | {long: short for short, long in _SDSS
 """Names of one and the same quantity, in lower case: those that the schema of SDSS's PhotoObj calls aliases.
 Other magnitudes (psfMag, petroMag, dered) are other quantities."""
 _LOGARITHM = re.compile(r"log10\((.+)\)")
-_KEYS = {"plate": ("plate", "plateid"), "mjd": ("mjd",), "fiberid": ("fiberid", "fiber")}
 
 
 @dataclass(frozen=True)
@@ -182,118 +179,6 @@ def expand_columns(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
             numbers(table.head(0), name)
             found[name] = None
     return list(found)
-
-
-def _aliases(table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
-    for name in names:
-        for column in table.columns:
-            if str(column).lower() == name:
-                return str(column)
-    return None
-
-
-@dataclass(frozen=True)
-class Match:
-    """Labels tied to objects.
-
-    Attributes
-    ----------
-    label_row : ndarray of int64, shape (objects,)
-        Row of the label table for each object, −1 where none matches.
-    how : str
-        What was compared.
-    matched, unmatched : int
-        Label rows that belong to an object of the cube, and those that do not. Several spectra of one object
-        may each have a row: the best spectrum's serves.
-    """
-
-    label_row: NDArray[np.int64]
-    how: str
-    matched: int
-    unmatched: int
-
-
-def match_labels(labels: pd.DataFrame, objects: pd.DataFrame, spectra: pd.DataFrame) -> Match:
-    """Tie the rows of a label table to objects.
-
-    By plate, MJD and fibre of any of the object's spectra if the table has these columns (any case;
-    ``plateid`` and ``fiber`` count too), else by position within 1″, nearest pairs first, each row and each
-    object once.
-
-    Parameters
-    ----------
-    labels : DataFrame
-    objects : DataFrame
-        With object_id, ra, dec, spectrum_id (the best spectrum).
-    spectra : DataFrame
-        With spectrum_id, object_id, plate, mjd, fiberid: all epochs.
-
-    Raises
-    ------
-    DataError
-        If the table has neither set of columns, or no row matches.
-    """
-    keys = [_aliases(labels, names) for names in _KEYS.values()]
-    ra, dec = _aliases(labels, ("ra",)), _aliases(labels, ("dec",))
-    if None not in keys:
-        columns = [str(key) for key in keys]
-        match = _match_spectra(labels[columns].set_axis([*_KEYS], axis=1), objects, spectra)
-        compared = ", ".join(columns)
-        ours, theirs = _example(labels, columns), _example(spectra, [*_KEYS])
-    elif ra is not None and dec is not None:
-        match = _match_positions(labels[[ra, dec]].to_numpy(np.float64), objects)
-        compared = f"{ra}, {dec} (degrees, within {MATCH_ARCSEC:g}″)"
-        ours, theirs = _example(labels, [ra, dec]), _example(objects, ["ra", "dec"])
-    else:
-        raise DataError(
-            "the label table has neither plate, mjd, fiberid nor ra, dec "
-            f"(it has {', '.join(map(str, labels.columns[:8]))})",
-            remedy="add the columns that say which object each label belongs to",
-        )
-    if not match.matched:
-        raise DataError(
-            f"labels are missing for all {len(objects)} objects: compared {compared}; "
-            f"the table has e.g. {ours}, the cube e.g. {theirs}",
-            remedy="give the label table of these objects",
-        )
-    return match
-
-
-def _example(table: pd.DataFrame, columns: list[str]) -> str:
-    if table.empty:
-        return "nothing"
-    return "-".join(
-        f"{value:.6g}" if isinstance(value, float) else str(value) for value in table[columns].iloc[0]
-    )
-
-
-def _match_spectra(keys: pd.DataFrame, objects: pd.DataFrame, spectra: pd.DataFrame) -> Match:
-    numbers = keys.apply(pd.to_numeric, errors="coerce")
-    whole = np.isfinite(numbers.to_numpy(np.float64)).all(axis=1)
-    left = numbers[whole].astype(np.int64).assign(label_row=np.flatnonzero(whole))
-    right = spectra[["spectrum_id", "object_id", *_KEYS]].astype(dict.fromkeys(_KEYS, np.int64))
-    found = left.merge(right, on=[*_KEYS])
-    object_row = pd.Series(np.arange(len(objects)), index=objects["object_id"].to_numpy())
-    found = found[found["object_id"].isin(object_row.index)]
-    matched = int(found["label_row"].nunique())
-    best = set(objects["spectrum_id"])
-    found = found.assign(other=~found["spectrum_id"].isin(best)).sort_values(["other", "label_row"])
-    found = found.drop_duplicates("object_id")
-    label_row = np.full(len(objects), -1, dtype=np.int64)
-    label_row[object_row.loc[found["object_id"]].to_numpy()] = found["label_row"].to_numpy()
-    return Match(label_row, "plate, mjd, fiberid", matched, len(keys) - matched)
-
-
-def _match_positions(positions: NDArray[np.float64], objects: pd.DataFrame) -> Match:
-    # The cross-match counts with this module's Funnel.
-    from skyfuse.dataset.match import closest_first, find_pairs
-
-    ra, dec = positions.T
-    pairs = find_pairs(objects["ra"], objects["dec"], ra, dec, MATCH_ARCSEC)
-    pairs = pairs.take(closest_first(pairs))
-    label_row = np.full(len(objects), -1, dtype=np.int64)
-    label_row[pairs.a] = pairs.b
-    return Match(label_row, f"position within {MATCH_ARCSEC:g}″", len(pairs), len(positions) - len(pairs))
 
 
 def with_label(table: pd.DataFrame, label: str) -> tuple[pd.DataFrame, str]:
