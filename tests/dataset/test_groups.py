@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,16 +55,62 @@ def test_known_orientation_parts_what_the_circle_joins() -> None:
     assert len(groups.overlapping_pairs(ra, dec, 64, np.full(2, np.nan))) == 1
 
 
-def test_spectra_alone_pair_within_one_fibre() -> None:
-    ra = np.array([0.0, 2.9, 6.1]) * ARCSEC
-    assert groups.overlapping_pairs(ra, np.zeros(3), 0).tolist() == [[0, 1]]
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), each=st.booleans(), dec=st.floats(-85, 85))
+def test_neighbours_are_those_of_every_pair(seed: int, each: bool, dec: float) -> None:
+    rng = np.random.default_rng(seed)
+    n = 40
+    ra = (rng.uniform(-90, 90, n) * ARCSEC / np.cos(np.radians(dec))) % 360
+    up = dec + rng.uniform(-90, 90, n) * ARCSEC
+    reach = rng.choice([3.0, 30.0, 60.0], n) if each else np.full(n, 30.0)
+    found = groups.near_pairs(ra, up, reach)
+    assert found is not None
+    place = SkyCoord(ra, up, unit="deg")
+    apart = place[:, None].separation(place[None, :]).arcsec
+    wanted = {(i, j) for i in range(n) for j in range(i) if apart[i, j] <= (reach[i] + reach[j]) / 2}
+    assert {tuple(sorted(pair, reverse=True)) for pair in found.tolist()} == wanted
+
+
+def test_neighbours_up_to_half_a_minute_stay_together() -> None:
+    # Pairs 3 to 33″ apart, the pairs far from each other.
+    apart = np.arange(3, 34, 3.0)
+    n = len(apart)
+    ra = np.concatenate([np.arange(n), np.arange(n)]) * 1.0
+    dec = np.concatenate([np.zeros(n), apart * ARCSEC])
+    group, crowded = groups.sky_groups(np.arange(2 * n), ra, dec, size=0, apart=groups.NEIGHBOUR_ARCSEC)
+    assert not crowded
+    assert (group[:n] == group[n:]).tolist() == (apart <= 30).tolist()
+    # Cutouts that share no pixel hold neighbours in fibres all the same.
+    group, _ = groups.sky_groups(np.arange(2 * n), ra, dec, size=8, angle=np.zeros(2 * n), apart=30.0)
+    assert (group[:n] == group[n:]).tolist() == (apart <= 30).tolist()
+
+
+def test_a_crowded_sky_is_told_by_what_would_be_cut() -> None:
+    ids, ra, dec, _ = field(1, 600, 400, 400)
+    group, crowded = groups.sky_groups(ids, ra, dec, size=0, apart=30.0)
+    assert crowded
+    near = groups.near_pairs(ra, dec, groups.CROWDED_ARCSEC)
+    assert near is not None
+    kept = near[(group[near] >= 0).all(axis=1)]
+    assert (group[kept[:, 0]] == group[kept[:, 1]]).all()
+    assert (group >= 0).mean() > 0.99
+    # One cluster in a field of many single objects is cut, and its members stay together but for the cut.
+    far = np.arange(2000)
+    ra, dec = np.concatenate([ra, 40 + far % 50 / 1.0]), np.concatenate([dec, -40 + far // 50 / 1.0])
+    group, crowded = groups.sky_groups(np.arange(2600), ra, dec, size=0, apart=30.0)
+    assert not crowded
+    near = groups.near_pairs(ra, dec, 30.0)
+    assert near is not None
+    kept = near[(group[near] >= 0).all(axis=1)]
+    assert (group[kept[:, 0]] == group[kept[:, 1]]).all()
+    assert np.bincount(group[group >= 0]).max() <= 260
 
 
 def test_cut_gives_up_no_more_than_it_must() -> None:
     # A chain of 40 objects, each overlapping only the next: pieces of 4 need gaps of one object between them.
     n = 40
     ra, dec = 5 + np.arange(n) * 30 * ARCSEC, np.zeros(n)
-    group = groups.sky_groups([f"J{k:03d}" for k in range(n)], ra, dec)
+    group = groups.sky_groups([f"J{k:03d}" for k in range(n)], ra, dec)[0]
     sizes = np.bincount(group[group >= 0])
     assert sizes.max() <= 4
     assert 8 <= np.count_nonzero(group < 0) <= 10
@@ -88,26 +135,14 @@ def test_vertex_cover_is_the_smallest(edges: set[tuple[int, int]]) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    places=st.lists(st.tuples(st.integers(0, 12), st.booleans()), max_size=25),
-    keys=st.lists(st.integers(0, 20), min_size=25, max_size=25),
-    use=st.sampled_from(["both", "sky", "keys"]),
-)
-def test_equal_rows_share_a_group_and_no_others_do(
-    places: list[tuple[int, bool]], keys: list[int], use: str
-) -> None:
-    n = len(places)
-    # Places are 5″ apart, a row's own is known or not.
-    ra = np.array([place * 5 * ARCSEC if known else np.nan for place, known in places], dtype=float)
-    by_sky, by_key = use != "keys", use != "sky"
-    found = groups.equal_groups(
-        n, ra if by_sky else None, np.zeros(n) if by_sky else None, keys[:n] if by_key else None
-    )
+@given(keys=st.lists(st.tuples(st.integers(-1, 12), st.integers(-1, 20)), max_size=25))
+def test_equal_rows_share_a_group_and_no_others_do(keys: list[tuple[int, int]]) -> None:
+    n = len(keys)
+    found = groups.equal_groups(n, *np.array(keys, dtype=np.int64).reshape(n, 2).T)
     expected = list(range(n))
     for _ in range(n):
         for i in range(n):
             for j in range(n):
-                near = by_sky and np.isfinite(ra[i]) and ra[i] == ra[j]
-                if near or (by_key and keys[i] == keys[j]):
+                if any(a == b >= 0 for a, b in zip(keys[i], keys[j], strict=True)):
                     expected[i] = expected[j] = min(expected[i], expected[j])
     assert [[a == b for b in found] for a in found] == [[a == b for b in expected] for a in expected]

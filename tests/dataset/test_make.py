@@ -167,10 +167,18 @@ def test_bad_calls_leave_nothing_behind(
     [
         ("object_id", [f"a{k}" for k in range(6)], "a2"),
         ("Source_ID", np.arange(6) + 10, "12"),
-        # A float has lost digits, and a name that occurs twice names nothing.
+        (
+            "Source_ID",
+            pd.array([4658615927801509760 + k if k else None for k in range(6)]),
+            f"{4658615927801509762}",
+        ),
+        ("id", [" a", "b ", " c ", "d", None, ""], "c"),
+        # A float has lost digits, and a name that occurs twice, in any spelling, names nothing.
         ("objid", np.arange(6) + 1e18, "row-0000002"),
         ("name", ["a", "a", "b", "c", "d", "e"], "row-0000002"),
-        ("name", ["a", None, "b", "c", "d", "e"], "row-0000002"),
+        ("name", ["12", "Gaia DR3 12", "b", "c", "d", "e"], "row-0000002"),
+        # A hole in a column of names is named by its row.
+        ("name", ["a", "c", None, "b", "d", "e"], "row-0000002"),
     ],
 )
 def test_what_names_a_row(tmp_path: Path, column: str, values: Any, expected: str) -> None:
@@ -361,7 +369,9 @@ def test_mock_spectra_always_train(cube: MemoryCube, tmp_path: Path) -> None:
     )
     mock = np.flatnonzero(made.table["survey"] == "mock")
     for turn in made.rounds():
-        assert set(mock) <= set(turn["train"])
+        # One of them lies within 30″ of a real one, and so in no part.
+        assert np.isin(mock, turn["train"]).sum() >= len(mock) - 1
+        assert not np.isin(mock, np.concatenate([turn[part] for part in turn if part != "train"])).any()
     tested = np.sort(np.concatenate([turn["test"] for turn in made.rounds()]))
     assert np.array_equal(tested, np.flatnonzero(made.table["survey"] != "mock"))
 

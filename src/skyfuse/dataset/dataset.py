@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skyfuse import disk
 from skyfuse.cube import layout
-from skyfuse.dataset import features, make, quality, select
+from skyfuse.dataset import features, groups, make, quality, select
 from skyfuse.dataset import split as splitting
 from skyfuse.dataset.arrays import ARRAY_MODALITIES, Arrays, Modality
 from skyfuse.errors import DataError, StoreError, UsageError
@@ -232,6 +232,7 @@ class Dataset:
         image: Mapping[str, Any] | None = None,
         spectrum: Mapping[str, Any] | None = None,
         wavelengths: Mapping[int, NDArray[np.float64]] | None = None,
+        apart: ArrayLike = groups.NEIGHBOUR_ARCSEC,
         funnel: select.Funnel | None = None,
         split: splitting.SplitPlan | None = splitting.DEFAULT,
         provenance: Mapping[str, Any],
@@ -240,7 +241,8 @@ class Dataset:
         """Make a dataset of a table, colour images or spectra that no cube holds.
 
         Rows that may not be parted by a split share a group: by the column ``group`` if there is one, else
-        those within 3″ of each other, else (without positions) those of equal inputs.
+        those that one identifier names, and those close enough to share light, or (without positions) those
+        of equal inputs.
 
         Parameters
         ----------
@@ -258,6 +260,9 @@ class Dataset:
             ``{"grid": "gaia-xp", "sizes": [186]}``, each with a ``unit`` where they have one.
         wavelengths : mapping of int to ndarray, optional
             Bin centres of the spectra in Å, by zoom.
+        apart : float or array, shape (n,)
+            Distance up to which rows share light, arcsec; of two rows the mean of theirs counts. See
+            `skyfuse.dataset.groups.sky_groups`.
         funnel : Funnel, optional
             Steps that were taken before; those of the label are added.
         provenance : mapping
@@ -292,6 +297,7 @@ class Dataset:
                 wavelengths or {},
                 steps,
                 columns=columns,
+                apart=apart,
                 image=image,
                 spectrum=spectrum,
                 reader=provenance.get("reader"),

@@ -17,10 +17,26 @@ LARGEST_GROUP = 0.1
 PIXEL_ARCSEC = 0.396
 """SDSS native pixel scale, arcsec."""
 FIBRE_ARCSEC = 3.0
-"""Diameter of an SDSS fibre: spectra closer than this saw the same sky."""
+"""Diameter of an SDSS fibre: what is closer than this is taken for one object."""
+NEIGHBOUR_ARCSEC = 30.0
+"""Objects closer than this may share light: the halo of a bright one and the arms of a nearby galaxy fill the
+fibre, and the aperture, of the other, and catalogues cut blends of this size apart."""
+CROWDED_ARCSEC = 2 * FIBRE_ARCSEC
+"""The same where the sky is crowded, see `sky_groups`: fibres that touch in the wings of the seeing."""
+WINDOW_ARCSEC = 5.0
+"""Gaia's BP/RP windows, 3.5″ × 2.1″ and turned with each scan, have no sample in common beyond this."""
+IMAGE_ARCSEC = 120.0
+"""Diagonal of a colour image whose size on the sky is not told."""
+IMAGE_RADII = 8.48 * np.sqrt(2)
+"""Diagonal of a Galaxy Zoo 2 image over petroR90_r (Willett et al. 2013, section 2.3)."""
 # A cutout starts on a whole pixel, so two cutouts lie up to one pixel closer to each other than their objects
 # do; a second pixel covers distortion and the bands' own scales (0.3959 to 0.3963 arcsec).
 _MARGIN_PIXELS = 2
+
+# Pairs of which more an object, and more in all, are not listed.
+_MOST_NEIGHBOURS, _FEW = 10, 1_000_000
+# Share of all objects in groups to be cut above which the sky is crowded.
+_CROWDED = 0.5
 
 _CUT_DIRECTIONS = 6
 _CUT_POSITIONS = 5
@@ -47,7 +63,7 @@ def overlapping_pairs(
     ra, dec : array, shape (n,)
         Degrees.
     size : int
-        Side of the cutouts in native pixels; 0 for spectra alone (pairs within one fibre).
+        Side of the cutouts in native pixels.
     angle : array, shape (n,), optional
         Orientation of each object's frame: degrees from its pixel axis to east. Two squares of known
         orientation overlap if no edge direction of either separates them (separating-axis theorem); without
@@ -59,9 +75,9 @@ def overlapping_pairs(
     """
     v = unit_vectors(ra, dec)
     side = (size + _MARGIN_PIXELS) * PIXEL_ARCSEC
-    reach = side * np.sqrt(2) if size else FIBRE_ARCSEC
+    reach = side * np.sqrt(2)
     pairs: IntArray = cKDTree(v).query_pairs(chord(reach), output_type="ndarray").astype(np.int64)
-    if angle is None or not size or not len(pairs):
+    if angle is None or not len(pairs):
         return pairs
     theta = np.radians(np.asarray(angle, dtype=np.float64))
     i, j = pairs.T
@@ -173,14 +189,61 @@ def _groups(
             dropped[members[_best_cut(v[members], local, largest)]] = True
 
 
+def near_pairs(ra: ArrayLike, dec: ArrayLike, reach: ArrayLike, *, limited: bool = False) -> IntArray | None:
+    """Return the pairs of objects no farther apart than the mean of their reaches.
+
+    With `limited`, None if they are too many, more than ten an object: beyond 4.5 neighbours each, objects
+    scattered at random hang together without end (Quintanilla, Torquato & Ziff 2000, J. Phys. A 33, L399).
+
+    Parameters
+    ----------
+    ra, dec : array, shape (n,)
+        Degrees.
+    reach : float or array, shape (n,)
+        Arcsec.
+    limited : bool
+
+    Returns
+    -------
+    ndarray of int64, shape (m, 2), or None
+    """
+    v = unit_vectors(ra, dec)
+    each = np.broadcast_to(np.asarray(reach, dtype=np.float64), len(v))
+    tree, widest = cKDTree(v), float(each.max(initial=0.0))
+    most = max(_FEW, _MOST_NEIGHBOURS * len(v))
+    if (each == widest).all():
+        if limited and tree.count_neighbors(tree, chord(widest)) - len(v) > 2 * most:
+            return None
+        return np.asarray(tree.query_pairs(chord(widest), output_type="ndarray"), dtype=np.int64)
+    # Of each pair the one of the wider reach finds the other.
+    radius = 2 * np.sin(np.radians(each / 3600) / 2)
+    if limited and int(tree.query_ball_point(v, radius, return_length=True).sum()) - len(v) > 2 * most:
+        return None
+    found = tree.query_ball_point(v, radius)
+    i = np.repeat(np.arange(len(v)), [len(near) for near in found])
+    j = np.fromiter((k for near in found for k in near), np.int64, len(i))
+    apart = np.degrees(2 * np.arcsin(np.minimum(np.linalg.norm(v[i] - v[j], axis=1) / 2, 1))) * 3600
+    near = (i != j) & (apart <= (each[i] + each[j]) / 2)
+    return np.unique(np.sort(np.stack([i[near], j[near]], axis=1), axis=1), axis=0)
+
+
 def sky_groups(
-    object_ids: ArrayLike, ra: ArrayLike, dec: ArrayLike, *, size: int = 64, angle: ArrayLike | None = None
-) -> IntArray:
+    object_ids: ArrayLike,
+    ra: ArrayLike,
+    dec: ArrayLike,
+    *,
+    size: int = 64,
+    angle: ArrayLike | None = None,
+    apart: ArrayLike = 0.0,
+) -> tuple[IntArray, bool]:
     """Return the number of the group of objects that share sky, for each object; −1 for those given up.
 
-    Objects whose cutouts may share a pixel form one group. One that holds more than a tenth of all objects
-    could not be placed without bias: it is cut along straight lines, and the fewest objects with pixels on
-    both sides are given up. The result does not depend on the order of the rows.
+    Objects whose cutouts may share a pixel, or that are close enough to share light, form one group. One that
+    holds more than a tenth of all objects could not be placed without bias: it is cut along straight lines,
+    and the fewest objects with neighbours on both sides are given up. Where by closeness more than half of
+    all objects would stand in groups to be cut, the sky is crowded, a few pieces would be all that is left to
+    share out, and `CROWDED_ARCSEC` counts; pixels are never shared. The result does not depend on the order
+    of the rows.
 
     Parameters
     ----------
@@ -189,44 +252,65 @@ def sky_groups(
     ra, dec : array, shape (n,)
         Degrees.
     size : int
-        Side of the cutouts in native pixels; 0 if the dataset holds no images.
+        Side of the cutouts in native pixels; 0 if the dataset holds no cutouts.
     angle : array, shape (n,), optional
         Orientation of each object's frame, see `overlapping_pairs`.
+    apart : float or array, shape (n,)
+        Distance up to which objects share light, arcsec, see `near_pairs`; 0 if they do not.
+
+    Returns
+    -------
+    group : ndarray of int64, shape (n,)
+    crowded : bool
+        Whether `apart` was lowered.
     """
     order = np.argsort(np.asarray(object_ids, dtype=str), kind="stable")
     ra, dec = np.asarray(ra, dtype=np.float64)[order], np.asarray(dec, dtype=np.float64)[order]
     turned = None if angle is None else np.asarray(angle, dtype=np.float64)[order]
-    largest = max(1, int(LARGEST_GROUP * len(order)))
-    group, dropped = _groups(ra, dec, overlapping_pairs(ra, dec, size, turned), largest)
+    reach = np.broadcast_to(np.asarray(apart, dtype=np.float64), len(order))[order]
+    largest = max(2, int(LARGEST_GROUP * len(order)))
+    pairs = overlapping_pairs(ra, dec, size, turned) if size else np.empty((0, 2), dtype=np.int64)
+    crowded = False
+    if reach.any():
+        pairs, crowded = _with_neighbours(ra, dec, reach, pairs, largest)
+    group, dropped = _groups(ra, dec, pairs, largest)
     out = np.full(len(order), -1, dtype=np.int64)
     out[order[~dropped]] = np.unique(group[~dropped], return_inverse=True)[1]
-    return out
+    return out, crowded
 
 
-def equal_groups(
-    n: int, ra: ArrayLike | None = None, dec: ArrayLike | None = None, keys: ArrayLike | None = None
-) -> IntArray:
+def _with_neighbours(
+    ra: FloatArray, dec: FloatArray, reach: FloatArray, pairs: IntArray, largest: int
+) -> tuple[IntArray, bool]:
+    """Return pairs and, of the neighbours that share light, those that the crowding of the sky allows."""
+    for limit in (np.inf, CROWDED_ARCSEC, FIBRE_ARCSEC):
+        near = near_pairs(ra, dec, np.minimum(reach, limit), limited=limit > FIBRE_ARCSEC)
+        if near is None:
+            continue
+        both = np.unique(np.sort(np.concatenate([pairs, near]), axis=1), axis=0)
+        sizes = np.bincount(_components(len(ra), both), minlength=1)
+        if limit < np.inf or sizes[sizes > largest].sum() <= _CROWDED * len(ra):
+            break
+    return both, limit < np.inf
+
+
+def equal_groups(n: int, *keys: ArrayLike) -> IntArray:
     """Return the number of the group of rows that are the same object, for each row.
 
-    Two rows are one object where they lie within one fibre of each other, or where their inputs are equal.
+    Two rows are one object where any of their keys are equal.
 
     Parameters
     ----------
     n : int
         Number of rows.
-    ra, dec : array, shape (n,), optional
-        Degrees; rows without a finite position are alone in this respect.
-    keys : array, shape (n,), optional
-        Equal where all inputs of two rows are equal.
+    *keys : array of int, shape (n,)
+        Negative where nothing is known of a row.
     """
     pairs = [np.empty((0, 2), dtype=np.int64)]
-    if ra is not None and dec is not None:
-        a, d = np.asarray(ra, dtype=np.float64), np.asarray(dec, dtype=np.float64)
-        placed = np.flatnonzero(np.isfinite(a) & np.isfinite(d))
-        pairs.append(placed[overlapping_pairs(a[placed], d[placed], 0)])
-    if keys is not None:
-        code = np.unique(np.asarray(keys), return_inverse=True)[1]
+    for key in keys:
+        code = np.asarray(key)
         order = np.argsort(code, kind="stable")
+        order = order[code[order] >= 0]
         same = np.flatnonzero(np.diff(code[order]) == 0)
         pairs.append(np.stack([order[same], order[same + 1]], axis=1))
     return _components(n, np.concatenate(pairs))

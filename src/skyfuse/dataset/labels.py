@@ -123,7 +123,8 @@ def _serving(code: IntArray, label: pd.Series | None) -> tuple[NDArray[np.bool_]
         value = np.zeros(len(code), dtype=np.int64)
     else:
         numeric = pd.api.types.is_numeric_dtype(label)
-        words = label if numeric else label.astype("string").str.strip().replace("", pd.NA)
+        text = label.astype("string").str.strip()
+        words = label if numeric else text.where(text != "")
         value = pd.factorize(words)[0].astype(np.int64)
     n = int(code.max(initial=-1)) + 1
     told = named & (value >= 0)
@@ -212,7 +213,7 @@ def _of_spectra(column: pd.Series) -> pd.DataFrame:
     """
     names = identifiers.whole_numbers(column)
     known = names.notna().to_numpy()
-    bits = names.fillna(0).to_numpy(dtype=names.dtype.numpy_dtype).astype(np.uint64)
+    bits = names.to_numpy(dtype=np.uint64, na_value=0)
     parts = {
         "plate": bits >> np.uint64(50),
         "mjd": ((bits >> np.uint64(24)) & np.uint64(0x3FFF)) + np.uint64(50000),
@@ -237,8 +238,8 @@ def _match_spectra(
         both = np.concatenate(
             [np.where((a < 0) | (b < 0), -1, a * step + b) for a, b in ((own, ours), (theirs, others))]
         )
-        found = np.unique(both, return_inverse=True)[1] - int((both < 0).any())
-        own, theirs = found[: len(own)], found[len(own) :]
+        code = np.unique(both, return_inverse=True)[1].astype(np.int64) - int((both < 0).any())
+        own, theirs = code[: len(own)], code[len(own) :]
     serves, repeated, disputed = _serving(theirs, label)
     left = pd.DataFrame({"code": theirs[serves], "label_row": np.flatnonzero(serves)})
     right = spectra[["spectrum_id", "object_id"]].assign(code=own)

@@ -17,12 +17,13 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from skyfuse import disk
+from skyfuse import disk, identifiers
 from skyfuse.cube.cutout import frame_wcs, pixel_to_sky, sky_to_pixel
 from skyfuse.dataset import features, groups, quality, select
 from skyfuse.dataset import split as splitting
 from skyfuse.dataset.arrays import ARRAY_MODALITIES, UNITS, Modality, write_arrays, write_block
 from skyfuse.dataset.labels import match_labels
+from skyfuse.dataset.match import on_sky
 from skyfuse.dataset.morphology import morphology
 from skyfuse.disk import sha256
 from skyfuse.errors import DataError, StoreError, UsageError
@@ -258,17 +259,26 @@ def cube_content(
             return cube.spectrum_samples(rows, zoom)
         return cube.gather(modality, zoom, object_row[rows])
 
+    described: dict[str, Any] = {
+        "image": {"size": cube.image_size, "bands": BANDS, "pixel_arcsec": groups.PIXEL_ARCSEC},
+        "spectrum": {"grid": cube.grid.name, "sizes": list(cube.grid.sizes)},
+        "source": {"reader": "cube", "every_spectrum": every_spectrum},
+        "matched": None,
+    }
+
     def group(table: pd.DataFrame) -> NDArray[np.int64]:
         # Epochs of one object stand at one place, its own.
         one = table.drop_duplicates("object") if every_spectrum else table
         name = "object" if every_spectrum else "object_id"
         placed = objects.set_index("object_id").loc[one[name], ["ra", "dec"]]
-        found = groups.sky_groups(
+        found, described["crowded"] = groups.sky_groups(
             one[name],
             placed["ra"],
             placed["dec"],
             size=cube.image_size if "image" in zooms else 0,
             angle=_frame_angles(cube.frames, one) if "image" in zooms else None,
+            # Cutouts share light where they share pixels.
+            apart=0.0 if [*zooms] == ["image"] else groups.NEIGHBOUR_ARCSEC,
         )
         return pd.Series(found, index=one[name].to_numpy()).loc[table[name]].to_numpy()
 
@@ -277,14 +287,14 @@ def cube_content(
     funnel = select.Funnel()
     rows = np.flatnonzero(present)
     table = rows_table[[name for name in rows_table.columns if name not in _CUBE_ONLY]]
-    matched, flag = None, _WARNING
+    flag = _WARNING
     if labels is None:
         funnel.add(f"{what} in the cube", len(rows_table))
         funnel.add(held, len(rows))
         table = table.iloc[rows].reset_index(drop=True)
     else:
         match = match_labels(labels, rows_table, spectra, label)
-        matched = match.counts()
+        described["matched"] = match.counts()
         rows = np.flatnonzero(present & (match.label_row >= 0))
         funnel.add(f"catalogue rows{match.remark()}", len(labels))
         funnel.add(f"{'spectrum' if every_spectrum else 'object'} in the cube {held}", len(rows))
@@ -306,12 +316,7 @@ def cube_content(
         units=UNITS,
         funnel=funnel,
         group=group,
-        meta={
-            "matched": matched,
-            "image": {"size": cube.image_size, "bands": BANDS, "pixel_arcsec": groups.PIXEL_ARCSEC},
-            "spectrum": {"grid": cube.grid.name, "sizes": list(cube.grid.sizes)},
-            "source": {"reader": "cube", "every_spectrum": every_spectrum},
-        },
+        meta=described,
         flag=flag if flag_zero and flag in table else None,
         strict=strict,
     )
@@ -420,6 +425,7 @@ def arrays_content(
     funnel: select.Funnel,
     *,
     columns: Sequence[str],
+    apart: ArrayLike,
     image: Mapping[str, Any] | None,
     spectrum: Mapping[str, Any] | None,
     reader: str | None,
@@ -457,16 +463,34 @@ def arrays_content(
 
     table = _identified(table)
     # By what the rows held before any was dropped.
-    keys = _equal_keys(table, arrays, columns)
+    keys, names = _equal_keys(table, arrays, columns), _name_keys(table)
+    reach = np.broadcast_to(np.asarray(apart, dtype=np.float64), len(table))
     row_of = pd.Series(np.arange(len(table)), index=table["object_id"].to_numpy())
+    meta: dict[str, Any] = {
+        **{str(name): dict(entry) for name, entry in described.items() if entry is not None},
+        "source": {"reader": reader, "every_spectrum": False},
+    }
 
     def group(kept: pd.DataFrame) -> NDArray[np.int64]:
         if "group" in table:
             return np.unique(kept["group"].astype(str), return_inverse=True)[1].astype(np.int64)
-        if {"ra", "dec"} <= set(kept):
-            return groups.equal_groups(len(kept), kept["ra"], kept["dec"])
-        own = None if keys is None else keys[row_of.loc[kept["object_id"]].to_numpy()]
-        return groups.equal_groups(len(kept), keys=own)
+        rows = row_of.loc[kept["object_id"]].to_numpy()
+        equal = [names[rows]]
+        if not {"ra", "dec"} <= set(kept):
+            return groups.equal_groups(len(kept), *equal, *([] if keys is None else [keys[rows]]))
+        ra, dec = (kept[name].to_numpy(np.float64, na_value=np.nan) for name in ("ra", "dec"))
+        placed = np.flatnonzero(on_sky(ra, dec))
+        near = np.full(len(kept), -1, dtype=np.int64)
+        near[placed], meta["crowded"] = groups.sky_groups(
+            kept["object_id"].iloc[placed],
+            ra[placed],
+            dec[placed],
+            size=0,
+            apart=reach[rows[placed]],
+        )
+        found = groups.equal_groups(len(kept), *equal, near)
+        found[placed[near[placed] < 0]] = -1
+        return found
 
     units = {name: str(entry["unit"]) for name, entry in described.items() if entry and "unit" in entry}
     return Content(
@@ -479,10 +503,7 @@ def arrays_content(
         units=units,
         funnel=funnel,
         group=group,
-        meta={
-            **{str(name): dict(entry) for name, entry in described.items() if entry is not None},
-            "source": {"reader": reader, "every_spectrum": False},
-        },
+        meta=meta,
     )
 
 
@@ -490,17 +511,25 @@ def _identified(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose rows have a unique object_id, and ra, dec if any column holds positions."""
     lower = {str(name).lower(): str(name) for name in reversed(table.columns)}
     added: dict[str, Any] = {}
+    rows = pd.Series([f"row-{row:07d}" for row in range(len(table))], index=table.index)
     for own in (lower[name] for name in _IDS if name in lower):
-        # A float has lost the last digits of a long number.
-        if table[own].notna().all() and table[own].is_unique and table[own].dtype.kind in "iuO":
-            added["object_id"] = table[own].astype(str)
+        try:
+            names = identifiers.as_text(table[own])
+        except DataError:
+            # Rounded numbers name nothing.
+            names = pd.Series(None, index=table.index, dtype=object)
+        known = names.notna()
+        if known.any() and names[known].is_unique:
+            written = pd.api.types.is_string_dtype(table[own])
+            spelled = table[own].astype("string").str.strip() if written else names
+            added["object_id"] = spelled.astype(object).where(known, rows).astype(str)
             break
         if own == "object_id":
             raise DataError(
                 "the column object_id names rows twice, or not at all", remedy="name each row once"
             )
     else:
-        added["object_id"] = pd.Series([f"row-{row:07d}" for row in range(len(table))], index=table.index)
+        added["object_id"] = rows
     for ra, dec in _POSITIONS:
         if ra in lower and dec in lower:
             degrees = [pd.to_numeric(table[lower[name]], errors="coerce") for name in (ra, dec)]
@@ -513,8 +542,11 @@ def _equal_keys(
     table: pd.DataFrame,
     arrays: Mapping[tuple[Modality, int], Samples | Callable[[NDArray[np.int64]], Samples]],
     columns: Sequence[str],
-) -> NDArray[np.uint64] | None:
-    """Return a number for each row, equal where its inputs are: its columns, else its coarsest array."""
+) -> NDArray[np.int64] | None:
+    """Return a number for each row, equal where its inputs are, −1 where it has none.
+
+    Its inputs are its columns, else its coarsest array.
+    """
     inputs: list[str] = []
     for name in columns:
         # What is derived from the arrays is not there yet, and equal where they are.
@@ -530,8 +562,24 @@ def _equal_keys(
     keys = np.array([_row_key(row) for row in numbers], dtype=np.uint64)
     # Rows without a single value are not equal: nothing is known of them.
     unknown = ~np.isfinite(numbers).any(axis=1)
-    keys[unknown] = np.arange(int(unknown.sum()))
-    return keys
+    codes = np.unique(keys, return_inverse=True)[1].astype(np.int64)
+    codes[unknown] = -1
+    return codes
+
+
+def _name_keys(table: pd.DataFrame) -> NDArray[np.int64]:
+    """Return a number for each row, equal where one identifier names them, −1 where that is not told."""
+    lower = {str(name).lower(): str(name) for name in reversed(table.columns)}
+    for own in (lower[name] for name in _IDS if name in lower and name != "object_id"):
+        try:
+            code = identifiers.codes(table[own])[0]
+        except DataError:
+            continue
+        held = np.bincount(code[code >= 0], minlength=1)
+        # What so many rows share is no object's name, but that of a survey or of nothing.
+        if held.max() <= max(2, groups.LARGEST_GROUP * len(table)):
+            return code
+    return np.full(len(table), -1, dtype=np.int64)
 
 
 def _row_key(row: NDArray[Any]) -> int:
