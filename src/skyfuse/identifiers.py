@@ -284,6 +284,9 @@ def _alike(parts: Sequence[pd.Series]) -> list[pd.Series]:
         # Measurements that happen to be whole in one of the tables.
         if not long or any((part.dropna() % 1 != 0).any() for part in floats):
             return [part.astype("float64") for part in parts]
+    if len(floats) + sum(whole) < len(parts):
+        # Text stays as it is spelled.
+        return [part if pd.api.types.is_string_dtype(part) else as_text(part) for part in parts]
     named = [identifiers(part) for part in parts]
     kinds = {str(part.dtype) for part in named}
     if kinds == {"Int64", "UInt64"} and all((part.dropna() >= 0).all() for part in named):

@@ -130,6 +130,12 @@ def test_spectra_are_named_by_spec_obj_id_beyond_63_bits() -> None:
 
 def test_a_name_as_a_rounded_float_is_refused() -> None:
     own = pd.Series([4658615927801509760])
-    labels = pd.DataFrame({"source_id": [4658615927801509760.0, np.nan]})
+    theirs = pd.Series([4658615927801509760.0, np.nan], name="source_id")
     with pytest.raises(DataError, match="'source_id' holds identifiers as floats"):
-        match_identifiers(own, labels, "source_id")
+        match_identifiers(own, theirs)
+
+
+def test_names_of_which_none_meets_are_shown() -> None:
+    theirs = pd.Series([None, "Gaia DR2 7"], name="source_id")
+    with pytest.raises(DataError, match=r"none of the 2 labels.*source_id is e.g. Gaia DR2 7 there.*e.g. 7"):
+        match_identifiers(pd.Series([7, 8]), theirs)

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from skyfuse import identifiers
 from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
 from skyfuse.dataset.dataset import Dataset
@@ -100,7 +101,7 @@ class _Ledger:
 
     def given(self, dataset: Dataset, by: str | None = None) -> Given:
         """Return all records, in the order of a column or as they came."""
-        table = pd.concat(self.parts, ignore_index=True)
+        table = identifiers.stacked(self.parts)
         if by is not None:
             table = table.sort_values(by, kind="stable", ignore_index=True)
         row = table.pop(_ROW).to_numpy(np.int64)
@@ -420,7 +421,7 @@ def _of_xp(path: Path, target: Path, zooms: Sequence[int], wanted: dict[str, Any
         count += int(new.sum())
     if not spectra:
         raise StoreError("holds no BP/RP spectra", path=path, remedy="give files with bp_flux, rp_flux …")
-    table = pd.concat([part.table[new] for part, new in zip(spectra, kept, strict=True)], ignore_index=True)
+    table = identifiers.stacked([part.table[new] for part, new in zip(spectra, kept, strict=True)])
     dataset = from_xp(
         target, table, _samples(spectra, kept), spectra[0].wavelength, zooms, files, Funnel(),
         {**wanted, "split": None},

@@ -80,33 +80,41 @@ def _column(table: pd.DataFrame, names: tuple[str, ...]) -> str | None:
     return None
 
 
-def match_identifiers(own: pd.Series, labels: pd.DataFrame, column: str, label: str | None = None) -> Match:
+def match_identifiers(own: pd.Series, theirs: pd.Series, label: pd.Series | None = None) -> Match:
     """Tie the rows of a label table to objects by what names them, however it is spelled.
 
     Parameters
     ----------
     own : Series
         Identifiers of the objects.
-    labels : DataFrame
-    column : str
-        Its column of identifiers.
-    label : str, optional
-        Its column of the label, to tell rows that contradict each other from those that only repeat.
+    theirs : Series
+        Identifiers of the label rows.
+    label : Series, optional
+        Their labels, to tell rows that contradict each other from those that only repeat.
 
     Raises
     ------
     DataError
-        If either column holds identifiers as floats that were rounded.
+        If either column holds identifiers as floats that were rounded, or no row matches.
     """
-    code, theirs = identifiers.codes(own, labels[column])
-    serves, repeated, disputed = _serving(theirs, None if label is None else labels[label])
-    row_of = np.full(max(code.max(initial=-1), theirs.max(initial=-1)) + 2, -1, dtype=np.int64)
-    row_of[theirs[serves]] = np.flatnonzero(serves)
-    # Of code −1, a missing one, the last place tells.
-    row_of[-1] = -1
-    matched = int(np.isin(theirs, code[code >= 0]).sum())
-    unnamed = int((theirs < 0).sum())
-    return Match(row_of[code], column, matched, len(labels) - matched, unnamed, repeated, disputed)
+    code, named = identifiers.codes(own, theirs)
+    serves, repeated, disputed = _serving(named, label)
+    row_of = np.full(max(code.max(initial=-1), named.max(initial=-1)) + 2, -1, dtype=np.int64)
+    row_of[named[serves]] = np.flatnonzero(serves)
+    # A missing one, of code −1, finds the last place, which nothing has.
+    matched = int(np.isin(named, code[code >= 0]).sum())
+    if not matched:
+        raise DataError(
+            f"none of the {len(theirs)} labels names one of the {len(own)} objects: {theirs.name} is e.g. "
+            f"{_first(theirs)} there, and here e.g. {_first(own)}",
+            remedy="give the label table of these objects",
+        )
+    unnamed = int((named < 0).sum())
+    return Match(row_of[code], str(theirs.name), matched, len(theirs) - matched, unnamed, repeated, disputed)
+
+
+def _first(column: pd.Series) -> Any:
+    return next(iter(column.dropna()), "missing")
 
 
 def _serving(code: IntArray, label: pd.Series | None) -> tuple[NDArray[np.bool_], int, int]:

@@ -507,6 +507,15 @@ def arrays_content(
     )
 
 
+def position_names(table: pd.DataFrame) -> tuple[str, str] | None:
+    """Return the columns of right ascension and declination in degrees, None where there are none."""
+    lower = {str(name).lower(): str(name) for name in reversed(table.columns)}
+    for ra, dec in _POSITIONS:
+        if ra in lower and dec in lower:
+            return lower[ra], lower[dec]
+    return None
+
+
 def _identified(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose rows have a unique object_id, and ra, dec if any column holds positions."""
     lower = {str(name).lower(): str(name) for name in reversed(table.columns)}
@@ -530,11 +539,10 @@ def _identified(table: pd.DataFrame) -> pd.DataFrame:
             )
     else:
         added["object_id"] = rows
-    for ra, dec in _POSITIONS:
-        if ra in lower and dec in lower:
-            degrees = [pd.to_numeric(table[lower[name]], errors="coerce") for name in (ra, dec)]
-            added |= dict(zip(("ra", "dec"), degrees, strict=True))
-            break
+    placed = position_names(table)
+    if placed is not None:
+        degrees = [pd.to_numeric(table[name], errors="coerce") for name in placed]
+        added |= dict(zip(("ra", "dec"), degrees, strict=True))
     return pd.concat([pd.DataFrame(added), table.drop(columns=[*added], errors="ignore")], axis=1)
 
 

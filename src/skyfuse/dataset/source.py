@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from skyfuse import identifiers
 from skyfuse.cube.build import build, holds_only
 from skyfuse.cube.query import Cube
-from skyfuse.dataset import select
+from skyfuse.dataset import groups, select
 from skyfuse.dataset.arrays import ARRAY_MODALITIES
 from skyfuse.dataset.dataset import Dataset
+from skyfuse.dataset.labels import match_identifiers
+from skyfuse.dataset.make import position_names
 from skyfuse.disk import sha256
 from skyfuse.errors import DataError, FileError, StoreError, UsageError
 from skyfuse.survey.gaia import XpSpectra, read_xp
@@ -38,6 +42,10 @@ _TABLE_NAME = re.compile(r"(.+)\.(csv|csv\.gz|fits?|fits?\.gz|parquet|vot|votabl
 _ANNZ_NAME = re.compile(r".+\.(train|valid|test)")
 _TEXT_NAME = re.compile(r"(.+)\.(txt|dat|asc|tsv)", re.IGNORECASE)
 _LABELS = "labels.csv"
+# Columns that name Gaia's sources, best first.
+_SOURCES = ("source_id", "dr3_source_id", "gaia_source_id", "gaiadr3", "gaiaedr3", "designation")
+# Petrosian radii that tell the size of Galaxy Zoo's images.
+_RADII = ("petror90_r", "petro_r90")
 
 
 def open_source(
@@ -198,7 +206,7 @@ def _open_tables(
     funnel.add("rows of the tables", sum(map(len, parts)))
     return Dataset.from_arrays(
         target,
-        pd.concat(parts, ignore_index=True),
+        identifiers.stacked(parts),
         {},
         funnel=funnel,
         provenance={"reader": "table", "files": _digests(files), "sentinels": missing},
@@ -259,7 +267,7 @@ def _open_gaia(
     elif labels is None and label is not None and not _has(table, label):
         for path in others:
             read = read_table(path)
-            if _has(read, label) and _has(read, "source_id"):
+            if _has(read, label) and _source_column(read) is not None:
                 files.append(path)
                 labels = read
                 break
@@ -270,16 +278,16 @@ def _open_gaia(
                 remedy="give one with --labels",
             )
     if labels is not None:
-        own = without_sentinels(labels)[0].rename(
-            columns={select.find_column(labels, "source_id"): "source_id"}
-        )
-        own = own.drop_duplicates("source_id")
-        new = [name for name in own.columns if name == "source_id" or name not in table.columns]
-        table = table.assign(at=np.arange(len(table))).merge(own[new], on="source_id")
-        at = table["at"].to_numpy()
-        samples = Samples(samples.value[at], samples.sigma[at], samples.coverage[at])
-        funnel.add("with a row in the table of labels", len(table))
-    table = table.drop(columns="at", errors="ignore")
+        column = _source_column(labels) or select.find_column(labels, "source_id")
+        own = without_sentinels(labels)[0]
+        told = own[select.find_column(own, label)] if label is not None and _has(own, label) else None
+        match = match_identifiers(table["source_id"], labels[column], told)
+        rows = np.flatnonzero(match.label_row >= 0)
+        held = {*table.columns, column}
+        new = own[[name for name in own.columns if name not in held]].iloc[match.label_row[rows]]
+        table = pd.concat([table.iloc[rows].reset_index(drop=True), new.reset_index(drop=True)], axis=1)
+        samples = Samples(samples.value[rows], samples.sigma[rows], samples.coverage[rows])
+        funnel.add(f"with a row in the table of labels{match.remark()}", len(table))
     return from_xp(target, table, samples, spectra[0].wavelength, zooms, files, funnel, wanted)
 
 
@@ -304,15 +312,22 @@ def from_xp(
             "unit": _GAIA_UNIT,
         },
         wavelengths={zoom: _ANGSTROM_PER_NM * _block_means(nanometres, zoom) for zoom in zooms},
+        apart=groups.WINDOW_ARCSEC,
         funnel=funnel,
         provenance={"reader": "gaia-xp", "files": _digests(files)},
         **wanted,
     )
 
 
+def _source_column(table: pd.DataFrame) -> str | None:
+    """Return the column that names Gaia's sources."""
+    lower = {str(name).lower(): str(name) for name in reversed(table.columns)}
+    return next((lower[name] for name in _SOURCES if name in lower), None)
+
+
 def _joined(spectra: Sequence[XpSpectra]) -> tuple[pd.DataFrame, Samples, select.Funnel]:
     """Return the spectra of all files, each source once."""
-    table = pd.concat([part.table for part in spectra], ignore_index=True)
+    table = identifiers.stacked([part.table for part in spectra])
     first = ~table["source_id"].duplicated().to_numpy()
     samples = Samples(
         np.concatenate([part.samples.value for part in spectra])[first],
@@ -320,8 +335,11 @@ def _joined(spectra: Sequence[XpSpectra]) -> tuple[pd.DataFrame, Samples, select
         np.concatenate([part.samples.coverage for part in spectra])[first],
     )
     funnel = select.Funnel()
-    rejected = sum(sum(part.rejected.values()) for part in spectra)
-    funnel.add("rows of the files", len(table) + rejected)
+    rejected: Counter[str] = Counter()
+    for part in spectra:
+        rejected.update(part.rejected)
+    said = ", ".join(f"{number:,} with {reason}" for reason, number in rejected.items())
+    funnel.add(f"rows of the files{said and f' ({said})'}", len(table) + rejected.total())
     funnel.add("with a usable spectrum, each source once", int(first.sum()))
     return table[first].reset_index(drop=True), samples, funnel
 
@@ -367,8 +385,8 @@ def _open_images(
     funnel.add("that can be read", len(images))
     files: list[Path] = []
     if tables:
-        files, table = _joined_images(images, tables)
-        funnel.add("with a row in the table of labels", len(table))
+        files, table, remark = _joined_images(images, tables, label)
+        funnel.add(f"with a row in the table of labels{remark}", len(table))
     else:
         table = images.table.assign(image=np.arange(len(images)))
         if label is not None:
@@ -383,8 +401,8 @@ def _open_images(
 
 
 def _joined_images(
-    images: Images, tables: Mapping[Path | None, pd.DataFrame]
-) -> tuple[list[Path], pd.DataFrame]:
+    images: Images, tables: Mapping[Path | None, pd.DataFrame], label: str | None
+) -> tuple[list[Path], pd.DataFrame, str]:
     """Join each image with the table in its folder or the nearest above it, else with the first one."""
     beside: dict[Path, Path | None] = {}
     for path in tables:
@@ -397,19 +415,21 @@ def _joined_images(
         else first
         for path in images.paths
     ]
-    parts = []
+    parts, remarks = [], []
     for path in dict.fromkeys(serves):
         own = np.flatnonzero([path == served for served in serves])
+        some, whole = replace(images, paths=tuple(images.paths[k] for k in own)), tables[path]
+        told = whole[select.find_column(whole, label)] if label is not None and _has(whole, label) else None
         try:
-            part = replace(images, paths=tuple(images.paths[k] for k in own)).join(
-                without_sentinels(tables[path])[0]
-            )
+            match = match_identifiers(some.table["name"], some.naming(whole), told)
+            part = some.join(without_sentinels(whole)[0], match.label_row)
+            remarks.append(match.remark())
         except DataError as error:
             error.path = path
             raise
         parts.append(part.assign(image=own[part["image"].to_numpy()]))
-    table = pd.concat(parts, ignore_index=True).sort_values("image", ignore_index=True)
-    return [path for path in dict.fromkeys(serves) if path is not None], table
+    table = identifiers.stacked(parts).sort_values("image", ignore_index=True)
+    return [path for path in dict.fromkeys(serves) if path is not None], table, "".join(remarks)
 
 
 def _labels_of(path: Path, label: str | None) -> pd.DataFrame:
@@ -451,7 +471,7 @@ def from_images(
     row = table["image"].to_numpy(np.int64)
     table = table.drop(columns="image")
     content = [sha256(images.paths[k]) for k in row]
-    if "group" not in table and not {"ra", "dec"} <= set(table):
+    if "group" not in table and position_names(table) is None:
         # The same picture under two names is one object.
         table = pd.concat([table, pd.DataFrame({"group": content})], axis=1)
     native = _Native(images, row)
@@ -460,6 +480,7 @@ def from_images(
         table,
         {("image", zoom): native.at(zoom) for zoom in zooms},
         image={"size": images.size, "bands": "rgb"},
+        apart=_diagonals(table),
         funnel=funnel,
         provenance={
             "reader": reader,
@@ -469,6 +490,19 @@ def from_images(
         },
         **wanted,
     )
+
+
+def _diagonals(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Return how far each colour image reaches on the sky, from corner to corner, arcsec."""
+    lower = {str(name).lower(): str(name) for name in reversed(table.columns)}
+    found = np.full(len(table), groups.IMAGE_ARCSEC)
+    radius = next((lower[name] for name in _RADII if name in lower), None)
+    if radius is not None and pd.api.types.is_numeric_dtype(table[radius]):
+        diagonal = groups.IMAGE_RADII * select.numbers(table, radius)
+        # Larger ones are no galaxy's.
+        known = (diagonal > 0) & (diagonal < 10 * groups.IMAGE_ARCSEC)
+        found[known] = diagonal[known]
+    return found
 
 
 class _Native:

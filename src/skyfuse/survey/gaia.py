@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from skyfuse.errors import FileError, UsageError
+from skyfuse import identifiers
+from skyfuse.errors import DataError, FileError, UsageError
 from skyfuse.survey.records import Samples
 from skyfuse.survey.tables import read_table
 
@@ -126,6 +127,8 @@ def read_xp(path: str | Path) -> XpSpectra:
     FileError
         As `skyfuse.survey.tables.read_table`; ``wrong-columns`` where the file holds neither; ``no-spectra``
         where no row is usable.
+    DataError
+        Its source_id are floats that have lost digits.
     UsageError
         Coefficients without GaiaXPy at hand, which holds the bases.
     """
@@ -145,7 +148,7 @@ def read_xp(path: str | Path) -> XpSpectra:
     sigma = np.concatenate([half[1] for half in halves], axis=1, dtype=np.float32)
     good = np.isfinite(value) & (sigma > 0) & (sigma < np.inf)
     value[~good], sigma[~good] = np.nan, np.nan
-    source = pd.to_numeric(table["source_id"], errors="coerce")
+    source = _source_ids(table["source_id"], path)
     faults = {
         "bad source_id": source.isna().to_numpy(),
         "no valid sample": ~good.any(axis=1),
@@ -173,6 +176,17 @@ def read_xp(path: str | Path) -> XpSpectra:
         rejected,
         fault,
     )
+
+
+def _source_ids(column: pd.Series[Any], path: Path) -> pd.Series[Any]:
+    """Return the numbers of sources, as integers or in designations, `<NA>` where there is none."""
+    try:
+        found = identifiers.whole_numbers(column)
+    except DataError as error:
+        error.path = path
+        raise
+    # Gaia's have 63 bits.
+    return found.where(found <= np.iinfo(np.int64).max).astype("Int64")
 
 
 def _is_vector(column: pd.Series[Any]) -> bool:

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from skyfuse import identifiers
 from skyfuse.errors import DataError, FileError
 from skyfuse.survey.tables import read_table
 
@@ -51,6 +52,9 @@ _IMAGES = (".jpg", ".jpeg", ".png")
 # Of a larger one, colours and their averages would take half a gigabyte and more.
 _MOST_PIXELS = 50_000_000
 _AGAIN = "get the file again from its source"
+_FOLDERS = r"^.*[/\\]"
+# Of J0123.4+56.7 the last digit is none.
+_SUFFIX = r"\.[A-Za-z][A-Za-z0-9]{1,4}$"
 
 
 def read_votes(path: str | Path) -> pd.DataFrame:
@@ -180,6 +184,38 @@ class Images:
             out[k] = _load(self.paths[row], self.size)
         return out
 
+    def naming(self, table: pd.DataFrame) -> pd.Series:
+        """Return the column of a table that names most of the images, without folders and suffixes.
+
+        Raises
+        ------
+        DataError
+            No column names any image.
+        """
+        names = pd.Series([path.stem for path in self.paths], dtype=object)
+        best, found, rounded = 0, None, None
+        for name in table.columns:
+            column = table[name]
+            if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 != 0).any():
+                continue
+            if not pd.api.types.is_numeric_dtype(column):
+                column = column.astype("string").str.replace(_FOLDERS, "", regex=True)
+                column = column.str.replace(_SUFFIX, "", regex=True)
+            try:
+                own, theirs = identifiers.codes(names, column)
+            except DataError as error:
+                rounded = rounded or error
+                continue
+            named = int(np.isin(own, theirs[theirs >= 0]).sum())
+            if named > best:
+                best, found = named, column
+        if found is None:
+            raise rounded or DataError(
+                "no column of the table names any of the images",
+                remedy="give a table with a column of their file names",
+            )
+        return found
+
     def rows_of(self, table: pd.DataFrame) -> NDArray[np.int64]:
         """Return the row of a table that belongs to each image, −1 where none does.
 
@@ -191,26 +227,20 @@ class Images:
         DataError
             No column names any image.
         """
-        names = [path.stem for path in self.paths]
-        best, where = 0, np.empty(0, np.int64)
-        for column in table.columns:
-            if pd.api.types.is_float_dtype(table[column]):
-                continue
-            first: dict[str, int] = {}
-            for row, value in enumerate(table[column]):
-                first.setdefault(Path(str(value)).stem, row)
-            found = np.array([first.get(name, -1) for name in names])
-            if (found >= 0).sum() > best:
-                best, where = int((found >= 0).sum()), found
-        if best == 0:
-            raise DataError(
-                "no column of the table names any of the images",
-                remedy="give a table with a column of their file names",
-            )
-        return where
+        own, theirs = identifiers.codes(
+            pd.Series([path.stem for path in self.paths], dtype=object), self.naming(table)
+        )
+        first = pd.Series(np.arange(len(theirs)), index=theirs)[theirs >= 0].groupby(level=0).first()
+        return first.reindex(own, fill_value=-1).to_numpy(np.int64)
 
-    def join(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Bring the rows of a table to the images that they belong to, see `rows_of`.
+    def join(self, table: pd.DataFrame, where: NDArray[np.int64] | None = None) -> pd.DataFrame:
+        """Bring the rows of a table to the images that they belong to.
+
+        Parameters
+        ----------
+        table : DataFrame
+        where : ndarray of int64, shape (images,), optional
+            Row of each image, −1 for none; by default `rows_of`.
 
         Returns
         -------
@@ -223,7 +253,7 @@ class Images:
         DataError
             No column names any image.
         """
-        where = self.rows_of(table)
+        where = self.rows_of(table) if where is None else where
         images = np.flatnonzero(where >= 0)
         rows = table.iloc[where[images]].reset_index(drop=True)
         own = self.table.iloc[images].reset_index(drop=True)
