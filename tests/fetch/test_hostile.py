@@ -2,12 +2,18 @@ from __future__ import annotations
 
 import re
 import resource
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from skyfuse.fetch import bounds
 from skyfuse.fetch.bounds import Bounds
-from tests.fetch.standin.hostile import FILES, QUERIES, STOPS, Outcome, meet_all
+from skyfuse.fetch.client import Client
+from skyfuse.fetch.ledger import Ledger, Wanted
+from tests.fetch.standin.hostile import FILES, QUERIES, STOPS, WHOLE, Hostile, Outcome, meet_all
 
 TRIES = 2
 QUICK = Bounds(
@@ -91,3 +97,34 @@ def test_a_job_that_never_ends_is_left(outcomes: dict[str, Outcome]) -> None:
 
 def test_none_takes_memory(outcomes: dict[str, Outcome]) -> None:
     assert outcomes["memory"].spent * 1024 < MEMORY
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+def test_by_tls_all_comes_all_waits_end_and_strangers_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out own.pem -days 2 -subj /CN=own"
+    command += " -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "own.pem", tmp_path / "key.pem")
+    reasons: dict[str, dict[str, int]] = {}
+    with Hostile() as hostile:
+        for name in ("whole", "slow headers", "endless 100", "slow trailer", "stranger"):
+            behaviour = FILES[name][0] if name in FILES else WHOLE
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "own.pem" if name != "stranger" else ""))
+            base = hostile.serve(behaviour, context)
+            with (
+                Ledger.open(tmp_path / name) as ledger,
+                Client([base], connections=1, tries=1, bounds=QUICK) as client,
+            ):
+                ledger.add([Wanted("a.dat", f"{base}/a", "table")])
+                reasons[name] = client.download(ledger).reasons
+    assert (tmp_path / "whole/a.dat").read_bytes() == bytes(range(256)) * 4000
+    assert reasons == {
+        "whole": {},
+        "slow headers": {"no-answer": 1},
+        "endless 100": {"no-answer": 1},
+        "slow trailer": {"too-slow": 1},
+        "stranger": {"no-answer": 1},
+    }

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -249,6 +250,9 @@ FILES: dict[str, tuple[Behaviour, tuple[str, ...]]] = {
 }
 """Behaviours by name, and the reasons of the tries that fail by them: two where time or size may be first."""
 
+WHOLE: Behaviour = _then(_answer(bytes(range(256)) * 4000))
+"""A file of a megabyte as it should be."""
+
 STOPS: dict[str, Behaviour] = {
     "429 for 1e9 s": _then(_answer(b"no", "429 No", "Retry-After: 1000000000")),
     "503 until the year 3000": _then(
@@ -320,8 +324,8 @@ class Hostile:
             talk.cancel()
         await asyncio.gather(*self._talks, return_exceptions=True)
 
-    def serve(self, behaviour: Behaviour) -> str:
-        """Return the address of a server that behaves so."""
+    def serve(self, behaviour: Behaviour, tls: ssl.SSLContext | None = None) -> str:
+        """Return the address of a server that behaves so, by TLS where a context for that is given."""
         numbers = itertools.count()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -347,12 +351,13 @@ class Hostile:
                     writer.close()
 
         async def listen() -> int:
-            server = await asyncio.start_server(accept, "127.0.0.1", 0)
+            server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
             self._servers.append(server)
             port: int = server.sockets[0].getsockname()[1]
             return port
 
-        return f"http://127.0.0.1:{asyncio.run_coroutine_threadsafe(listen(), self._loop).result()}"
+        scheme = "http" if tls is None else "https"
+        return f"{scheme}://127.0.0.1:{asyncio.run_coroutine_threadsafe(listen(), self._loop).result()}"
 
     def deaf(self) -> str:
         """Return the address of a port that has its queue full and accepts nobody."""
