@@ -57,6 +57,28 @@ def test_a_label_is_found_whatever_its_case(sky):
     np.testing.assert_array_equal(target(small_recipe(), sky).label, expected)
 
 
+def test_a_label_that_is_no_number_is_told_before_the_work(sky):
+    sky.table["AVG"] = sky.table["AVG"].astype(str)
+    sky.table.loc[4, "AVG"] = "abc"
+    with pytest.raises(DataError, match=f"{sky.table.loc[4, 'object_id']} has 'abc'"):
+        target(small_recipe(), sky)
+
+
+@pytest.mark.parametrize(
+    ("value", "redshift", "sound"),
+    [(1e30, False, False), (-1e12, False, False), (1e6, False, True), (60, True, False)],
+)
+def test_labels_out_of_all_proportion_are_told(sky, value, redshift, sound):
+    row = int(sky.rounds()[0]["train"][2])
+    sky.table.loc[row, "AVG"] = value
+    recipe = small_recipe(task={**small_recipe().task.model_dump(), "redshift": redshift})
+    if sound:
+        assert target(recipe, sky).label[row] == value
+        return
+    with pytest.raises(DataError, match=f"AVG of {sky.table.loc[row, 'object_id']} is"):
+        target(recipe, sky)
+
+
 def test_rounds_and_folds_are_those_of_the_recipe(sky, tmp_path):
     with pytest.raises(DataError, match="split has 1 rounds, the recipe asks for 3"):
         target(class_recipe(split={"rounds": 3}), sky)

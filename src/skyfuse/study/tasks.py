@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 KEYS = (["plate", "mjd", "fiberid"], ["source_id"], ["objid"], ["object_id"])
 """What may name an object in the truth table and in the dataset; the first that tells serves."""
 
+# Digits of a float32, in bits: what lies further off than so many times the body's width leaves it none.
+_FLOAT32 = 2.0**24
+# Far above anything measured.
+_FARTHEST_REDSHIFT = 50.0
+
 RANGES = 6
 """Ranges of redshift whose mean spectra are shown, of equal numbers of objects."""
 
@@ -111,7 +116,7 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
     except DataError as error:
         error.path = dataset.path
         raise
-    label, classes = _labels(recipe, table[column])
+    label, classes = _labels(recipe, table[column], dataset)
     rounds = [{part: np.asarray(rows[part], dtype=np.int64) for part in PARTS} for rows in dataset.rounds()]
     folds = [np.asarray(fold, dtype=np.int64) for fold in dataset.split()["folds"]]
     used = np.unique(np.concatenate([rows[part] for rows in rounds for part in PARTS]))
@@ -123,6 +128,8 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
             remedy="build the dataset with this label, so that the funnel drops them",
             path=dataset.path,
         )
+    if not classes and recipe.task.kind != "reconstruction":
+        _require_sound(label, used, recipe, dataset)
     if recipe.task.kind == "classification" and len(classes) < 2:
         raise DataError(
             f"{column} holds {len(classes)} classes",
@@ -157,13 +164,44 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
     )
 
 
-def _labels(recipe: Recipe, column: pd.Series) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _labels(recipe: Recipe, column: pd.Series, dataset: Dataset) -> tuple[NDArray[Any], tuple[str, ...]]:
     named = recipe.task.kind == "classification" or bool(recipe.task.classes)
     if not named and pd.api.types.is_numeric_dtype(column):
-        return column.to_numpy(dtype=np.float64), ()
+        return column.to_numpy(dtype=np.float64, na_value=np.nan), ()
+    if recipe.task.kind == "regression" and not named:
+        words = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
+        words = words if len(words) else column.dropna()
+        raise DataError(
+            f"{column.name} must be a number, and {len(words)} objects have text, "
+            f"e.g. {dataset.table['object_id'].iloc[int(words.index[0])]} has {str(words.iloc[0])!r}",
+            remedy="mend these cells of the table of labels, or empty them",
+            path=dataset.path,
+        )
     text = column.astype("string").str.strip()
     classes = tuple(recipe.task.classes) or tuple(sorted(text.dropna().unique()))
     return pd.Index(classes).get_indexer(pd.Index(text)).astype(np.int64), classes
+
+
+def _require_sound(
+    label: NDArray[np.float64], used: NDArray[np.int64], recipe: Recipe, dataset: Dataset
+) -> None:
+    """Refuse labels beside which float32, in which networks compute, cannot tell the others apart."""
+    values = label[used]
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    far = np.abs(values - middle) > _FLOAT32 * (high - low)
+    if low == high:
+        far[:] = False
+    if recipe.task.redshift:
+        far |= np.abs(values) > _FARTHEST_REDSHIFT
+    if far.any():
+        row = int(used[far.argmax()])
+        raise DataError(
+            f"{int(far.sum())} labels are out of all proportion, e.g. {recipe.task.label} of "
+            f"{dataset.table['object_id'].iloc[row]} is {label[row]:g}, where half of all are from "
+            f"{low:g} to {high:g}",
+            remedy="mend or empty these cells of the table of labels, or bound the label by where",
+            path=dataset.path,
+        )
 
 
 def _magnitude(column: str | None, table: pd.DataFrame) -> NDArray[np.float64] | None:
