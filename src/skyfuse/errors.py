@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def shown(path: str | Path) -> str:
+    """Return a path as text that can be written anywhere: bytes that are no UTF-8 as their codes."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 class SkyfuseError(Exception):
     """Base of every error that Skyfuse raises on purpose.
 
@@ -32,7 +37,7 @@ class SkyfuseError(Exception):
         super().__init__(fault)
 
     def __str__(self) -> str:
-        where = "" if self.path is None else f"{self.path}: "
+        where = "" if self.path is None else f"{shown(self.path)}: "
         return f"{where}{self.fault}; {self.remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -101,6 +101,43 @@ def flipped() -> bytes:
     return bytes(content)
 
 
+END = b"END".ljust(80)
+OBJECT = b"OBJECT  = 'x       '".ljust(80)
+NAXIS = b"NAXIS   =           4294967296".ljust(80)
+
+
+def data_after(content: bytes, word: bytes) -> int:
+    """Return where the data begin whose header holds a word."""
+    return content.index(END, content.index(word)) // 2880 * 2880 + 2880
+
+
+def without_block(content: bytes, word: bytes, number: int) -> bytes:
+    at = data_after(content, word) + number * 2880
+    return content[:at] + content[at + 2880 :]
+
+
+def with_block(content: bytes, word: bytes, number: int) -> bytes:
+    at = data_after(content, word) + number * 2880
+    return content[:at] + bytes(2880) + content[at:]
+
+
+def shifted_verdict() -> bytes:
+    """Return a spectrum whose row of HDU 2 stands one byte late, within its own block."""
+    content = raw(spectrum())
+    at = data_after(content, b"ZWARNING")
+    return content[:at] + b"\0" + content[at : at + 60] + content[at + 61 :]
+
+
+def scaled_calibration() -> fits.HDUList:
+    hdus = frame()
+    hdus[1].header["BSCALE"] = 2.0
+    return hdus
+
+
+def loglam_from(first: float) -> np.ndarray:
+    return (first + 1e-4 * np.arange(len(BINS))).astype(np.float32)
+
+
 BROKEN: dict[str, tuple[Callable[[], bytes], set[str]]] = {
     "zero-length.fits": (bytes, {"empty"}),
     "cut-header.fits": (lambda: raw(frame())[:1500], {"truncated"}),
@@ -156,6 +193,37 @@ BROKEN: dict[str, tuple[Callable[[], bytes], set[str]]] = {
     "noise.fits.gz": (lambda: gzip.compress(b"no FITS " * 900), {"not-fits"}),
     "cut.fits.gz": (lambda: gzip.compress(raw(spectrum()))[:-300], {"truncated"}),
     "fake.fits.bz2": (lambda: b"BZh9" + b"\0" * 4000, {"truncated"}),
+    "bomb.fits.bz2": (lambda: bz2.compress(raw(frame())) + 300 * bz2.compress(bytes(1 << 20)), {"too-large"}),
+    "one-byte-more.fits": (lambda: raw(spectrum()) + b"\0", {"damaged"}),
+    "one-block-more.fits": (lambda: raw(frame()) + bytes(2880), {"damaged"}),
+    "lost-block-of-the-sky.fits": (
+        lambda: without_block(raw(frame()), b"YINTERP", 1),
+        {"damaged", "truncated"},
+    ),
+    "block-inserted.fits": (lambda: with_block(raw(spectrum()), b"TTYPE4", 2), {"damaged", "truncated"}),
+    "shifted-verdict.fits": (shifted_verdict, {"bad-values"}),
+    "lower-case-end.fits": (lambda: patched(raw(spectrum()), END, END.lower()), {"damaged", "truncated"}),
+    "NAXIS-twice.fits": (lambda: patched(raw(frame(OBJECT="x")), OBJECT, NAXIS), {"damaged"}),
+    "scaled-calibration.fits": (lambda: raw(scaled_calibration()), {"wrong-hdus"}),
+    "bright-sky.fits": (lambda: raw(frame(sky=np.full((14, 18), 1e6, np.float32))), {"bad-values"}),
+    "sky-off-its-samples.fits": (lambda: raw(frame(x=np.full(SHAPE[1], 1e9))), {"bad-values"}),
+    "three-hdus.fits": (lambda: raw(frame()[:3]), {"wrong-hdus"}),
+    "plate-of-20-digits.fits": (lambda: raw(spectrum(PLATEID=10**19)), {"bad-values"}),
+    "fibre-of-20-digits.fits": (lambda: raw(spectrum(FIBERID=-(10**19))), {"bad-values"}),
+    "run-of-20-digits.fits": (lambda: raw(frame(RUN=10**19)), {"bad-values"}),
+    "mjd-1e294.fits": (lambda: raw(spectrum(MJD=1e294)), {"bad-values"}),
+    "mjd-negative.fits": (lambda: raw(spectrum(MJD=-55000)), {"bad-values"}),
+    "ra-4639.fits": (lambda: raw(spectrum(PLUG_RA=4639.0)), {"bad-values"}),
+    "z-1e30.fits": (lambda: raw(spectrum(verdict={"Z": 1e30})), {"bad-values"}),
+    "galax.fits": (lambda: raw(spectrum(verdict={"CLASS": "_GALAX"})), {"bad-values"}),
+    "below-the-grid.fits": (lambda: raw(spectrum(loglam=loglam_from(3.2))), {"outside-grid"}),
+    "above-the-grid.fits": (lambda: raw(spectrum(loglam=loglam_from(3.96))), {"outside-grid"}),
+    "nothing-valid-on-the-grid.fits": (
+        lambda: raw(spectrum(loglam=loglam_from(3.56), ivar=(np.arange(len(BINS)) < 50).astype(float))),
+        {"outside-grid"},
+    ),
+    "wide.fits": (lambda: raw(frame(image=np.zeros((1, 30_000)))), {"wrong-hdus"}),
+    "lookup-table.fits": (lambda: raw(frame(CPDIS1="LOOKUP")), {"bad-wcs"}),
 }
 """Name of the file, how it is made, and the reasons under which it may be counted."""
 
@@ -231,6 +299,25 @@ def test_a_broken_file_never_shadows_a_whole_one_with_the_same_content(tmp_path:
     report = build([sky], tmp_path / "c.cube", workers=1)
     assert (report.ingested, report.rejected) == (24, {"truncated": 2})
     assert tile_hashes(report.out) == expected
+    assert build([sky], tmp_path / "c.cube", workers=1).built == 0
+
+
+def test_names_that_are_no_utf8_are_as_good_as_others(tmp_path: Path) -> None:
+    sky = make_sky(tmp_path / "sky")
+    expected = tile_hashes(build([sky], tmp_path / "good.cube", workers=1).out)
+    for name in ("photo/frame-r-004510-4-0001.fits", "spectro/spec-0001-55000-0005.fits"):
+        (sky / name).rename(os.fsdecode(os.fsencode(sky / name)[:-5] + b"-\xe9\xff.fits"))
+    (sky / os.fsdecode(b"bad-\xe9.fits")).write_bytes(b"no FITS" * 999)
+    (sky / os.fsdecode(b"dangling-\xe9.fits")).symlink_to(sky / "nowhere.fits")
+    report = build([sky], tmp_path / "c.cube", workers=1)
+    assert (report.ingested, report.rejected) == (24, {"not-fits": 1, "unreadable": 1})
+    assert tile_hashes(report.out) == expected
+    cube = Cube.open(report.out)
+    assert "spec-0001-55000-0005-\\udce9\\udcff.fits" in set(cube.spectra["file"])
+    assert "frame-r-004510-4-0001-\\udce9\\udcff.fits" in set(cube.frames["file"])
+    rejects = pd.read_parquet(report.out / "ledger" / "rejects.parquet")
+    assert rejects["path"].str.endswith("bad-\\udce9.fits").sum() == 1
+    assert rejects["message"].str.contains("dangling-\\udce9.fits", regex=False).sum() == 1
     assert build([sky], tmp_path / "c.cube", workers=1).built == 0
 
 

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits
+from skyfuse.survey.recognise import read_spectrum as read_any
 from skyfuse.survey.recognise import recognise
 from skyfuse.survey.sdss import read_frame, read_spectrum
 
-from .files import frame_hdus, spectrum_hdus
+from .files import frame_hdus, spectrum_hdus, write_lamost
 
 
 def bytes_of(hdus: astropy_fits.HDUList, path) -> bytes:
@@ -214,6 +215,76 @@ def test_bombs_stop_at_the_bound(tmp_path):
 
 
 LOGLAM = (35800 + np.arange(60)) * 1e-4
+
+
+WAVES = (35835 + np.arange(3000)) * 1e-4
+
+
+def small(kind: str, path) -> bytes:
+    """Return a file of a kind, its data several blocks long and different from block to block."""
+    rng = np.random.default_rng(4)
+    if kind == "frame":
+        return bytes_of(frame_hdus(rng.normal(0.1, 0.05, (60, 70)), RADECSYS="ICRS"), path)
+    flux, ivar = rng.normal(5, 1, 3000), rng.uniform(1, 2, 3000)
+    if kind == "spectrum":
+        agreeing = {"PLATE": 266, "MJD": 51602, "FIBERID": 31}
+        return bytes_of(spectrum_hdus(flux, ivar, WAVES, verdict=agreeing), path)
+    return write_lamost(path, flux, ivar, COEFF0=3.5835).read_bytes()
+
+
+def values_of(path, kind: str) -> list[object]:
+    if kind == "frame":
+        frame = read_frame(path)
+        return [frame.info, frame.sky_sigma, frame.value.tobytes(), frame.sigma.tobytes()]
+    one = read_any(path)
+    return [one.info, one.catalogue, one.wavelength.tobytes(), one.flux.tobytes(), one.sigma.tobytes()]
+
+
+OPERATIONS = {
+    "drop": lambda c, at, n: c[:at] + c[at + n :],
+    "repeat": lambda c, at, n: c[: at + n] + c[at:],
+    "cut": lambda c, at, n: c[:at],
+    "insert-zeros": lambda c, at, n: c[:at] + bytes(n) + c[at:],
+    "insert-blanks": lambda c, at, n: c[:at] + b" " * n + c[at:],
+    "insert-noise": lambda c, at, n: c[:at] + np.random.default_rng(at).bytes(n) + c[at:],
+    "swap": lambda c, at, n: c[:at] + c[at + n : at + 2 * n] + c[at : at + n] + c[at + 2 * n :],
+}
+
+
+@pytest.mark.parametrize("kind", ["frame", "spectrum", "lamost"])
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "swap"])
+@pytest.mark.parametrize("size", [2880, 80, 1])
+def test_what_is_lost_or_added_anywhere_is_told_or_changes_no_value(tmp_path, kind, operation, size):
+    path = tmp_path / "f.fits"
+    content = small(kind, path)
+    whole = values_of(path, kind)
+    step = 2880 if size == 2880 else 1440 + size
+    refused = 0
+    for at in range(0, len(content), step):
+        path.write_bytes(OPERATIONS[operation](content, at, size))
+        try:
+            assert values_of(path, kind) == whole, at
+        except FileError:
+            refused += 1
+    # What may pass is a header that repeats its cards, has more blank ones or lost some without a meaning.
+    assert refused > 0.7 * len(range(0, len(content), step))
+
+
+@pytest.mark.parametrize("kind", ["frame", "spectrum", "lamost"])
+def test_what_moves_across_a_border_is_told(tmp_path, kind):
+    """Blocks that change places within one HDU's data cannot be told; all others can."""
+    path = tmp_path / "f.fits"
+    content = small(kind, path)
+    whole = values_of(path, kind)
+    inside = {
+        at for hdu in fits.parse(content, path) for at in range(hdu.start, hdu.stop - 2 * 2880 + 1, 2880)
+    }
+    for at in range(0, len(content) - 2880, 2880):
+        path.write_bytes(OPERATIONS["swap"](content, at, 2880))
+        try:
+            assert at in inside or values_of(path, kind) == whole, at
+        except FileError:
+            continue
 
 
 @pytest.mark.parametrize("kind", ["frame", "spectrum"])

@@ -50,7 +50,7 @@ from skyfuse.cube.tiles import (
     plan,
 )
 from skyfuse.disk import dumps, replaced, write_json
-from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.errors import DataError, StoreError, UsageError, shown
 from skyfuse.processes import Context
 from skyfuse.survey.records import BANDS
 
@@ -482,10 +482,7 @@ def _rejects_table(rejects: Sequence[Reject]) -> bytes:
     """Return the table of rejects as Parquet."""
     names = ("path", "reason", "message")
     # File names may hold bytes that are no UTF-8 text.
-    columns = {
-        name: [getattr(reject, name).encode("utf-8", "replace").decode() for reject in rejects]
-        for name in names
-    }
+    columns = {name: [shown(getattr(reject, name)) for reject in rejects] for name in names}
     table = pa.table(columns, schema=pa.schema([(name, pa.string()) for name in names]))
     target = io.BytesIO()
     pq.write_table(table, target)

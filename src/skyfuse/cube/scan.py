@@ -15,7 +15,7 @@ import numpy as np
 from skyfuse.checksums import stamped, verified_stamp
 from skyfuse.cube.cutout import frame_geometry
 from skyfuse.disk import parse_json
-from skyfuse.errors import FileError, UsageError
+from skyfuse.errors import FileError, UsageError, shown
 from skyfuse.survey.recognise import recognise
 from skyfuse.survey.records import FrameInfo, SpectrumInfo
 
@@ -105,7 +105,7 @@ def walk(inputs: Sequence[Path], skip: Path) -> tuple[list[str], list[Reject]]:
 
     def reject(path: Path, fault: str) -> None:
         rejects[str(path)] = Reject(
-            str(path), "unreadable", f"{path}: {fault}; remove it or put the file there"
+            str(path), "unreadable", f"{shown(path)}: {fault}; remove it or put the file there"
         )
 
     def visit(path: Path) -> None:
@@ -192,7 +192,7 @@ def _rejected(record: Record, reason: str, message: str) -> Record:
 def unexpected(path: str, error: Exception) -> str:
     """Return the ledger's one-line message for an exception that no reader foresaw."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"{path}: cannot be read ({text}); fetch the file again"
+    return f"{shown(path)}: cannot be read ({text}); fetch the file again"
 
 
 def scan(
@@ -339,7 +339,7 @@ def sort_out(records: dict[str, Record], not_files: Iterable[Reject], standing: 
             continue
         name = str(name_of(record))
         if name in kept:
-            message = f"{path}: holds {name}, as {kept[name]} does; keep one of the two"
+            message = f"{shown(path)}: holds {name}, as {shown(kept[name])} does; keep one of the two"
             rejects.append(Reject(path, "duplicate", message))
             doubled.add(kept[name])
             continue

@@ -24,7 +24,7 @@ from skyfuse.cube.layout import COMPONENTS, FORMAT, TILE_ORDER, VERSION, ArrayWr
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
 from skyfuse.cube.scan import FrameSource, Reject, Scan, SpectrumSource, record_of, unexpected
 from skyfuse.disk import write_json
-from skyfuse.errors import FileError, StoreError
+from skyfuse.errors import FileError, StoreError, shown
 from skyfuse.survey.fits import Scratch
 from skyfuse.survey.recognise import read_spectrum
 from skyfuse.survey.records import BANDS, Frame, Samples, Spectrum
@@ -446,7 +446,7 @@ class _Tile:
                     | {"ny": frame.info.shape[0], "nx": frame.info.shape[1], "sky_sigma": frame.sky_sigma}
                     | {"good_fraction": good / frame.value.size}
                     | {"corners": list(source.corners), "radius": source.radius}
-                    | {"file": Path(source.path).name, "sha256": frame.sha256}
+                    | {"file": shown(Path(source.path).name), "sha256": frame.sha256}
                     | {"tile": self.plan.tile, "row": row}
                 )
             band = frame.info.band
@@ -557,7 +557,7 @@ def _spectrum_row(spectrum: Spectrum, native: Samples, path: str) -> dict[str, A
         asdict(spectrum.info)
         | {key: value.item() if isinstance(value, np.generic) else value for key, value in catalogue.items()}
         | {"good_fraction": _valid(native) / native.coverage.size}
-        | {"file": Path(path).name, "sha256": spectrum.sha256}
+        | {"file": shown(Path(path).name), "sha256": spectrum.sha256}
     )
 
 

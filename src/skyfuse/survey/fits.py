@@ -18,6 +18,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ _FORMATS = {
 _TFORM = re.compile(r"(\d*)([LXBIJKAEDCM])(?:\d*|:.*)|([01]?)([PQ])[LXBIJKAEDCM](?:\(\d*\))?")
 _INTEGER = re.compile(r"[+-]?\d+")
 _FLOAT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?")
+# How bzip2 and gzip begin: by what the bytes say, not by the name, since archives rename files both ways.
+_COMPRESSED = (b"BZh", b"\x1f\x8b")
 _AGAIN = "get the file again from the archive"
 
 
@@ -80,15 +83,12 @@ class Header(Mapping[str, str | float | int | bool]):
     def __init__(self, content: bytes) -> None:
         text = content.decode("latin-1")
         # Backwards, so that of a repeated keyword the first card holds, as in astropy.
-        cards = [
-            (text[at : at + 8].rstrip(), text[at + 10 : at + CARD])
-            for at in range(len(text) - CARD, -1, -CARD)
-            if text[at + 8] == "="
-        ]
-        self._cards = dict(cards)
+        places = [at for at in range(len(text) - CARD, -1, -CARD) if text[at + 8] == "="]
+        self._cards = {text[at : at + 8].rstrip(): text[at + 10 : at + CARD] for at in places}
         self.contradicted: frozenset[str] = frozenset()
-        if len(self._cards) < len(cards):
-            counts = Counter(key for key, _ in {(key, str(_value(card))) for key, card in cards})
+        if len(self._cards) < len(places):
+            values = {(text[at : at + 8].rstrip(), _value(text[at + 10 : at + CARD])) for at in places}
+            counts = Counter(key for key, _ in values)
             self.contradicted = frozenset(key for key, count in counts.items() if count > 1)
 
     def __getitem__(self, key: str) -> str | float | int | bool:
@@ -132,7 +132,9 @@ class HDU:
 def _value(card: str) -> str | float | int | bool:
     """Return the value of what follows ``KEYWORD =`` on a card."""
     card = card.strip()
-    if card.startswith("'"):
+    if card[:1] == "'":
+        if card.count("'") == 2:
+            return card[1 : card.index("'", 1)].rstrip()
         end = card.find("'", 1)
         while end > 0 and card[end + 1 : end + 2] == "'":
             end = card.find("'", end + 2)
@@ -346,8 +348,9 @@ def read_bytes(path: Path, scratch: Scratch | None = None, most: int = MOST_BYTE
         raise _empty(path)
     content = content[:size]
     sha256 = hashlib.sha256(content, usedforsecurity=False).hexdigest()
-    stream = _decompressing(bytes(content[:3]), io.BytesIO(content))
-    if stream is not None:
+    head = bytes(content[:3])
+    if head.startswith(_COMPRESSED):
+        stream = _decompressing(head, io.BytesIO(content))
         pieces, size = [], 0
         try:
             # Piece by piece, so that a small file that blows up to gigabytes stops at the bound.
@@ -362,16 +365,9 @@ def read_bytes(path: Path, scratch: Scratch | None = None, most: int = MOST_BYTE
     return content, sha256
 
 
-def _decompressing(head: bytes, file: io.RawIOBase | io.BytesIO) -> bz2.BZ2File | gzip.GzipFile | None:
-    """Return a stream of what a file holds decompressed, or None where its first bytes say that it is plain.
-
-    By what the bytes say, not by the name: archives rename files both ways.
-    """
-    if head == b"BZh":
-        return bz2.BZ2File(file)
-    if head[:2] == b"\x1f\x8b":
-        return gzip.GzipFile(fileobj=file)
-    return None
+def _decompressing(head: bytes, file: io.RawIOBase | io.BytesIO) -> bz2.BZ2File | gzip.GzipFile:
+    """Return a stream of what a compressed file holds."""
+    return bz2.BZ2File(file) if head.startswith(b"BZh") else gzip.GzipFile(fileobj=file)
 
 
 def read(
@@ -481,7 +477,7 @@ def _read_headers(path: Path, count: int) -> list[Header]:
             if not head:
                 raise _empty(path)
             raw.seek(0)
-            stream = _decompressing(head[:3], raw) or raw
+            stream = _decompressing(head, raw) if head.startswith(_COMPRESSED) else raw
             content, at = b"", 0
             while True:
                 try:
@@ -564,17 +560,23 @@ def _header(content: bytes, number: int, path: Path) -> Header:
         raise damaged(f"the header of HDU {number} says NAXIS = {axes!r}", path)
     if header.get("BITPIX") not in _BITPIX:
         raise damaged(f"the header of HDU {number} says BITPIX = {header.get('BITPIX')!r}", path)
-    names = ["SIMPLE" if number == 0 else "XTENSION", "BITPIX", "NAXIS"]
-    names += [f"NAXIS{axis}" for axis in range(1, axes + 1)]
-    if number:
-        names += ["PCOUNT", "GCOUNT"]
-        names += ["TFIELDS"] if header["XTENSION"] in ("BINTABLE", "TABLE") else []
-    for card, name in enumerate(names):
-        if content[card * CARD : card * CARD + 9] != name.ljust(8).encode() + b"=":
-            raise damaged(f"the header of HDU {number} lacks {name} at its place", path)
+    kind = str(header.get("XTENSION", "")) if number else "SIMPLE"
+    for at, begin in _mandatory(kind, axes):
+        if content[at : at + 9] != begin:
+            raise damaged(f"the header of HDU {number} lacks {begin[:8].decode().strip()} at its place", path)
     if number == 0 and header["SIMPLE"] is not True:
         raise damaged("its header says itself that it does not follow the standard (SIMPLE is not T)", path)
     return header
+
+
+@lru_cache(maxsize=1024)
+def _mandatory(kind: str, axes: int) -> list[tuple[int, bytes]]:
+    """Return where the mandatory cards of a header begin, and how (FITS 4.0, 4.4.1)."""
+    names = ["SIMPLE" if kind == "SIMPLE" else "XTENSION", "BITPIX", "NAXIS"]
+    names += [f"NAXIS{axis}" for axis in range(1, axes + 1)]
+    names += [] if kind == "SIMPLE" else ["PCOUNT", "GCOUNT"]
+    names += ["TFIELDS"] if kind in ("BINTABLE", "TABLE") else []
+    return [(card * CARD, f"{name:<8}=".encode()) for card, name in enumerate(names)]
 
 
 def _data_size(header: Header, path: Path) -> int:
@@ -638,8 +640,8 @@ def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) 
     Raises
     ------
     FileError
-        ``wrong-hdus``: not a binary table, or a column is scaled, of another kind, not understood, or there
-        twice.
+        ``wrong-hdus``: not a binary table, or a column has no name, is scaled, of another kind, not
+        understood, or there twice.
     """
     header = hdu.header
     if header.get("XTENSION") != "BINTABLE":
@@ -647,11 +649,12 @@ def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) 
     at = 0
     names, formats, offsets, unsigned = [], [], [], []
     for column in range(1, integer(header, "TFIELDS", path, 0, 999) + 1):
-        form = _TFORM.fullmatch(str(header.get(f"TFORM{column}", "")).rstrip())
-        if form is None:
+        repeat, letter = _form(str(header.get(f"TFORM{column}", "")))
+        if not letter:
             raise _wrong_table(path, f"TFORM{column} of a table is not understood")
-        repeat, letter = int(form[1] or form[3] or 1), form[2] or form[4]
         name = str(header.get(f"TTYPE{column}", "")).upper()
+        if not name:
+            raise _wrong_table(path, f"TTYPE{column} of a table, the name of a column, is missing")
         if letter == "X":
             at += -(-repeat // 8)
             continue
@@ -666,7 +669,7 @@ def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) 
             if header.get(f"TSCAL{column}", 1) != 1 or zero != 0:
                 raise _wrong_table(path, f"the column {name} is scaled, which these files never are")
             if np.dtype(code).kind not in wanted[name]:
-                raise _wrong_table(path, f"the column {name} is of the type {form[0]}")
+                raise _wrong_table(path, f"the column {name} is of the type {letter}")
             names.append(name)
             formats.append(f"S{repeat}" if letter == "A" else f"({repeat},){code}" if repeat != 1 else code)
             offsets.append(at)
@@ -679,6 +682,13 @@ def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) 
     dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": width})
     records = np.frombuffer(content, dtype, rows, hdu.start)
     return {name: _unshifted(records[name]) if name in unsigned else records[name] for name in names}
+
+
+@lru_cache(maxsize=1024)
+def _form(text: str) -> tuple[int, str]:
+    """Return the number of elements and the letter of a TFORM; the letter is empty where it is none."""
+    form = _TFORM.fullmatch(text)
+    return (int(form[1] or form[3] or 1), form[2] or form[4]) if form else (0, "")
 
 
 def _unshifted(column: NDArray[Any]) -> NDArray[Any]:
