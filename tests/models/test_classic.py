@@ -1,3 +1,4 @@
+import lightgbm
 import numpy as np
 import pytest
 from sklearn import ensemble, linear_model, neighbors, svm
@@ -45,21 +46,34 @@ def test_boosting_stops_after_patience_and_keeps_the_best_round(parts):
     model = MODELS["lightgbm"](patience=4)
     history = model.fit(train, y, valid, y_valid, seed=0, progress=lambda *line: seen.append(line))
     assert len(history["valid"]) == history["best"] + 1 + 4
-    assert model._booster.num_trees() == history["best"] + 1
+    assert len(model._boosted.leaves) == history["best"] + 1
     assert [line[0] for line in seen] == list(range(1, len(history["valid"]) + 1))
     assert seen[-1][1] == 1000
     assert f"{history['valid'][-1]:.4f}" in seen[-1][2]
     assert r2(model.predict(test).value, y_test) > 0.5
 
 
-def test_wide_inputs_show_each_tree_a_part_of_the_features(monkeypatch):
+@pytest.fixture
+def told(monkeypatch):
+    """Return the settings that LightGBM is given."""
+    settings, train = {}, lightgbm.train
+
+    def overhear(given, *parts, **options):
+        settings.update(given)
+        return train(given, *parts, **options)
+
+    monkeypatch.setattr(lightgbm, "train", overhear)
+    return settings
+
+
+def test_wide_inputs_show_each_tree_a_part_of_the_features(monkeypatch, told):
     monkeypatch.setattr("skyfuse.models.classic.FEATURES_PER_TREE", 4)
     (x, y) = make(100, bins=40)
     x = only(x, "spectrum")
     model = MODELS["lightgbm"](max_rounds=10)
     model.fit(x, y, x, y, seed=0)
-    text = model._booster.model_to_string()
-    assert "[feature_fraction: 0.1]" in text
+    text = model._boosted.text()
+    assert told["feature_fraction"] == pytest.approx(0.1)
     for tree in text.split("Tree=")[1:]:
         split = next(line for line in tree.splitlines() if line.startswith("split_feature="))
         assert len(set(split[14:].split())) <= 4
@@ -263,7 +277,7 @@ def test_infinite_features_count_as_missing_and_empty_ones_do_no_harm(name, part
     assert np.array_equal(value, model.predict({"spectrum": gap}).value)
 
 
-def test_lightgbm_grows_as_told():
+def test_lightgbm_grows_as_told(told):
     x, y = table(600)
     model = learn(
         "lightgbm",
@@ -279,9 +293,7 @@ def test_lightgbm_grows_as_told():
         bins=15,
         max_rounds=4,
     )
-    text = model._booster.model_to_string()
-    assert model._booster.num_trees() == 3 * 4
-    for setting in ("num_leaves: 7", "min_data_in_leaf: 50", "bagging_fraction: 0.5", "max_bin: 15"):
-        assert f"[{setting}]" in text
-    assert "[feature_fraction: 0.5]" in text
-    assert "[bagging_freq: 1]" in text
+    assert len(model._boosted.leaves) == 3 * 4
+    expected = {"num_leaves": 7, "min_data_in_leaf": 50, "bagging_fraction": 0.5, "max_bin": 15}
+    expected |= {"feature_fraction": 0.5, "bagging_freq": 1}
+    assert {key: told[key] for key in expected} == expected

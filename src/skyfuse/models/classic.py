@@ -16,9 +16,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from skyfuse.errors import StoreError, UsageError
+from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
 from skyfuse.models.base import METRIC, Arrays, History, Kind, Lesson, Model, log_loss
+from skyfuse.models.boosted import Boosted, parse_boosted, read_boosted
 
 Matrix = NDArray[np.float32]
 Numbers = NDArray[np.float64]
@@ -598,7 +599,7 @@ class LightGBM(_Classic):
     weights: ClassVar[tuple[str, ...]] = (files.TEXT,)
     libraries: ClassVar[tuple[str, ...]] = ("lightgbm",)
 
-    _booster: Any
+    _boosted: Boosted
 
     def __init__(
         self,
@@ -683,10 +684,13 @@ class LightGBM(_Classic):
             valid_names=["train", "valid"],
             callbacks=callbacks,
         )
-        # Through its own text, so that a fitted model is to the last bit the one that a file gives back.
-        self._booster = lightgbm.Booster(
-            model_str=booster.model_to_string(num_iteration=booster.best_iteration)
-        )
+        text = booster.model_to_string(num_iteration=booster.best_iteration)
+        try:
+            self._boosted = parse_boosted(text, x.shape[1], self._outputs)
+        except ValueError as error:
+            raise DataError(
+                f"boosting ended in no sound trees ({error})", remedy="look for labels of impossible size"
+            ) from error
         return History(
             train=curves["train"][metric],
             valid=curves["valid"][metric],
@@ -695,29 +699,14 @@ class LightGBM(_Classic):
         )
 
     def _predict(self, x: Arrays) -> Numbers:
-        value = self._booster.predict(_matrix(x), num_threads=self.params["threads"])
-        return np.asarray(value, dtype=np.float64)
+        return self._boosted.predict(_matrix(x))
 
     def _write(self, folder: Path) -> dict[str, Any]:
-        files.write_text(self._booster.model_to_string(), folder)
+        (folder / files.TEXT).write_text(self._boosted.text(), encoding="ascii")
         return {}
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:
-        import lightgbm
-
-        text = files.read_text(folder, self._outputs)
-        try:
-            self._booster = lightgbm.Booster(model_str=text)
-        except lightgbm.basic.LightGBMError as error:
-            raise StoreError(
-                f"holds no LightGBM model ({error})", remedy="train the model again", path=folder
-            ) from error
-        if self._booster.num_feature() != self._features:
-            raise StoreError(
-                f"reads {self._booster.num_feature()} features where its card describes {self._features}",
-                remedy="train the model again",
-                path=folder,
-            )
+        self._boosted = read_boosted(folder / files.TEXT, self._features, self._outputs)
 
 
 FEATURES_PER_TREE = 2000
