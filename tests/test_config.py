@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import yaml
@@ -228,6 +230,71 @@ def test_files_that_are_no_recipe(tmp_path, content, message):
     with pytest.raises(UsageError, match=message) as caught:
         load_recipe(written(tmp_path, content))
     assert "\n" not in str(caught.value)
+
+
+SHORT = "name: x\ntitle: X\nseed: 1\ntask:\n  label: a\n  outlier: 0.2\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: &a [*a]", r"in line 1 \(\*a stands inside of what it stands for\)"),
+        ("a: 1\nb: &b {<<: *b}", r"in line 2 \(\*b stands inside"),
+        ("a: *b", r"in line 1 \(found undefined alias 'b'\)"),
+        (
+            "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)),
+            r"in line 1\d \(more than 8000 values, aliases counted\)",
+        ),
+        ("a: &a " + "x" * 2000 + "\nb: [" + "*a," * 500 + "]", r"in line 2 \(more than 8000 values"),
+        ("a: " + "[" * 100_000, r"in line 1 \(more than 30 levels\)"),
+        ("a: " + "{a: " * 50_000, r"in line 1 \(more than 30 levels\)"),
+        ("- " * 50_000, r"in line 1 \(more than 30 levels\)"),
+        ("a: [" + "x," * 100_000 + "]", r"in line 1 \(more than 8000 values"),
+        ("x" * 2**18 + "x", r"has 262145 bytes, more than 262144; give the recipe, not its data"),
+        (SHORT + "name: y", r"in line 7 \(\"name\" stands there twice\); mend that line"),
+        (SHORT + "  label: b", r"in line 7 \(\"label\" stands there twice\)"),
+        (SHORT.replace("1\n", "9" * 5000 + "\n"), r"in line 3 \(\"9+\.\.\. is no number\)"),
+        (SHORT.replace("1\n", "9" * 30 + "\n"), r"in line 3 \(\"9{30}\" is too large a number\)"),
+        (SHORT.replace("1\n", "1" + ":59" * 3000 + "\n"), r"in line 3 .*is too large a number"),
+        (SHORT.replace("X", '!!binary "abc"'), r"in line 2 \(\"tag:yaml.org,2002:binary\" is a tag"),
+        (SHORT.replace("X", "!!timestamp x"), r"in line 2 .* is a tag"),
+        (SHORT.replace("X", "!!int x"), r"in line 2 .* is a tag"),
+        (SHORT.replace("X", '"\\ud800"'), r"in line 2 \(half of a character\)"),
+        (SHORT.replace("X", "\0"), r"in line 2 \(unacceptable character #x0000"),
+        (SHORT.replace("  label", "\tlabel"), r"in line 5 \(found character '\\t'"),
+        (SHORT + "? [a]\n: b", r"in line 7 \(a key that is no text\)"),
+        (SHORT + "? &a {b: c}\n: b", r"in line 7 \(a key that is no text\)"),
+        (SHORT + "---\n" + SHORT, r"in line 7 \(but found another document\)"),
+        (SHORT + "<<: [1, 2]", r"in line 7 \(expected a mapping for merging"),
+        (SHORT + '"a\\u2028\\nb": 1', "field name|unknown field|missing"),
+        (SHORT + "1: 2", "field"),
+    ],
+)
+def test_recipes_that_hurt_are_refused_in_one_line_at_once(tmp_path, content, message):
+    path = written(tmp_path, content)
+    started = time.process_time()
+    with pytest.raises(UsageError, match=message) as caught:
+        load_recipe(path)
+    assert time.process_time() - started < 2
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1.0e+400", "1e400", "2001-99-99"])
+def test_numbers_are_finite(tmp_path, value):
+    content = yaml.safe_dump(sfr())
+    assert "outlier: 0.15" in content
+    path = written(tmp_path, content.replace("outlier: 0.15", f"outlier: {value}"))
+    with pytest.raises(UsageError, match=r"field task\.outlier is .*(finite|valid) number"):
+        load_recipe(path)
+
+
+def test_dates_are_text_and_numbers_have_bounds(tmp_path):
+    data = sfr() | {"title": "2001-01-01", "seed": 2**63 - 1}
+    assert load_recipe(written(tmp_path, yaml.safe_dump(data).replace("'2001-01-01'", "2001-01-01"))).title
+    for field, value in (("seed", 2**63), ("bootstrap", 10**7), ("image_size", 10**5)):
+        with pytest.raises(UsageError, match=f"field {field} is {value}; input should be less than"):
+            load_recipe(written(tmp_path, sfr() | {field: value}))
 
 
 def test_unknown_names_and_paths(tmp_path):

@@ -30,12 +30,21 @@ Scalar = bool | int | float | str
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 PARTS: tuple[str, ...] = get_args(Part)
 
+SIZE_LIMIT = 2**18
+"""Bytes of a recipe at most; the longest one shipped has 7,000."""
+
+VALUES_LIMIT = 8_000
+"""Values of a recipe at most, with all that its aliases stand for; of long ones each 32 letters count."""
+
+DEPTH_LIMIT = 30
+"""Levels of sections and lists in a recipe at most; those shipped have 7."""
+
 DERIVED = {"ew": "ew_*", "indices": "idx_*", "morphology": "morph_*"}
 """Columns that each name in `derive` stands for."""
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Task(_Part):
@@ -75,9 +84,9 @@ class Task(_Part):
 class MockSource(_Part):
     """The mock sky on which the study runs by default."""
 
-    fields: int = Field(2, ge=1, description="Number of imaging fields.")
-    objects: int = Field(1500, ge=20, description="Number of objects with a spectrum.")
-    seed: int = Field(7, ge=0, description="Seed of the sky.")
+    fields: int = Field(2, ge=1, le=100_000, description="Number of imaging fields.")
+    objects: int = Field(1500, ge=20, le=100_000_000, description="Number of objects with a spectrum.")
+    seed: int = Field(7, ge=0, lt=2**63, description="Seed of the sky.")
     products: list[Product] = Field(
         default=["frames", "spectra", "sfr"], min_length=1, description="What is written."
     )
@@ -99,7 +108,7 @@ class MockSource(_Part):
 class Simulation(_Part):
     """Mock spectra that join the user's own: simulation to reality."""
 
-    objects: int = Field(ge=20, description="Number of simulated objects.")
+    objects: int = Field(ge=20, le=100_000_000, description="Number of simulated objects.")
     z_max: float = Field(0.1, gt=0.02, description="Highest redshift of the simulated galaxies.")
 
 
@@ -183,7 +192,7 @@ class Search(_Part):
     """How parameters are tuned, by cross-validation inside the training part."""
 
     method: Literal["grid", "random", "bayesian"] = Field("grid", description="Kind of search.")
-    trials: int = Field(20, ge=1, description="Points that a random or Bayesian search tries.")
+    trials: int = Field(20, ge=1, le=100_000, description="Points that a random or Bayesian search tries.")
     scored: int | None = Field(
         None, ge=1, description="Folds that score each point, the first ones; by default all of them."
     )
@@ -198,11 +207,14 @@ class Split(_Part):
         0.1, gt=0, lt=1, description="Share that sets intervals and sets, and may choose between models."
     )
     test: float = Field(0.2, gt=0, lt=1, description="Share on which results are stated.")
-    folds: int = Field(5, ge=3, description="Cross-validation folds of the training part, for tuning.")
-    seed: int = Field(0, ge=0, description="Seed of the split.")
+    folds: int = Field(
+        5, ge=3, le=1000, description="Cross-validation folds of the training part, for tuning."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the split.")
     rounds: int = Field(
         1,
         ge=1,
+        le=1000,
         description="1: hold out. k > 1: cross-validation, each object in exactly one test part of k.",
     )
     column: str | None = Field(None, description="Column of the table that tells the part of each object.")
@@ -292,7 +304,7 @@ class Recipe(_Part):
     every_spectrum: bool = Field(
         False, description="One row for each spectrum instead of one for each object; epochs stay together."
     )
-    image_size: int = Field(64, ge=8, description="Pixels on a side of colour images, at zoom 0.")
+    image_size: int = Field(64, ge=8, le=4096, description="Pixels on a side of colour images, at zoom 0.")
     derive: list[Literal["ew", "indices", "morphology"]] = Field(
         default_factory=list,
         description="Columns made from the arrays: `ew` rest-frame equivalent widths, `ew_…`; `indices` line "
@@ -339,9 +351,11 @@ class Recipe(_Part):
     embeddings: Embeddings = Field(
         default=Embeddings.model_validate({}), description="Two-dimensional views."
     )
-    clusters: int = Field(0, ge=0, description="Number of k-means clusters of the inputs; 0 makes none.")
-    bootstrap: int = Field(5000, ge=200, description="Bootstrap samples behind each interval.")
-    seed: int = Field(0, ge=0, description="The one seed from which every cell's seed follows.")
+    clusters: int = Field(
+        0, ge=0, le=10_000, description="Number of k-means clusters of the inputs; 0 makes none."
+    )
+    bootstrap: int = Field(5000, ge=200, le=1_000_000, description="Bootstrap samples behind each interval.")
+    seed: int = Field(0, ge=0, lt=2**63, description="The one seed from which every cell's seed follows.")
     flaws: list[Flaw] = Field(default_factory=list, description="Known flaws of the original study.")
     published: list[Published] = Field(default_factory=list, description="The authors' own figures.")
     source: str = Field("", description="The original study, as the report cites it.")
@@ -597,6 +611,13 @@ def load_recipe(name: str | Path) -> Recipe:
     if not path.is_file():
         raise UsageError("no such recipe file", remedy="check the path", path=path)
     try:
+        size = path.stat().st_size
+        if size > SIZE_LIMIT:
+            raise UsageError(
+                f"the recipe has {size} bytes, more than {SIZE_LIMIT}",
+                remedy="give the recipe, not its data",
+                path=path,
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
@@ -605,14 +626,88 @@ def load_recipe(name: str | Path) -> Recipe:
     return _parsed(text, where=str(path))
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML: text, numbers, lists and mappings, of bounded depth and size, each key once.
+
+    A few aliases of aliases can stand for more values than any memory holds, so that what an alias stands for
+    counts wherever it stands.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._values = 0
+        self._inside: dict[str | None, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in self.anchors and event.anchor not in self._inside:
+                raise _fault(event, f"*{_short(event.anchor)[1:-1]} stands inside of what it stands for")
+            self._count(event, self._inside.get(event.anchor, 0))
+            return super().compose_node(parent, index)
+        if event.tag is not None:
+            raise _fault(event, f"{_short(event.tag)} is a tag, which no recipe needs")
+        text = event.value if isinstance(event, yaml.ScalarEvent) else ""
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise _fault(event, "half of a character")
+        before = self._values
+        self._count(event, 1 + len(text) // 32)
+        self._depth += 1
+        if self._depth > DEPTH_LIMIT:
+            raise _fault(event, f"more than {DEPTH_LIMIT} levels")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if event.anchor is not None:
+            self._inside[event.anchor] = self._values - before
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise _fault(key, "a key that is no text")
+                if key.value in seen:
+                    raise _fault(key, f"{_short(key.value)} stands there twice")
+                seen.add(key.value)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep=deep)
+        except (ValueError, OverflowError) as error:
+            raise _fault(node, f"{_short(node.value)} is no number") from error
+        if isinstance(value, int) and abs(value) >= 2**64:
+            raise _fault(node, f"{_short(node.value)} is too large a number")
+        return value
+
+    def _count(self, event: yaml.Event, values: int) -> None:
+        self._values += values
+        if self._values > VALUES_LIMIT:
+            raise _fault(event, f"more than {VALUES_LIMIT} values, aliases counted")
+
+
+# Dates would be neither text nor numbers: they stay as they are written.
+_Loader.yaml_implicit_resolvers = {
+    sign: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
+    for sign, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _fault(place: Any, what: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=what, problem_mark=place.start_mark)
+
+
 def _parsed(text: str, *, where: str) -> Recipe:
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, narrowed
     except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         mark = getattr(error, "problem_mark", None)
-        line = "" if mark is None else f" in line {mark.line + 1}"
-        raise UsageError(f"{where}: no valid YAML{line} ({first})", remedy="mend that line") from error
+        if isinstance(error, yaml.reader.ReaderError):
+            row: int | None = text.count("\n", 0, error.position)
+        else:
+            row = None if mark is None else mark.line
+        line = "" if row is None else f" in line {row + 1}"
+        raise UsageError(f"{where}: no valid YAML{line} ({problem})", remedy="mend that line") from error
     if not isinstance(data, dict):
         raise UsageError(
             f"{where}: no recipe, but {type(data).__name__}", remedy="write fields, as in sfr.yaml"
@@ -632,8 +727,8 @@ def _validated(data: dict[str, Any], *, where: str) -> Recipe:
 
 def _faults(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for item in error.errors(include_url=False):
-        # Names come from the file: a line break in one would break the message in two.
-        field = " ".join(".".join(str(step) for step in item["loc"]).split()) or "recipe"
+        # Names come from the file: long ones, or line breaks, would break the message.
+        field = _short(".".join(str(step) for step in item["loc"]))[1:-1] or "recipe"
         value = _short(item["input"])
         kind = item["type"]
         if kind == "extra_forbidden":
@@ -654,6 +749,8 @@ def _faults(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[str,
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
+    if not text.isprintable():
+        text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
