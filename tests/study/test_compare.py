@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, precision_score, r2_score, recall_score
 
 from skyfuse.errors import DataError
 from skyfuse.study import compare
@@ -131,16 +131,74 @@ def test_bad_groups():
         bootstrap({"a": outcome(y, p), "b": outcome(y[:3], p[:3])})
 
 
-def test_macro_f1_of_resamples_is_that_of_the_resampled_objects():
+@pytest.mark.parametrize("rare", [0, 1])
+def test_macro_scores_of_resamples_are_means_over_the_classes_of_all_objects(rare):
     rng = np.random.default_rng(9)
     y = rng.integers(4, size=60)
-    p = rng.dirichlet(np.full(4, 0.4), size=60) + np.eye(4)[y] * 0.3
+    y[y == 3] = 0
+    # One object of a class in one of 30 groups: a third of the resamples do not hold it.
+    y[:rare] = 3
+    p = rng.dirichlet(np.full(5, 0.4), size=60) + np.eye(5)[y] * 0.6
+    p[:, 4], p[y != 3, 3] = 0, 0
     p /= p.sum(axis=1, keepdims=True)
     said, groups = p.argmax(axis=1), np.arange(60) // 2
-    boot = bootstrap({"m": Outcome("classification", y, said, p)}, groups=groups, samples=40, seed=2)
-    for k, rows in enumerate(redrawn(y, groups, 40, 2)):
-        expected = f1_score(y[rows], said[rows], average="macro", zero_division=0)
-        assert boot.draws["m"]["f1_macro"][k] == pytest.approx(expected)
+    boot = bootstrap({"m": Outcome("classification", y, said, p)}, groups=groups, samples=20, seed=2)
+    classes = sorted({*y, *said})
+    assert 4 not in classes
+    scores = {"f1_macro": f1_score, "precision_macro": precision_score, "recall_macro": recall_score}
+    absent = 0
+    for k, rows in enumerate(redrawn(y, groups, 20, 2)):
+        for name, score_of in scores.items():
+            found = []
+            for c in classes:
+                own = score_of(y[rows], said[rows], labels=[c], average=None, zero_division=np.nan)[0]
+                absent += name == "f1_macro" and np.isnan(own)
+                known = score_of(y, said, labels=[c], average=None, zero_division=0)[0]
+                found.append(known if np.isnan(own) else own)
+            assert boot.draws["m"][name][k] == pytest.approx(np.mean(found))
+    assert (absent > 0) == (rare > 0)
+    for name, score_of in scores.items():
+        expected = score_of(y, said, labels=classes, average="macro", zero_division=0)
+        assert boot.point["m"][name] == pytest.approx(expected)
+
+
+def test_resamples_without_rare_classes_do_not_shift_the_interval():
+    y = np.repeat(np.arange(20), 2)
+    p = np.eye(20)[y]
+    p[::4] = np.roll(p[::4], 1, axis=1)
+    boot = bootstrap({"m": Outcome("classification", y, p.argmax(axis=1), p)}, samples=4000, seed=3)
+    low, high = boot.interval("m", "f1_macro")
+    assert low < boot.point["m"]["f1_macro"] < high
+    # A fifth of what is drawn is wrong, and every eighth class is absent: counted as 0, it would cost 0.1.
+    assert boot.draws["m"]["f1_macro"].mean() == pytest.approx(boot.point["m"]["f1_macro"], abs=0.08)
+
+
+@pytest.mark.parametrize("unit", [1e-18, 1e-9, 1.0, 1e30])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_small_units_and_far_objects_make_no_labels_equal(unit, offset):
+    rng = np.random.default_rng(4)
+    y = rng.integers(2, size=50).astype(float) + offset
+    p = y + rng.normal(size=50)
+    expected = bootstrap({"m": outcome(y, p)}, samples=50, seed=1).draws["m"]["r2"]
+    found = bootstrap({"m": outcome(y * unit, p * unit)}, samples=50, seed=1).draws["m"]["r2"]
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    far, there = np.append(y, 1e7), np.append(p, 1e7)
+    boot = bootstrap({"m": outcome(far, there)}, samples=200, seed=1)
+    for k, rows in enumerate(redrawn(far, np.arange(51), 200, 1)):
+        assert boot.draws["m"]["r2"][k] == pytest.approx(r2_score(far[rows], there[rows]), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e9 + 0.1, -7.7e-12])
+def test_equal_labels_are_told_from_rounding(value):
+    with pytest.raises(DataError, match="all labels of these 9 objects are equal"):
+        outcome(np.full(9, value), np.arange(9.0)).score()
+    with pytest.raises(DataError, match="all labels are equal"):
+        attainable_r2(np.full(9, value), np.ones(9))
+
+
+def test_no_resample_with_a_score_has_no_interval():
+    assert np.isnan(compare.percentiles(np.full(5, np.nan))).all()
 
 
 def test_best_single_is_a_modality():

@@ -68,7 +68,12 @@ class Bootstrap:
 
 
 def percentiles(draws: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the central interval at `LEVEL`, without resamples of equal labels, which have no R²."""
+    """Return the central interval at `LEVEL`, without resamples of equal labels, which have no R².
+
+    NaN where no resample has a score.
+    """
+    if np.isnan(draws).all():
+        return np.nan, np.nan
     low, high = np.nanquantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 

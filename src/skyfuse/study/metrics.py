@@ -114,9 +114,10 @@ class Outcome:
         found = self.scores(np.ones((1, len(self.truth))))
         primary = PRIMARY[self.kind]
         if np.isnan(found[primary][0]):
+            equal = "labels" if self.kind == "regression" else "inputs"
             raise DataError(
-                f"{LABELS[primary]} has no meaning: all labels are equal",
-                remedy="score objects whose labels differ",
+                f"{LABELS[primary]} has no meaning: all {equal} of these {len(self.truth)} objects are equal",
+                remedy=f"score objects whose {equal} differ",
             )
         return {name: float(values[0]) for name, values in found.items()}
 
@@ -139,7 +140,7 @@ class Outcome:
             spread = counts @ self.truth
             return {
                 "mse": error / total,
-                "explained": 1 - error / np.where(spread > 1e-12 * total, spread, np.nan),
+                "explained": 1 - error / np.where(spread > 0, spread, np.nan),
             }
         return self._regression(counts)
 
@@ -169,18 +170,24 @@ class Outcome:
         }
 
     def _classification(self, counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return `scores` of a classification.
+
+        Macro scores are means over the classes that stand among all objects or are predicted for one, in each
+        resample: a mean over the classes that a resample happens to hold would be that of another question.
+        """
         if self.probability is None:
             raise DataError("a classification has no probabilities", remedy="predict them")
-        number = self.probability.shape[1]
-        every = np.arange(number)
+        every = np.arange(self.probability.shape[1])
         true, said = self.truth[:, None] == every, self.value[:, None] == every
+        marks = [mark.astype(np.float64) for mark in (true & said, true, said)]
+        whole = [mark.sum(axis=0) for mark in marks]
+        both, real, named = (counts @ mark for mark in marks)
         total = counts.sum(axis=1)
-        both, real, named = (counts @ mark.astype(np.float64) for mark in (true & said, true, said))
-        precision = both / np.where(named > 0, named, 1)
-        recall = both / np.where(real > 0, real, 1)
-        f1 = 2 * both / np.where(real + named > 0, real + named, 1)
+        precision = _share(both, named, *(whole[i] for i in (0, 2)))
+        recall = _share(both, real, *(whole[i] for i in (0, 1)))
+        f1 = _share(2 * both, real + named, 2 * whole[0], whole[1] + whole[2])
         # A class that neither stands among the objects nor is predicted has no score.
-        seen = np.maximum(np.count_nonzero(real + named > 0, axis=1), 1)
+        seen = max(np.count_nonzero(whole[1] + whole[2]), 1)
         eps = np.finfo(np.float64).eps
         at_truth = np.clip(self.probability[np.arange(len(self.truth)), self.truth], eps, 1 - eps)
         return {
@@ -193,13 +200,33 @@ class Outcome:
         }
 
 
+def _share(
+    part: NDArray[np.float64],
+    of: NDArray[np.float64],
+    part_whole: NDArray[np.float64],
+    of_whole: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return part / of for each resample and class, each of shape (samples, classes).
+
+    What a resample leaves undefined, for it holds no object of a rare class, keeps its value on all objects:
+    as 0 it would shift the resamples below the score. Where that is undefined too it is 0, the convention of
+    scikit-learn.
+    """
+    known = np.divide(part_whole, of_whole, out=np.zeros_like(part_whole), where=of_whole > 0)
+    return np.asarray(np.divide(part, of, out=np.tile(known, (len(part), 1)), where=of > 0))
+
+
 def spread_of(y: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Σ (y - ȳ)² of each resample, NaN where all labels are equal; counts of shape (samples, n)."""
-    # Centred labels keep Σ w y² - (Σ w y)²/Σ w from cancelling.
+    # Told by the labels themselves: rounding leaves a trace of spread where there is none, and labels in
+    # large units, or beside one that is far off, have a spread that is small.
+    lowest = np.where(counts > 0, y, np.inf).min(axis=1)
+    highest = np.where(counts > 0, y, -np.inf).max(axis=1)
+    # About each resample's own mean, since Σ w y² - (Σ w y)²/Σ w cancels.
     centred = y - y.mean()
-    total = counts.sum(axis=1)
-    spread = counts @ centred**2 - (counts @ centred) ** 2 / total
-    return np.where(spread > 1e-12 * total, spread, np.nan)
+    mean = counts @ centred / counts.sum(axis=1)
+    spread = np.einsum("ij,ij->i", counts, (centred - mean[:, None]) ** 2)
+    return np.where((highest > lowest) & (spread > 0), spread, np.nan)
 
 
 def attainable_r2(truth: ArrayLike, sigma: ArrayLike) -> float:
@@ -225,10 +252,10 @@ def attainable_r2(truth: ArrayLike, sigma: ArrayLike) -> float:
         As `paired`, or all labels are equal.
     """
     y, s = paired(truth, sigma)
-    variance = float(y.var())
-    if variance == 0:
+    spread = float(spread_of(y, np.ones((1, len(y))))[0])
+    if np.isnan(spread):
         raise DataError("R² has no meaning: all labels are equal", remedy="score objects whose labels differ")
-    return 1 - float(np.mean(s**2)) / variance
+    return 1 - float(np.sum(s**2)) / spread
 
 
 def attainable_mae(sigma: ArrayLike) -> float:
