@@ -440,7 +440,7 @@ class Client:
         with self._lock:
             if origin not in self._pools:
                 proxy = "" if proxy_bypass(host) else getproxies().get(scheme, "")
-                self._pools[origin] = manager(self.connections, proxy)
+                self._pools[origin] = manager(scheme, self.connections, proxy)
             return self._pools[origin]
 
 

@@ -140,20 +140,25 @@ def _seconds(timeout: Any) -> float:
     return float(timeout) if isinstance(timeout, (int, float)) else math.inf
 
 
-def manager(connections: int, proxy: str) -> urllib3.PoolManager:
+def manager(scheme: str, connections: int, proxy: str) -> urllib3.PoolManager:
     """Return a manager of limited connections.
 
     Parameters
     ----------
+    scheme : str
+        ``http`` or ``https``.
     connections : int
         To keep open to a host.
     proxy : str
         Address of the proxy; empty for none.
     """
-    context = urllib3.util.ssl_.create_urllib3_context()
-    context.load_default_certs()
-    context.sslsocket_class = _BoundedTLS
-    options: dict[str, Any] = {"maxsize": connections, "ssl_context": context}
+    options: dict[str, Any] = {"maxsize": connections}
+    if "https" in (scheme, proxy.partition(":")[0]):
+        # Once for all connections: reading the certificates takes longer than a request.
+        context = urllib3.util.ssl_.create_urllib3_context()
+        context.load_default_certs()
+        context.sslsocket_class = _BoundedTLS
+        options["ssl_context"] = context
     if proxy:
         login = urllib3.make_headers(proxy_basic_auth=urllib3.util.parse_url(proxy).auth)
         made: urllib3.PoolManager = urllib3.ProxyManager(proxy, proxy_headers=login, **options)
