@@ -197,7 +197,7 @@ def test_wrong_calls(tmp_path, monkeypatch):
         match(good, good, 1, "best")
     with pytest.raises(DataError, match="no columns of positions are known among a, b; name them"):
         match(pd.DataFrame({"a": [1], "b": [2]}), good)
-    with pytest.raises(DataError, match="'ra' holds no numbers; give positions in decimal degrees"):
+    with pytest.raises(DataError, match="'ra' holds no numbers: row 1 of 1 has '0h1m'; give positions in"):
         match(pd.DataFrame({"ra": ["0h1m"], "dec": [1.0]}), good)
     with pytest.raises(DataError, match="nearest columns: dec"):
         match(good, good, columns_b=("ra", "decl"))

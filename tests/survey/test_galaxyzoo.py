@@ -241,3 +241,22 @@ def test_images_too_large_are_told_before_they_are_read(tmp_path, side):
     images = read_images(tmp_path, 2)
     assert [path.name for path in images.paths] == ["b.png"]
     assert "more than 50,000,000 pixels; cut out" in images.damaged[str(tmp_path / "a.png")]
+
+
+def test_missing_votes_are_not_taken_for_none(tmp_path):
+    votes = table("_debiased")
+    names = [
+        votes.columns.get_loc(_ANSWERS[answer][0] + "_debiased") for answer in ("smooth", "cigar", "bulge a")
+    ]
+    for row, name in enumerate(names):
+        votes.iloc[row, name] = np.nan
+    votes.to_csv(tmp_path / "votes.csv", index=False)
+    # Er lacks a vote of the first question, Ee one of its roundness, Ec one of a question that is not asked.
+    assert read_votes(tmp_path / "votes.csv")[MORPHOLOGY].fillna("none").tolist()[:3] == [
+        "none",
+        "none",
+        "Ec",
+    ]
+    votes.astype(object).fillna("many").to_csv(tmp_path / "votes.csv", index=False)
+    with pytest.raises(DataError, match="row 1 of 17 has 'many'"):
+        read_votes(tmp_path / "votes.csv")

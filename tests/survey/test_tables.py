@@ -444,3 +444,15 @@ def test_undefined_values_of_fits_are_missing(tmp_path_factory, columns):
     table.writeto(path)
     wanted = {name: [None if v == null[name] else v for v in columns[name]] for name in null}
     check_columns(read_table(path), wanted)
+
+
+def test_sfr_with_a_hole_in_a_key_keeps_the_others(tmp_path):
+    columns = "plate,mjd,fiberid,ra,dec,z,AVG,FLAG"
+    (tmp_path / "sfr.csv").write_text(f"{columns}\n266,51602,1,1,2,0.1,-0.5,0\n,51602,2,1,2,0.1,-0.6,\n")
+    table = read_sfr(tmp_path / "sfr.csv")
+    assert table["plate"].dtype == table["FLAG"].dtype == "Int64"
+    assert table["plate"].isna().tolist() == table["FLAG"].isna().tolist() == [False, True]
+    assert table["fiberid"].dtype == np.int64
+    (tmp_path / "sfr.csv").write_text(f"{columns}\n266,51602,1,1,2,0.1,-0.5,0\n266,x,2,1,2,0.1,-0.6,0\n")
+    with pytest.raises(DataError, match="column mjd is not integer throughout: row 2 has 'x'"):
+        read_sfr(tmp_path / "sfr.csv")

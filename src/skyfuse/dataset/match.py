@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.dataset.select import Funnel, find_column
 from skyfuse.errors import DataError, UsageError
-from skyfuse.survey.columns import UNITS
+from skyfuse.survey.columns import UNITS, floats
 
 Mode = Literal["one-to-one", "nearest", "all"]
 Progress = Callable[[int, int, str], None]
@@ -467,11 +467,7 @@ def degrees(table: pd.DataFrame, name: str, path: Path | None = None) -> FloatAr
     DataError
         If it holds no numbers, or its unit is of no angle.
     """
-    if not pd.api.types.is_numeric_dtype(table[name]):
-        raise DataError(
-            f"the column {name!r} holds no numbers", remedy="give positions in decimal degrees", path=path
-        )
-    values = table[name].to_numpy(np.float64, na_value=np.nan)
+    values = floats(table[name], path, "give positions in decimal degrees")
     unit = units.Unit(table.attrs.get(UNITS, {}).get(name, "deg"), parse_strict="silent")
     if isinstance(unit, units.UnrecognizedUnit) or unit == units.deg:
         return values

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.errors import DataError, UsageError
+from skyfuse.survey.columns import floats
 from skyfuse.survey.records import BANDS
 
 SENTINEL = -99.0
@@ -145,12 +146,7 @@ def numbers(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
             ends = [_known(table, end) for end in (name[: dash.start()], name[dash.end() :])]
             if ends[0] is not None and ends[1] is not None:
                 return numbers(table, ends[0]) - numbers(table, ends[1])
-    column = table[find_column(table, name)]
-    if not pd.api.types.is_numeric_dtype(column):
-        raise DataError(
-            f"the column {name!r} holds no numbers", remedy="give a column of numbers, or encode it"
-        )
-    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return floats(table[find_column(table, name)])
 
 
 def expand_columns(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
@@ -254,7 +250,7 @@ def label_steps(
         defined = values.notna() & (values.astype(str).str.strip() != "")
         steps = [(f"{name} defined", defined.to_numpy(dtype=bool))]
     if flag is not None:
-        steps.append((f"{flag.name} = 0", (flag == 0).to_numpy(dtype=bool)))
+        steps.append((f"{flag.name} = 0", floats(flag) == 0))
     return steps
 
 

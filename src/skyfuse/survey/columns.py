@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from skyfuse.errors import DataError
 
 UNITS = "units"
 """Key of `DataFrame.attrs` under which a table carries the units that its file names, by column."""
@@ -58,6 +61,31 @@ def integers(values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> 
 def booleans(values: NDArray[np.bool_], missing: NDArray[np.bool_] | None = None) -> Any:
     """Return truth values as they are, with holes as ``boolean``."""
     return values if missing is None or not missing.any() else pd.arrays.BooleanArray(values, missing)
+
+
+def floats(
+    column: pd.Series[Any],
+    path: Path | None = None,
+    remedy: str = "mend or empty such cells, or give a column of numbers",
+) -> NDArray[np.float64]:
+    """Return a column of numbers as float64, NaN where one is missing.
+
+    Raises
+    ------
+    DataError
+        It is of text; the message names the first cell that is no number.
+    """
+    if pd.api.types.is_numeric_dtype(column):
+        return column.to_numpy(np.float64, na_value=np.nan)
+    said = "holds no numbers"
+    words = np.flatnonzero((pd.to_numeric(column, errors="coerce").isna() & column.notna()).to_numpy())
+    if len(words):
+        said += f": row {words[0] + 1} of {len(column)} has {str(column.iloc[words[0]])[:40]!r}"
+    raise DataError(
+        f"the column {str(column.name)!r} {said}",
+        remedy=remedy,
+        path=path,
+    )
 
 
 def texts(column: pa.Array | pa.ChunkedArray) -> pd.Series[Any]:

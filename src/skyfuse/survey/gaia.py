@@ -18,6 +18,7 @@ from scipy.interpolate import PchipInterpolator
 
 from skyfuse import identifiers
 from skyfuse.errors import DataError, FileError, UsageError
+from skyfuse.survey.columns import floats
 from skyfuse.survey.records import Samples
 from skyfuse.survey.tables import read_table
 
@@ -206,7 +207,7 @@ def _vectors(
         if spread[0] in table:
             if spread[-1] not in table or f"{name}_{length}" in table:
                 raise _wrong_columns(path, f"its column {name} has not {length} elements")
-            return table[spread].to_numpy(np.float64), set(spread)
+            return np.stack([floats(table[one], path) for one in spread], axis=1), set(spread)
         if name in table:
             out = np.full((len(table), length), np.nan)
             for row, cell in enumerate(table[name]):

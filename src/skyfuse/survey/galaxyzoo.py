@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from skyfuse import identifiers
 from skyfuse.errors import DataError, FileError
+from skyfuse.survey.columns import floats
 from skyfuse.survey.tables import read_table
 
 CLASSES = ("Er", "Ee", "Ec", "Sa", "Sb", "Sc", "Sd", "SBa", "SBb", "SBc", "SBd", "Ser", "Seb", "Sen")
@@ -87,7 +88,7 @@ def read_votes(path: str | Path) -> pd.DataFrame:
     """
     path = Path(path)
     table = read_table(path)
-    votes = _votes(table)
+    votes = _votes(table, path)
     if votes is not None:
         found = _decide(votes)
     elif "gz2_class" in table:
@@ -102,15 +103,15 @@ def read_votes(path: str | Path) -> pd.DataFrame:
     return pd.concat([table, pd.Series(found, table.index, name=MORPHOLOGY)], axis=1)
 
 
-def _votes(table: pd.DataFrame) -> dict[str, NDArray[np.float64]] | None:
-    """Return the fraction of each answer, NaN as no vote, or None where not all columns are there."""
+def _votes(table: pd.DataFrame, path: Path) -> dict[str, NDArray[np.float64]] | None:
+    """Return the fraction of each answer, or None where not all columns are there."""
     for kind in (*_KINDS, None):
         names = {
             answer: challenge if kind is None else galaxy_zoo + kind
             for answer, (galaxy_zoo, challenge) in _ANSWERS.items()
         }
         if set(names.values()) <= set(table.columns):
-            return {a: np.nan_to_num(table[name].to_numpy(np.float64)) for a, name in names.items()}
+            return {answer: floats(table[name], path) for answer, name in names.items()}
     return None
 
 
@@ -118,10 +119,11 @@ def _decide(votes: dict[str, NDArray[np.float64]]) -> NDArray[np.object_]:
     """Follow the tree for every galaxy."""
 
     def most(answers: Sequence[str], results: Sequence[str]) -> NDArray[np.object_]:
-        """Return the result of the answer with most votes; empty where there are none."""
+        """Return the result of the answer with most votes; empty where there are none, or one is missing."""
         fractions = np.stack([votes[answer] for answer in answers])
-        chosen = np.array(list(results), object)[fractions.argmax(axis=0)]
-        return np.where(fractions.max(axis=0) > 0, chosen, "")
+        told = np.isfinite(fractions).all(axis=0)
+        chosen = np.array(list(results), object)[np.where(told, fractions, 0).argmax(axis=0)]
+        return np.where(told & (fractions.max(axis=0) > 0), chosen, "")
 
     kind = most(("smooth", "disk", "star"), ("E", "S", ""))
     smooth = most(("round", "between", "cigar"), ("Er", "Ee", "Ec"))

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from astropy.io import votable
 
 from skyfuse.errors import DataError, FileError
+from skyfuse.identifiers import whole_numbers
 from skyfuse.survey import fits as raw
 from skyfuse.survey.columns import framed, hidden, masks, of_arrow, spread, with_units
 from skyfuse.survey.fitstable import MOST_COLUMNS, read_fits
@@ -351,9 +352,9 @@ def read_sfr(path: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        plate, mjd, fiberid (int64), ra, dec (degrees), z, AVG (log10 of M☉ a year), FLAG (0 is good), and the
-        other columns of the rates. Undefined rows and the sentinel −99 are kept: dropping them is the
-        funnel's work.
+        plate, mjd, fiberid, FLAG (0 is good; int64, Int64 where one is missing), ra, dec (degrees), z, AVG
+        (log10 of M☉ a year), and the other columns of the rates. Undefined rows and the sentinel −99 are
+        kept: dropping them is the funnel's work.
 
     Raises
     ------
@@ -394,14 +395,16 @@ def read_sfr(path: str | Path) -> pd.DataFrame:
         )
     out = pd.DataFrame({ours: rates[theirs] for ours, theirs in chosen.items()})
     for name in ("plate", "mjd", "fiberid", "FLAG"):
-        try:
-            out[name] = pd.to_numeric(out[name]).astype(np.int64)
-        except (ValueError, TypeError, pd.errors.IntCastingNaNError) as error:
+        whole = whole_numbers(out[name])
+        words = np.flatnonzero((whole.isna() & out[name].notna()).to_numpy())
+        if len(words):
             raise DataError(
-                f"its column {name} is not integer throughout ({error})",
+                f"its column {name} is not integer throughout: row {words[0] + 1} has "
+                f"{str(out[name].iloc[words[0]])[:40]!r}",
                 remedy="remove or mend those rows",
                 path=path,
-            ) from error
+            )
+        out[name] = whole.astype("Int64" if whole.hasnans else np.int64)
     taken = {str(theirs) for theirs in chosen.values()} | set(out.columns)
     return pd.concat([out, rates[[name for name in others if name not in taken]]], axis=1)
 
