@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import signal
 import socket
@@ -240,6 +241,21 @@ def test_retry_after_is_obeyed(tmp_path: Path, form: str) -> None:
         assert fetch(tmp_path, [data(server)], server.url).received == 1
     ((first, second),) = pairwise(times)
     assert second - first > 0.99
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_clock_that_is_set_back_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = itertools.count()
+    monkeypatch.setattr(time, "time", lambda: 1e9 - 3600.0 * next(hours))
+    with served(a=[Reply(status=500), Reply(status=500), Reply(b"good")]) as server:
+        with Ledger.open(tmp_path) as ledger:
+            # As a run left it that was killed while it waited, by a clock that was years ahead.
+            ledger.add([data(server)])
+            ledger.failed(1, "http-500", "out of order", 0, due=1e12)
+        began = time.monotonic()
+        assert fetch(tmp_path, [], server.url).received == 1
+        assert time.monotonic() - began < 10
+    assert files(tmp_path) == {"a.dat": b"good"}
 
 
 def test_a_server_that_sends_us_away_for_long_stops_the_run(tmp_path: Path) -> None:
