@@ -76,11 +76,11 @@ def spectra(small_sky, tmp_path_factory):
     for path in good:
         shutil.copy(path, folder)
     with fits.open(good[0]) as hdus:
-        hdus[0].header["FIBERID"] = 999
+        hdus[0].header["FIBERID"] = hdus[2].data["FIBERID"] = 999
         hdus[1].data["ivar"] *= 0.25
         hdus[2].data["SN_MEDIAN_ALL"] /= 2
         hdus.writeto(folder / "spec-again.fits")
-        hdus[0].header["FIBERID"] = 998
+        hdus[0].header["FIBERID"] = hdus[2].data["FIBERID"] = 998
         hdus[2].data["ZWARNING"] = 1
         hdus[2].data["OBJTYPE"] = "SKY"
         hdus.writeto(folder / "spec-sky.fits")
