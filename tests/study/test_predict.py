@@ -302,6 +302,11 @@ def test_the_own_id_comes_through_exactly(tables, tmp_path):
     assert "SpecObjID" not in named
     own.drop(columns="SpecObjID").to_csv(tmp_path / "new.csv", index=False)
     assert predict(folder / "value", tmp_path / "new.csv")["Star"].tolist() == own["Star"].tolist()
+    own["SpecObjID"] = own["SpecObjID"].astype(str).mask(own.index == 7, "")
+    own.to_csv(tmp_path / "new.csv", index=False)
+    holed = predict(folder / "value", tmp_path / "new.csv")["SpecObjID"]
+    assert pd.isna(holed[7])
+    assert holed.drop(7).tolist() == np.delete(numbers, 7).tolist()
     with pytest.raises(DataError, match="no column 'sun'"):
         predict(folder / "value", tmp_path / "new.csv", id_column="sun")
 

@@ -369,18 +369,11 @@ def _names_of(table: pd.DataFrame, id_column: str | None, file: Path) -> pd.Data
         known = {str(name).lower() for name in chosen} - {"ra", "dec", "mjd"}
         if not known and first not in chosen and table[first].is_unique and _is_name(table[first]):
             chosen = [first, *chosen]
-    return pd.DataFrame({str(name): _whole(table[name]) for name in chosen}, index=table.index)
+    return pd.DataFrame({str(name): table[name] for name in chosen}, index=table.index)
 
 
 def _is_name(column: pd.Series) -> bool:
     return not (pd.api.types.is_float_dtype(column) or pd.api.types.is_bool_dtype(column))
-
-
-def _whole(column: pd.Series) -> pd.Series:
-    """Return integers so that a hole, which another table may bring, makes no floats of them."""
-    if pd.api.types.is_unsigned_integer_dtype(column):
-        return column.astype("UInt64")
-    return column.astype("Int64") if pd.api.types.is_integer_dtype(column) else column
 
 
 # ------------------------------------------------------------------------------------------------------- Gaia
