@@ -211,7 +211,7 @@ def _below_header(rest: bytes, words: list[str], separator: str, path: Path) -> 
     else:
         return rest, {}
     between = b"[ \t]+" if separator == _BLANKS else re.escape(separator.encode())
-    if re.search(rb"(?m)^-{3,}(%s-+)*[ \t]*$" % between, rest):
+    if re.search(rb"(?m)^(?=.*---)-+(%s-+)*[ \t]*$" % between, rest):
         raise FileError(
             "it holds several tables, one below the other",
             reason="bad-values",
@@ -324,7 +324,7 @@ def _rewritten(rest: bytes, separator: str) -> tuple[bytes, str]:
 
 
 def _ragged(bad: Any, rest: bytes, path: Path, above: int, width: int) -> FileError:
-    found = re.search(rb"(?m)^" + re.escape(bad.text.encode()), rest)
+    found = re.search(rb"(?m)^" + re.escape(bad.text.encode()) + rb"$", rest)
     line = above + 1 + rest.count(b"\n", 0, found.start() if found else 0)
     return FileError(
         f"line {line} has {bad.actual_columns} fields and the header {width}",

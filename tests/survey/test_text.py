@@ -1,0 +1,173 @@
+"""Text tables in the forms that archives, spreadsheets and people write."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skyfuse.errors import FileError
+from skyfuse.survey.tables import read_table
+
+ROWS = [(1, 10.1, -0.5, 17.1), (2, 10.2, -0.5, 17.2), (3, 10.3, -0.5, 17.3)]
+
+
+def lines(separator, header=None, *, decimal=".", quote=""):
+    words = [[f"{quote}{str(v).replace('.', decimal)}{quote}" for v in row] for row in ROWS]
+    return [header or separator.join(("objid", "ra", "dec", "r")), *(separator.join(row) for row in words)]
+
+
+FORMS = {
+    "plain.csv": lines(","),
+    "spaces.csv": lines(", "),
+    "comma.csv": lines(";", decimal=","),
+    "quoted_comma.csv": lines(";", decimal=",", quote='"'),
+    "quoted_comma_comma.csv": lines(",", decimal=",", quote='"'),
+    "tab_comma.tsv": lines("\t", decimal=","),
+    "vizier.tsv": [
+        "#",
+        "#   VizieR Astronomical Server",
+        "#Name: J/X/1",
+        "",
+        "objid\tra\tdec\tr",
+        " \tdeg\tdeg\tmag",
+        "-----\t----\t----\t----",
+        *lines("\t")[1:],
+        "",
+        "#END#",
+    ],
+    "vizier_semicolon.csv": [
+        "#Name: J/X/1",
+        "objid;ra;dec;r",
+        ";deg;deg;mag",
+        "--;---;---;---",
+        *lines(";")[1:],
+    ],
+    "blanks.dat": ["  objid   ra    dec  r  ", *(f"   {row}  " for row in lines("   ")[1:])],
+    "trailing.csv": [f"{line}," for line in lines(",")],
+    "trailing_rows.csv": [lines(",")[0], *(f"{line}," for line in lines(",")[1:])],
+    "trailing_header.csv": [f"{lines(',')[0]},", *lines(",")[1:]],
+    "sep.csv": ["sep=;", *lines(";")],
+    "blank_lines.csv": ["", *lines(","), "", "   "],
+    "commented.csv": ["# by hand", *lines(",")[:2], "# 9,9,9,9", *lines(",")[2:]],
+    "table.ecsv": [
+        "# %ECSV 1.0",
+        "# ---",
+        "# datatype:",
+        "# - {name: objid, datatype: int64}",
+        "# - {name: ra, unit: deg, datatype: float64}",
+        "# - {name: dec, unit: deg, datatype: float64}",
+        "# - {name: r, datatype: float64}",
+        "# schema: astropy-2.0",
+        *lines(" "),
+    ],
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_same_table(tmp_path, name, end):
+    (tmp_path / name).write_bytes(end.join(FORMS[name]).encode())
+    table = read_table(tmp_path / name)
+    assert list(table.columns) == ["objid", "ra", "dec", "r"]
+    assert table["objid"].dtype == np.int64
+    assert list(table.itertuples(index=False, name=None)) == ROWS
+    if "deg" in "".join(FORMS[name]):
+        assert table.attrs["units"]["ra"] == "deg"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_encodings_are_told_by_the_bytes(tmp_path, encoding):
+    (tmp_path / "t.csv").write_bytes("objid,naïve\n1,é\n2,x\n".encode(encoding))
+    assert read_table(tmp_path / "t.csv").to_dict("list") == {"objid": [1, 2], "naïve": ["é", "x"]}
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress)])
+def test_compressed_text(tmp_path, suffix, compress):
+    (tmp_path / f"t.csv{suffix}").write_bytes(compress(b"a,b\n1,2\n"))
+    assert read_table(tmp_path / f"t.csv{suffix}").to_dict("list") == {"a": [1], "b": [2]}
+
+
+def test_quoted_fields_hold_separators_quotes_and_lines(tmp_path):
+    (tmp_path / "t.csv").write_text('n,name, note\n1,"NGC 1, east", "x, ""y"""\n2,"two\nlines",5\' 3"\n')
+    table = read_table(tmp_path / "t.csv")
+    assert table["name"].tolist() == ["NGC 1, east", "two\nlines"]
+    assert table["note"].tolist() == ['x, "y"', "5' 3\""]
+    (tmp_path / "t.dat").write_text('n  name\n1 "NGC  1"\n2   M31\n')
+    assert read_table(tmp_path / "t.dat")["name"].tolist() == ["NGC  1", "M31"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("t.csv", "ra,dec,name\n1,2,NGC 1, east\n1,2,NGC 2\n", "line 2 has 4 fields and the header 3"),
+        ("t.csv", "# x\n\nra,dec\n1,2\n\n1\n", "line 6 has 1 fields and the header 2"),
+        ("t.csv", "a,b\n1,2,\n1,2\n", "line 3 has 2 fields and the header 3"),
+        ("t.csv", 'a, b\n1, "x"\n2, 3, 4\n', "line 3 has 3 fields and the header 2"),
+        ("t.dat", "a b c\n1 2 3\n 1   3\n", "line 3 has 2 fields and the header 3"),
+        ("t.csv", "#x\na,b\n1,2\n#y\n1,2,3\n", "line 5 has 3 fields and the header 2"),
+        ("t.csv", 'a,b\n1,"2\n3,4\n5,6\n', "a quote opens before '2' and does not close"),
+        ("t.csv", "a,b\n1,\0\n", "bytes that are no text"),
+        ("t.tsv", "a\tb\n--\t---\n1\t2\na\tc\n--\t---\n1\t2\n", "several tables"),
+    ],
+)
+def test_rows_that_do_not_fit_are_told_by_line(tmp_path, name, text, fault):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FileError, match=fault) as caught:
+        read_table(tmp_path / name)
+    assert caught.value.reason == "bad-values"
+
+
+@pytest.mark.parametrize(
+    ("cells", "found"),
+    [
+        (["1", "--", "3"], [1, None, 3]),
+        (["1", "-", "3"], [1, None, 3]),
+        (["1.5", "...", "3"], [1.5, None, 3]),
+        (["x", "-", "--"], ["x", "-", None]),
+        (["1.5D+03", "-2d-1", "+3"], [1500.0, -0.2, 3.0]),
+        (["+5", "−7", "3"], [5, -7, 3]),
+        (["1e400", "-inf", "2"], [np.inf, -np.inf, 2.0]),
+        (["0x1F", "2", "3"], ["0x1F", "2", "3"]),
+        (["1_000", "2", "3"], ["1_000", "2", "3"]),
+        (["1,234", "2,345", "3"], ["1,234", "2,345", "3"]),
+        (["1,234", "0,5", "3"], [1.234, 0.5, 3]),
+        (["1.5", "abc", "3"], ["1.5", "abc", "3"]),
+        (["007", "8", "9"], [7, 8, 9]),
+        (["True", "", "false"], [True, None, False]),
+        # What float64 would round stays as it is written.
+        (["4658615927801509761", "1.5", "2"], ["4658615927801509761", "1.5", "2"]),
+        (["4658615927801509761", "nan", "2"], [4658615927801509761, None, 2]),
+        (["18446744073709551617", "1", "2"], ["18446744073709551617", "1", "2"]),
+        (["18446744073709551615", "", "2"], [2**64 - 1, None, 2]),
+    ],
+)
+def test_cells_are_numbers_truth_values_or_text(tmp_path, cells, found):
+    rows = "".join(f"{k};{cell}\n" for k, cell in enumerate(cells))
+    (tmp_path / "t.csv").write_text(f"n;a\n{rows}")
+    column = read_table(tmp_path / "t.csv")["a"]
+    assert [None if pd.isna(cell) else cell for cell in column] == found
+    assert pd.api.types.is_numeric_dtype(column) == (not any(isinstance(cell, str) for cell in found))
+
+
+def test_types_of_ecsv_count(tmp_path):
+    (tmp_path / "t.ecsv").write_text(
+        "# %ECSV 1.0\n# ---\n# delimiter: ','\n# datatype:\n# -\n#   name: id\n#   datatype: string\n"
+        "# - {name: x, datatype: float32, description: 'a *note, &c'}\n# meta: !!omap\n"
+        "# - a: &x [1, 2]\n# - b: *x\nid,x\n007,5\nnull,null\n"
+    )
+    table = read_table(tmp_path / "t.ecsv")
+    assert table["id"].tolist()[0] == "007"
+    assert table["x"].dtype == np.float64
+    assert table.isna().all(axis=1).tolist() == [False, True]
+    (tmp_path / "bomb.ecsv").write_text("# %ECSV 1.0\n# ---\n# datatype:\n# - &a [1]\n# - [*a, *a]\nid\n1\n")
+    with pytest.raises(FileError, match="ECSV header cannot be read: it holds an alias"):
+        read_table(tmp_path / "bomb.ecsv")
+
+
+def test_columns_of_one_name_are_all_kept(tmp_path):
+    (tmp_path / "t.csv").write_text("a,a,a.1\n1,2,3\n")
+    assert read_table(tmp_path / "t.csv").to_dict("list") == {"a": [1], "a.1": [2], "a.1.1": [3]}
