@@ -37,6 +37,7 @@ _CODES = {
 }
 _TFORM = re.compile(r"\s*(\d*)([LXBIJKAEDCMPQ])(.*)")
 _VARIABLE = re.compile(r"\s*([LBIJKAEDCM])")
+_MASK = re.compile(r"\.mask(_\d+)?$")
 _ASCII = re.compile(r"\s*([AIFED])(\d+)(?:\.(\d+))?\s*")
 # Cells of variable length may share their bytes; together they may take this many times the file.
 _SHARED = 8
@@ -87,7 +88,20 @@ def read_fits(content: memoryview, path: Path) -> pd.DataFrame:
         columns = _ascii(header, names, records, path)
     else:
         columns = _binary(header, names, records, content[hdu.start : hdu.stop], path)
-    return with_units(framed(columns), units)
+    table = framed(columns)
+    if b"--BEGIN-ASTROPY-SERIALIZED-COLUMNS--" in bytes(content[: hdu.start]):
+        table = _without_hidden(table)
+    return with_units(table, units)
+
+
+def _without_hidden(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without what astropy hides by columns ``name.mask``, and without these."""
+    found = {str(name): table[name] for name in table.columns}
+    for mask in list(found):
+        name = _MASK.sub(r"\1", mask)
+        if name != mask and name in found and found[mask].dtype == bool:
+            found |= dict(spread(name, found[name].to_numpy(), found.pop(mask).to_numpy()))
+    return pd.DataFrame(found)
 
 
 def _has_image(hdus: list[raw.HDU]) -> bool:
