@@ -97,6 +97,25 @@ def test_classic_models_beat_the_mean_on_each_modality(name, parts):
         assert r2(model.predict(test).value, y_test) > 0.3
 
 
+@pytest.mark.parametrize("value", [np.nan, 0.0, 3.0])
+@pytest.mark.parametrize("name", ["linear", "logistic", "knn", "svm", "tree", "forest", "lightgbm"])
+def test_inputs_that_say_nothing_give_the_mean_of_the_labels(name, value):
+    x = {"table": np.full((60, 3), value, dtype=np.float32)}
+    y = np.arange(60) % 3
+    for kind in sorted(MODELS[name].kinds):
+        classes = ("a", "b", "c") if kind == "classification" else ()
+        model = MODELS[name](**QUICK.get(name, {}))
+        model.fit(x, y, x, y, seed=0, kind=kind, classes=classes)
+        model.calibrate(x, y, level=0.8)
+        found = model.predict(x)
+        if classes:
+            # Of twenty neighbours or a bag of objects the shares are near a third.
+            assert found.probability == pytest.approx(1 / 3, abs=0.15)
+        else:
+            assert found.value == pytest.approx(1, abs=0.15)
+            assert np.mean((found.low <= y) & (y <= found.high)) >= 0.8
+
+
 def table(n=300, columns=4, gaps=0.0, seed=0):
     """Columns of very different scales, without gaps unless asked for, and three classes in them."""
     rng = np.random.default_rng(seed)

@@ -113,9 +113,11 @@ def _column_statistics(x: Matrix) -> dict[str, Numbers]:
     """Return the median (0 where nothing is known) and half the width of the middle 68 % of each column."""
     known = ~np.isnan(x).all(axis=0)
     low, median, high = np.zeros((3, x.shape[1]))
-    low[known], median[known], high[known] = np.nanpercentile(x[:, known], GAUSSIAN, axis=0)
-    scale, spread = (high - low) / 2, np.zeros(x.shape[1])
-    spread[known] = np.nanstd(x[:, known], axis=0, dtype=np.float64)
+    scale, spread = np.zeros((2, x.shape[1]))
+    if known.any():
+        low[known], median[known], high[known] = np.nanpercentile(x[:, known], GAUSSIAN, axis=0)
+        scale = (high - low) / 2
+        spread[known] = np.nanstd(x[:, known], axis=0, dtype=np.float64)
     # A column that nearly always has one value is scaled by the rest; a constant one, of which rounding may
     # leave a trace, not at all.
     scale = np.where(scale > 0, scale, spread)
