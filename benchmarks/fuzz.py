@@ -1,0 +1,821 @@
+"""Damage small valid inputs of every kind, read them, and count what goes wrong.
+
+Each mutant is one input with a few changes: of its bytes (flips, lost, doubled or swapped blocks, a cut end),
+or of its structure (a header card, a cell, a JSON value, an entry of a text), drawn from a seed of its own.
+It is right to refuse it by one line that names the file, or to give the values of the undamaged input. Values
+that differ need a reason: an independent reader of the damaged file must find another valid one. All else is
+a fault: another exception, a death of the process, more than `SECONDS` or `BYTES`, a value that is wrong in
+silence.
+
+Example: python benchmarks/fuzz.py --mutants 2000 --kinds recipe model-lightgbm
+Replay one mutant, with its traceback: python benchmarks/fuzz.py --replay recipe 17
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import re
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+SECONDS = 5.0
+"""Seconds of one mutant at most: of the processor, since others may use the machine."""
+BYTES = 2**30
+"""Memory that one mutant may take."""
+PATIENCE = 60.0
+"""Seconds without a word from a process after which it hangs, whatever the machine is busy with."""
+
+Values = Any
+"""What a reader gives: arrays, tables, numbers, texts, in dicts and lists."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of input.
+
+    Attributes
+    ----------
+    make : callable
+        Writes a valid input into an empty folder, and returns its path: a file, or a folder of a store.
+    read : callable
+        Reads it with Skyfuse and returns its values.
+    change : tuple of callable
+        Changes of its structure: take the bytes of one file and a source of chance, return other bytes.
+    reason : callable
+        Takes the paths of the damaged and the whole input and the values read; returns why they may differ.
+    files : str
+        Pattern of the files that are damaged, where the input is a folder.
+    settle : callable
+        Makes a store forget that it was damaged, as a forger would, e.g. puts hashes right.
+    """
+
+    make: Callable[[Path], Path]
+    read: Callable[[Path], Values]
+    reason: Callable[[Path, Path, Values], str | None]
+    change: tuple[Callable[[bytes, random.Random], bytes], ...] = ()
+    files: str = "**/*"
+    settle: Callable[[Path], None] | None = None
+
+
+# ------------------------------------------------------------------------------------------------- changes
+
+
+def flip(content: bytes, chance: random.Random) -> bytes:
+    """Flip one to eight bits."""
+    out = bytearray(content)
+    for _ in range(chance.randint(1, 8)):
+        out[chance.randrange(len(out))] ^= 1 << chance.randrange(8)
+    return bytes(out)
+
+
+def overwrite(content: bytes, chance: random.Random) -> bytes:
+    """Set a stretch to zeros, ones, blanks or noise."""
+    start, length = chance.randrange(len(content)), chance.choice([1, 2, 8, 80, 512, 2880])
+    filling = chance.choice([b"\0" * length, b"\xff" * length, b" " * length, chance.randbytes(length)])
+    return content[:start] + filling[: len(content) - start] + content[start + length :]
+
+
+def blocks(content: bytes, chance: random.Random) -> bytes:
+    """Drop, double, swap or insert a block."""
+    size = chance.choice([1, 16, 80, 512, 2880])
+    count = max(len(content) // size, 1)
+    one, other = sorted(chance.randrange(count) * size for _ in range(2))
+    block, rest = content[one : one + size], content[one + size :]
+    action = chance.randrange(4)
+    if action == 0:
+        return content[:one] + rest
+    if action == 1:
+        return content[:one] + block + block + rest
+    if action == 2:
+        return content[:one] + chance.randbytes(size) + content[one:]
+    return (
+        content[:one]
+        + content[other : other + size]
+        + content[one + size : other]
+        + block
+        + content[other + size :]
+    )
+
+
+def cut(content: bytes, chance: random.Random) -> bytes:
+    """Cut the end off, or add to it."""
+    if chance.random() < 0.3:
+        return content + chance.choice([b"\0", b"\n", b"x", b"\0" * 2880, content])
+    return content[: chance.randrange(len(content))]
+
+
+BYTEWISE = (flip, overwrite, blocks, cut)
+
+_NUMBERS = "0 -1 1 2 255 -32768 2147483648 9223372036854775807 18446744073709551616 1e308 1e400 -1e30 1e-320"
+_WORDS = "nan inf -inf null true -- 'x' é \u2028"
+EXTREMES = (*_NUMBERS.split(" "), *_WORDS.split(" "), "9" * 40, "", " ")
+"""What a number or a word is replaced by."""
+
+
+def digits(content: bytes, chance: random.Random) -> bytes:
+    """Set a digit of a text to another one: all lengths stay right."""
+    found = list(re.finditer(rb"[0-9]", content))
+    if not found:
+        return content
+    place = chance.choice(found).start()
+    return content[:place] + chance.choice(b"0123456789").to_bytes(1, "big") + content[place + 1 :]
+
+
+def words(content: bytes, chance: random.Random) -> bytes:
+    """Set a number or a word of a text to an extreme one, or exchange two."""
+    found = list(re.finditer(rb"[A-Za-z0-9_.+-]+", content))
+    if not found:
+        return content
+    one, other = chance.choice(found), chance.choice(found)
+    new = chance.choice([chance.choice(EXTREMES).encode(), other.group()])
+    return content[: one.start()] + new + content[one.end() :]
+
+
+def lines(content: bytes, chance: random.Random) -> bytes:
+    """Drop, double, exchange or indent a line, or end one in an unusual way."""
+    found = content.split(b"\n")
+    one, other = chance.randrange(len(found)), chance.randrange(len(found))
+    action = chance.randrange(6)
+    if action == 0:
+        del found[one]
+    elif action == 1:
+        found.insert(other, found[one])
+    elif action == 2:
+        found[one], found[other] = found[other], found[one]
+    elif action == 3:
+        found[one] = chance.choice([b" ", b"\t", b"  ", b"- "]) + found[one]
+    elif action == 4:
+        found[one] += chance.choice([b"\x0c", b"\r", b"\x0b", b"\xe2\x80\xa8", b"\0"]) + found[other]
+    else:
+        found[one] = found[one] + found[other]
+    return b"\n".join(found)
+
+
+def places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each container of a JSON tree with each of its keys."""
+    if isinstance(tree, dict | list):
+        for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
+            yield tree, key
+            yield from places(tree[key])
+
+
+def json_values(content: bytes, chance: random.Random) -> bytes:
+    """Give a value of a JSON file another type or size, drop it, or nest it deeply."""
+    tree = json.loads(content)
+    found = list(places(tree))
+    if not found:
+        return content
+    where, key = chance.choice(found)
+    strange: list[Any] = [
+        None,
+        True,
+        0,
+        -1,
+        10**30,
+        1.5,
+        1e300,
+        float("nan"),
+        float("inf"),
+        "",
+        "x",
+        "\0",
+        [],
+        {},
+    ]
+    strange += [[None], {"x": 1}, [[[]]], "../x", "/etc/passwd", where[key], "é" * 1000]
+    action = chance.randrange(8)
+    if action == 0:
+        del where[key]
+    elif action == 1:
+        other, there = chance.choice(found)
+        where[key], other[there] = other[there], where[key]
+    else:
+        where[key] = chance.choice(strange)
+    try:
+        text = json.dumps(tree)
+    except ValueError:
+        return content
+    if action == 2:
+        text = text.replace("null", "[" * 5000 + "]" * 5000, 1)
+    if action == 3:
+        text = text.replace("{", '{"format": 1, ', 1)
+    return text.encode()
+
+
+def cards(content: bytes, chance: random.Random) -> bytes:
+    """Change, drop, double or exchange a card of a FITS header."""
+    starts = [m.start() for m in re.finditer(rb"(?:SIMPLE  |XTENSION)=", content) if m.start() % 2880 == 0]
+    if not starts:
+        return content
+    start = chance.choice(starts)
+    end = content.find(b"END" + b" " * 77, start)
+    if end < 0 or (end - start) % 80:
+        return content
+    one, other = (start + 80 * chance.randrange((end - start) // 80) for _ in range(2))
+    card = content[one : one + 80]
+    action = chance.randrange(5)
+    if action == 0:
+        card = b" " * 80
+    elif action == 1:
+        card = content[other : other + 80]
+    elif action == 2:
+        card = card[:10] + chance.choice(EXTREMES).encode()[:20].rjust(20) + b" " * 50
+    elif action == 3:
+        card = chance.randbytes(8) + card[8:]
+    else:
+        card = words(card, chance)[:80].ljust(80)
+    return content[:one] + card + content[one + 80 :]
+
+
+# --------------------------------------------------------------------------------------------------- models
+
+
+def _fitted(name: str, classes: int, **params: Any) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        from skyfuse.models import MODELS
+
+        random = np.random.default_rng(5)
+        x = {"table": random.normal(size=(120, 4)).astype(np.float32)}
+        x["table"][::7, 1] = np.nan
+        y = np.nan_to_num(x["table"]).sum(axis=1) + random.normal(size=120)
+        if classes:
+            y = np.digitize(y, np.quantile(y, np.linspace(0, 1, classes + 1)[1:-1]))
+        model = MODELS[name](**params)
+        names = tuple(f"c{i}" for i in range(classes))
+        kind: Any = "classification" if classes else "regression"
+        model.fit(x, y, x, y, seed=0, kind=kind, classes=names)
+        model.calibrate(x, y, level=0.8)
+        return Path(model.save(folder / "model"))
+
+    return make
+
+
+NEW = np.random.default_rng(6).normal(size=(7, 4)).astype(np.float32)
+NEW[2, 1] = np.nan
+
+
+def _predictions(folder: Path) -> Values:
+    from skyfuse.models import load_model
+
+    model = load_model(folder)
+    found = model.predict({"table": NEW})
+    return {"params": model.params, "classes": list(model.classes)} | {
+        key: getattr(found, key) for key in ("value", "low", "high", "probability", "members")
+        if getattr(found, key, None) is not None
+    }  # fmt: skip
+
+
+def _rehash(folder: Path) -> None:
+    """Put right the hashes of damaged weights, where the card can be read, and sizes in half the texts."""
+    text, path = folder / "model.txt", folder / "model.json"
+    if text.is_file() and len(content := text.read_bytes()) % 2:
+        blocks = content.partition(b"\nend of trees")[0].split(b"\nTree=")[1:]
+        sizes = b" ".join(str(len(block) + 6).encode() for block in blocks)
+        text.write_bytes(re.sub(rb"\ntree_sizes=[^\n]*", b"\ntree_sizes=" + sizes, content, count=1))
+    try:
+        card = json.loads(path.read_bytes())
+        for name in card["files"]:
+            card["files"][name] = hashlib.sha256((folder / Path(name).name).read_bytes()).hexdigest()
+        path.write_text(json.dumps(card))
+    except (ValueError, TypeError, KeyError, OSError, RecursionError, AttributeError):
+        return
+
+
+def _card_says(damaged: Path, whole: Path) -> bool:
+    """Tell whether a card that JSON can read states something else."""
+    cards = [json.loads((folder / "model.json").read_bytes()) for folder in (damaged, whole)]
+    for card in cards:
+        card.pop("files")
+    return bool(cards[0] != cards[1])
+
+
+def _other_numbers(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that the weights are other numbers, as an own reader of safetensors finds them."""
+    if _card_says(damaged, whole):
+        return "the card states other values"
+    found = []
+    for folder in (damaged, whole):
+        content = (folder / "arrays.safetensors").read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
+        notes = {key: (note["dtype"], note["shape"]) for key, note in header.items() if key != "__metadata__"}
+        start = {key: header[key]["data_offsets"] for key in notes}
+        found.append(
+            (notes, {key: content[8 + length + a : 8 + length + b] for key, (a, b) in start.items()})
+        )
+    (notes, numbers), (first, before) = found
+    return "the weights are other finite numbers" if notes == first and numbers != before else None
+
+
+def _walk(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that the trees are others, as a plain walk through the text finds them."""
+    if _card_says(damaged, whole):
+        return "the card states other values"
+    text = (damaged / "model.txt").read_text(encoding="ascii")
+    sums = np.zeros((len(NEW), 3))
+    for number, block in enumerate(text.partition("\nend of trees")[0].split("\nTree=")[1:]):
+        entries = dict(line.split("=", 1) for line in block.split("\n") if "=" in line)
+        tree = {key: entry.split() for key, entry in entries.items()}
+        for i, row in enumerate(NEW):
+            node = 0 if int(entries["num_leaves"]) > 1 else -1
+            while node >= 0:
+                x, kind = float(row[int(tree["split_feature"][node])]), int(tree["decision_type"][node])
+                if (kind >> 2 == 2 and np.isnan(x)) or (kind >> 2 == 1 and (np.isnan(x) or x == 0)):
+                    left = bool(kind & 2)
+                else:
+                    left = (0.0 if np.isnan(x) else x) <= float(tree["threshold"][node])
+                node = int(tree["left_child" if left else "right_child"][node])
+            sums[i, number % 3] += float(tree["leaf_value"][-1 - node])
+    odds = np.exp(sums - sums.max(axis=1, keepdims=True))
+    expected = odds / odds.sum(axis=1, keepdims=True)
+    same = np.allclose(values["probability"], expected, rtol=1e-12, atol=1e-300)
+    return "a plain walk through the text gives these values" if same else None
+
+
+# -------------------------------------------------------------------------------------------------- recipes
+
+
+def _recipe(folder: Path) -> Path:
+    source = ROOT / "src" / "skyfuse" / "recipes" / "morphology.yaml"
+    return Path(shutil.copy(source, folder / "mine.yaml"))
+
+
+def _read_recipe(path: Path) -> Values:
+    from skyfuse.config import load_recipe
+
+    recipe = load_recipe(path)
+    return {"recipe": recipe.model_dump(mode="json"), "again": recipe.to_yaml()}
+
+
+def _stated(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that the recipe holds all that PyYAML's own loader finds in the file."""
+    import yaml
+
+    class Text(yaml.SafeLoader):
+        """Dates stay text."""
+
+    Text.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
+    stated = yaml.load(damaged.read_text(encoding="utf-8"), Loader=Text)  # noqa: S506
+
+    def held(said: Any, taken: Any) -> bool:
+        if isinstance(said, dict):
+            return isinstance(taken, dict) and all(
+                str(k) in taken and held(v, taken[str(k)]) for k, v in said.items()
+            )
+        if isinstance(said, list):
+            return isinstance(taken, list) and len(said) == len(taken) and all(map(held, said, taken))
+        if isinstance(taken, bool | int | float) and not isinstance(said, type(None)):
+            return float(taken) == float({"true": 1, "false": 0}.get(str(said).lower(), said))
+        return bool(said == taken)
+
+    return "the file states these values" if held(stated, values["recipe"]) else None
+
+
+# ------------------------------------------------------------------------------------------------- datasets
+
+
+def _dataset(folder: Path) -> Path:
+    from skyfuse.dataset import Dataset
+    from skyfuse.survey.records import Samples
+
+    random = np.random.default_rng(3)
+    n = 40
+    table = pd.DataFrame({"object_id": [f"s{i}" for i in range(n)], "dec": 0.1 * np.arange(n)})
+    table["ra"], table["z"] = random.uniform(0, 1, (2, n))
+    table["u"], table["g"] = random.normal(20, 1, (2, n))
+    flux = random.normal(9, 1, (n, 16)).astype(np.float32)
+    samples = Samples(flux, np.abs(flux) / 9, np.ones_like(flux))
+    Dataset.from_arrays(
+        folder / "dataset",
+        table,
+        {("spectrum", 0): samples},
+        label="z",
+        columns=["u", "g"],
+        spectrum={"grid": "own", "sizes": [16]},
+        wavelengths={0: np.linspace(4000, 7000, 16)},
+        provenance={"made": "by benchmarks/fuzz.py"},
+    )
+    return folder / "dataset"
+
+
+def _read_dataset(path: Path) -> Values:
+    from skyfuse.dataset import Dataset
+
+    data = Dataset.open(path)
+    inputs = data.inputs({"spectrum": 0, "table": 0}, np.arange(len(data)))
+    return {"table": data.table, "inputs": dict(inputs), "split": data.split(), "meta": data.meta}
+
+
+# ----------------------------------------------------------------------------------------- files of surveys
+
+
+def _frame(folder: Path) -> Path:
+    from tests.survey.files import write_frame
+
+    return write_frame(folder / "frame.fits", np.random.default_rng(1).normal(0, 0.03, (40, 50)))
+
+
+def _read_frame(path: Path) -> Values:
+    from skyfuse.survey.recognise import recognise
+    from skyfuse.survey.sdss import read_frame
+
+    recognise(path)
+    frame = read_frame(path)
+    return {"value": frame.value, "sigma": frame.sigma, "info": str(frame.info)}
+
+
+def _spectrum(folder: Path) -> Path:
+    from tests.survey.files import write_spectrum
+
+    random = np.random.default_rng(2)
+    loglam = (35835 + np.arange(300)) * 1e-4
+    return write_spectrum(folder / "spec.fits", random.normal(9, 1, 300), random.uniform(1, 2, 300), loglam)
+
+
+def _lamost(folder: Path) -> Path:
+    from tests.survey.files import write_lamost
+
+    random = np.random.default_rng(2)
+    return write_lamost(folder / "lamost.fits", random.normal(9, 1, 300), random.uniform(1, 2, 300))
+
+
+def _read_spectrum(path: Path) -> Values:
+    from skyfuse.survey.recognise import read_spectrum, recognise
+
+    recognise(path)
+    spectrum = read_spectrum(path)
+    return {key: getattr(spectrum, key) for key in spectrum.__slots__ if key != "info"} | {
+        "info": str(spectrum.info)
+    }
+
+
+def _astropy(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that astropy reads another valid file: as many HDUs of the same shapes, and other contents."""
+    from astropy.io import fits
+
+    found = []
+    for path in (damaged, whole):
+        with fits.open(path, memmap=False, ignore_missing_end=False) as hdus:
+            hdus.verify("exception")
+            contents = [
+                (hdu.header.tostring(), None if hdu.data is None else hdu.data.tobytes()) for hdu in hdus
+            ]
+            found.append(([None if hdu.data is None else hdu.data.shape for hdu in hdus], contents))
+    (shapes, contents), (first, before) = found
+    return (
+        "astropy reads other contents of the same shapes" if shapes == first and contents != before else None
+    )
+
+
+# --------------------------------------------------------------------------------------------------- tables
+
+
+def _catalogue() -> pd.DataFrame:
+    random = np.random.default_rng(4)
+    n = 25
+    table = pd.DataFrame({"source_id": 4_000_000_000_000_000_000 + random.integers(0, 2**60, n)})
+    table["ra"], table["dec"] = random.uniform(0, 360, n), random.uniform(-90, 90, n)
+    table["mag"], table["flag"] = random.normal(18, 1, n).round(3), random.integers(0, 9, n)
+    table["class"] = random.choice(["STAR", "GALAXY", "QSO"], n)
+    return table
+
+
+def _table(suffix: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        from astropy.table import Table
+
+        path, table = folder / f"table{suffix}", _catalogue()
+        if suffix == ".csv":
+            table.to_csv(path, index=False)
+        elif suffix == ".parquet":
+            table.to_parquet(path)
+        elif suffix == ".npy":
+            np.save(path, table.drop(columns="class").to_records(index=False))
+        else:
+            form = {".fits": "fits", ".vot": "votable", ".ecsv": "ascii.ecsv"}[suffix]
+            Table.from_pandas(table).write(path, format=form)
+        return path
+
+    return make
+
+
+def _read_table(path: Path) -> Values:
+    from skyfuse.survey.tables import read_table
+
+    return read_table(path)
+
+
+def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that pandas, pyarrow, numpy or astropy read the same values from the damaged file."""
+    from astropy.table import Table
+
+    if damaged.suffix == ".csv":
+        other = pd.read_csv(damaged, dtype=str, keep_default_na=False)
+    elif damaged.suffix == ".parquet":
+        other = pd.read_parquet(damaged)
+    elif damaged.suffix == ".npy":
+        other = pd.DataFrame(np.load(damaged))
+    else:
+        other = Table.read(damaged).to_pandas()
+    if list(other.columns) != list(values.columns) or len(other) != len(values):
+        return None
+    for name in other.columns:
+        for one, two in zip(other[name], values[name], strict=True):
+            said, taken = str(one).strip(), "" if pd.isna(two) else str(two).strip()
+            if said in ("", "nan", "None", "--", "<NA>") or said == taken:
+                continue
+            try:
+                if float(said) != float(taken):
+                    return None
+            except ValueError:
+                return None
+    return "an independent reader finds the same values"
+
+
+def _never(damaged: Path, whole: Path, values: Values) -> str | None:
+    return None
+
+
+TEXT = (words, words, lines, digits)
+KINDS: dict[str, Kind] = {
+    "recipe": Kind(_recipe, _read_recipe, _stated, TEXT),
+    "model-lightgbm": Kind(
+        _fitted("lightgbm", 3, max_rounds=4, min_leaf=5), _predictions, _walk, TEXT, "model.txt", _rehash
+    ),
+    "model-card": Kind(
+        _fitted("lightgbm", 3, max_rounds=2), _predictions, _walk, (json_values,) * 3, "model.json"
+    ),
+    "model-forest": Kind(
+        _fitted("forest", 3, trees=3), _predictions, _other_numbers, (words,), "arrays.safetensors", _rehash
+    ),
+    "model-svm": Kind(
+        _fitted("svm", 0), _predictions, _other_numbers, (words,), "arrays.safetensors", _rehash
+    ),
+    # A store's files carry checksums: what differs from the whole one is a fault, whatever others read.
+    "dataset": Kind(_dataset, _read_dataset, _never, (json_values, words), "*.*"),
+    "frame": Kind(_frame, _read_frame, _astropy, (cards,) * 4),
+    "spectrum": Kind(_spectrum, _read_spectrum, _astropy, (cards,) * 4),
+    "lamost": Kind(_lamost, _read_spectrum, _astropy, (cards,) * 4),
+    "table-csv": Kind(_table(".csv"), _read_table, _other_reader, TEXT),
+    "table-ecsv": Kind(_table(".ecsv"), _read_table, _other_reader, TEXT),
+    "table-votable": Kind(_table(".vot"), _read_table, _other_reader, TEXT),
+    "table-fits": Kind(_table(".fits"), _read_table, _other_reader, (cards,) * 4),
+    "table-parquet": Kind(_table(".parquet"), _read_table, _other_reader),
+    "table-npy": Kind(_table(".npy"), _read_table, _other_reader, (words,)),
+}
+
+
+# ------------------------------------------------------------------------------------------------- verdicts
+
+
+def same(one: Values, other: Values) -> bool:
+    """Tell whether two readers' values are equal, NaN counting as equal to NaN."""
+    if isinstance(one, pd.DataFrame):
+        return isinstance(other, pd.DataFrame) and one.equals(other)
+    if isinstance(one, dict):
+        keys = isinstance(other, dict) and one.keys() == other.keys()
+        return bool(keys and all(same(one[key], other[key]) for key in one))
+    if isinstance(one, list):
+        alike = isinstance(other, list) and len(one) == len(other)
+        return bool(alike and all(map(same, one, other)))
+    if isinstance(one, np.ndarray):
+        if not isinstance(other, np.ndarray) or (one.shape, one.dtype) != (other.shape, other.dtype):
+            return False
+        return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
+    return bool(one == other or (one != one and other != other))
+
+
+def mutant(kind: Kind, whole: Path, folder: Path, name: str, number: int) -> Path:
+    """Write one mutant of an input and return its path."""
+    chance = random.Random(f"{name} {number}")  # noqa: S311 - damage, no secret
+    damaged = folder / whole.name
+    if whole.is_file():
+        shutil.copyfile(whole, damaged)
+        victim = damaged
+    else:
+        shutil.copytree(whole, damaged)
+        victim = chance.choice(sorted(path for path in damaged.glob(kind.files) if path.is_file()))
+    content = victim.read_bytes()
+    for _ in range(1 if chance.random() < 0.7 else chance.randint(2, 4)):
+        change = chance.choice((*BYTEWISE, *kind.change))
+        try:
+            content = change(content, chance) or b"\0"
+        except (ValueError, RecursionError):
+            # What was damaged before is no longer of the structure that this change knows.
+            content = flip(content, chance)
+    victim.write_bytes(content)
+    if kind.settle is not None:
+        kind.settle(damaged)
+    return damaged
+
+
+def verdict(kind: Kind, whole: Path, damaged: Path, expected: Values) -> tuple[str, str]:
+    """Read a mutant and return what came of it, and its details: ``fault`` begins what must not be."""
+    from skyfuse.errors import SkyfuseError
+
+    try:
+        values = kind.read(damaged)
+    except SkyfuseError as error:
+        text = str(error)
+        if len(text.splitlines()) != 1:
+            return "fault: more than one line", text
+        return ("refused", text) if damaged.name in text else ("fault: the file is not named", text)
+    except MemoryError:
+        return "fault: memory", traceback.format_exc()
+    except Exception:
+        return "fault: traceback", traceback.format_exc()
+    if same(values, expected):
+        return "equal", ""
+    try:
+        reason = kind.reason(damaged, whole, values)
+    except Exception as error:
+        return "fault: accepted, which another reader refuses", repr(error)
+    return ("other", reason) if reason else ("fault: other values in silence", "")
+
+
+# ---------------------------------------------------------------------------------------------------- runs
+
+
+def _peak() -> int:
+    """Return the most memory held since `_reset_peak`, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+
+
+def _reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def work(told: Connection, name: str, whole: Path, numbers: Sequence[int]) -> None:
+    """Try mutants in a process of its own, telling of each before and after."""
+    warnings.simplefilter("ignore")
+    sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the life of the process
+    kind = KINDS[name]
+    expected = kind.read(whole)
+    size = int(re.findall(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))[0])
+    # An allocation that is far too large fails at once instead of filling the machine.
+    resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + 3 * BYTES, size * 1024 + 3 * BYTES))
+    for number in numbers:
+        told.send((number, None, None))
+        with tempfile.TemporaryDirectory() as folder:
+            damaged = mutant(kind, whole, Path(folder), name, number)
+            _reset_peak()
+            before, started = _peak(), time.process_time()
+            outcome, details = verdict(kind, whole, damaged, expected)
+            seconds, grown = time.process_time() - started, _peak() - before
+        if seconds > SECONDS:
+            outcome, details = "fault: slow", f"{seconds:.1f} s"
+        elif grown > BYTES:
+            outcome, details = "fault: memory", f"{grown} bytes"
+        told.send((number, outcome, details))
+    told.close()
+
+
+@dataclass
+class Tally:
+    """Outcomes of one kind, and its faults: number and details by outcome."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    faults: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def add(self, number: int, outcome: str, details: str) -> None:
+        """Count one mutant."""
+        self.outcomes[outcome] += 1
+        if outcome.startswith("fault"):
+            self.faults.append((number, outcome, details))
+
+
+def run(name: str, mutants: int, *, first: int = 0, workers: int = 2) -> Tally:
+    """Try mutants of one kind.
+
+    Parameters
+    ----------
+    name : str
+        Key of `KINDS`.
+    mutants, first : int
+        How many, and the number of the first: the seed of each.
+    workers : int
+        Processes.
+    """
+    tally = Tally()
+    # Forked, processes have the libraries that this one has imported, and kinds that a test has added.
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as place:
+        whole = KINDS[name].make(Path(place))
+        todo = [list(range(first + k, first + mutants, workers)) for k in range(workers)]
+        running: dict[Any, tuple[Any, list[int], float]] = {}
+
+        def start(numbers: list[int]) -> None:
+            told, tell = context.Pipe(duplex=False)
+            process = context.Process(target=work, args=(tell, name, whole, numbers), daemon=True)
+            process.start()
+            tell.close()
+            running[told] = (process, numbers, time.monotonic())
+
+        for numbers in filter(None, todo):
+            start(numbers)
+        while running:
+            ready = wait(list(running), timeout=1.0)
+            for told, (process, numbers, heard) in list(running.items()):
+                fault = ""
+                if told in ready:
+                    try:
+                        number, outcome, details = told.recv()
+                    except EOFError:
+                        process.join()
+                        fault = f"fault: death by {process.exitcode}" if numbers else ""
+                    else:
+                        running[told] = (process, numbers, time.monotonic())
+                        if outcome is not None:
+                            tally.add(number, outcome, details)
+                            numbers.remove(number)
+                        continue
+                elif time.monotonic() - heard < PATIENCE:
+                    continue
+                else:
+                    process.kill()
+                    process.join()
+                    fault = "fault: hangs"
+                del running[told]
+                if fault:
+                    tally.add(numbers.pop(0), fault, "")
+                    if numbers:
+                        start(numbers)
+    return tally
+
+
+def replay(name: str, number: int, keep: Path | None) -> None:
+    """Read one mutant in this process and print what comes of it."""
+    kind = KINDS[name]
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "whole").mkdir()
+        (Path(place) / "damaged").mkdir()
+        whole = kind.make(Path(place) / "whole")
+        expected = kind.read(whole)
+        damaged = mutant(kind, whole, Path(place) / "damaged", name, number)
+        if keep is not None:
+            (shutil.copyfile if damaged.is_file() else shutil.copytree)(damaged, keep / damaged.name)
+        print(*verdict(kind, whole, damaged, expected), sep="\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--mutants", type=int, default=20_000, help="in all, shared among the kinds")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--first", type=int, default=0, help="number of the first mutant")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--replay", nargs=2, metavar=("KIND", "NUMBER"))
+    parser.add_argument("--keep", type=Path, help="with --replay, a folder for the damaged input")
+    arguments = parser.parse_args()
+    if arguments.replay:
+        replay(arguments.replay[0], int(arguments.replay[1]), arguments.keep)
+        return 0
+    each = -(-arguments.mutants // len(arguments.kinds))
+    columns = ("equal", "other", "refused")
+    print(
+        f"{'kind':<16}{'mutants':>8}" + "".join(f"{c:>9}" for c in columns) + f"{'faults':>8}{'ms each':>9}"
+    )
+    faults = 0
+    for name in arguments.kinds:
+        started = time.monotonic()
+        tally = run(name, each, first=arguments.first, workers=arguments.workers)
+        took = 1000 * (time.monotonic() - started) / each
+        counts = "".join(f"{tally.outcomes[column]:>9}" for column in columns)
+        print(f"{name:<16}{each:>8}{counts}{len(tally.faults):>8}{took:>9.1f}", flush=True)
+        shown: Counter[str] = Counter()
+        for number, outcome, details in tally.faults:
+            last = details.strip().splitlines()[-1:] or [""]
+            key = f"{outcome} {re.sub(r'[0-9]+', '#', last[0])[:60]}"
+            shown[key] += 1
+            if shown[key] <= 2:
+                print(f"    {name} {number}: {outcome}: {last[0][:150]}", flush=True)
+        faults += len(tally.faults)
+    return int(faults > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
