@@ -90,8 +90,17 @@ def test_sources_by_their_numbers(ask, galaxies, tmp_path):
     group, rows = ask(Choice(ids=tmp_path / "t.csv", columns=("ra",)))
     assert sorted(int(row["source_id"]) for row in rows) == sorted(chosen)
     assert group.remark == f"for {len(chosen) + 1} rows of t.csv"
+    # A blank, and designations beside numbers, change none of them.
+    named = [*chosen.map("Gaia DR3 {}".format)[:5], *chosen[5:], ""]
+    pd.DataFrame({"designation": named, "g": 1.0}).to_csv(tmp_path / "t.csv", index=False)
+    group, rows = ask(Choice(ids=tmp_path / "t.csv", columns=("ra",)))
+    assert sorted(int(row["source_id"]) for row in rows) == sorted(chosen)
+    pd.DataFrame({"source_id": [*chosen, ""], "g": 1.0}).to_csv(tmp_path / "t.csv", index=False)
+    group, rows = ask(Choice(ids=tmp_path / "t.csv", columns=("ra",)))
+    assert sorted(int(row["source_id"]) for row in rows) == sorted(chosen)
+    assert group.remark == f"for {len(chosen)} rows of t.csv, and 1 without a number"
     pd.DataFrame({"source_id": [3.8e18]}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(DataError, match="rounded to a float"):
+    with pytest.raises(DataError, match="have lost their last digits"):
         ask(Choice(ids=tmp_path / "t.csv"))
     pd.DataFrame({"id": [3]}).to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(DataError, match="no column source_id"):

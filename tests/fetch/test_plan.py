@@ -130,8 +130,21 @@ def test_tables_of_the_users(tmp_path):
     assert plan.pick(table, ("nope", "other")).tolist() == ["x"]
     assert plan.pick(table, ("nope",)) is None
     for values in ([1.5], [float("nan")], ["x"], [1e18]):
-        with pytest.raises(DataError, match="must be whole numbers"):
+        with pytest.raises(DataError, match=r"must be whole numbers|have lost their last digits"):
             plan.whole_numbers(pd.Series(values, name="id"), tmp_path)
+    names = ["4658615927801509761", "", "Gaia DR3 4658615927801509889", "0012"]
+    (tmp_path / "t.csv").write_text("\n".join(["source_id,g", *(f"{name},1" for name in names)]))
+    table = plan.user_table(tmp_path / "t.csv")
+    numbers = plan.whole_numbers(table["source_id"], tmp_path)
+    assert numbers == [4658615927801509761, None, 4658615927801509889, 12]
+
+
+def test_positions_of_the_users(tmp_path):
+    table = pd.DataFrame({"ra": ["10.5", "359"], "plug_dec": pd.array([-5, 90], dtype="Int64")})
+    assert plan.positions(table, tmp_path).tolist() == [[10.5, -5.0], [359.0, 90.0]]
+    for wrong in (["x", 1], [None, 1], [95, 1]):
+        with pytest.raises(DataError, match="1 positions are missing"):
+            plan.positions(table.assign(plug_dec=wrong), tmp_path)
 
 
 def test_rows_of_a_table_are_streamed_by_name(tmp_path):

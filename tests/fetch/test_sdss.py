@@ -162,6 +162,15 @@ def test_a_table_of_plate_mjd_and_fibre(ask, tmp_path):
         ("9999", "53001", "6", "unknown"),
     ]
     assert groups[0].remark == "the archive does not know the plates of 1"
+    path.write_text("plate,mjd,fiberid,run2d\n3001,53001,0005,26\n3001,,6,26\n3001,53001.0,7,\n")
+    groups, rows = ask(sdss.write_list, path)
+    assert [tuple(row.values()) for row in rows] == [
+        ("3001", "53001", "5", "26"),
+        ("3001", "53001", "7", "unknown"),
+    ]
+    assert (
+        groups[0].remark == "the archive does not know the plates of 1; rows without plate, mjd or fibre: 1"
+    )
     path.write_text("plate,mjd\n1,2\n")
     with pytest.raises(DataError, match="no column of fibre"):
         ask(sdss.write_list, path)
@@ -243,7 +252,7 @@ def test_objects_tell_their_own_field(ask, tmp_path):
     assert [tuple(row.values()) for row in rows] == [("3704", "301", "3", "91")]
     assert groups[0].remark == "1 numbers are none of DR8 and later"
     pd.DataFrame({"objid": [1.2376613827721955e18]}).to_csv(path, index=False)
-    with pytest.raises(DataError, match="rounded to a float"):
+    with pytest.raises(DataError, match="have lost their last digits"):
         ask(sdss.write_fields, Fields(objects=path, primary=True))
 
 

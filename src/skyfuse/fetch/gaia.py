@@ -32,7 +32,17 @@ from skyfuse.fetch import sql
 from skyfuse.fetch.archives import GAIA_RELEASE, GAIA_ROWS, XP_SOURCES, Archives
 from skyfuse.fetch.client import Client
 from skyfuse.fetch.ledger import Wanted
-from skyfuse.fetch.plan import Answered, Cone, Group, Progress, pick, user_table, whole_file, whole_numbers
+from skyfuse.fetch.plan import (
+    Answered,
+    Cone,
+    Group,
+    Progress,
+    pick,
+    positions,
+    user_table,
+    whole_file,
+    whole_numbers,
+)
 from skyfuse.fetch.sql import PAGE, Answer, Selection, Service, opening, read
 
 SOURCES = "gaiadr3.gaia_source"
@@ -197,7 +207,8 @@ def write(service: Gaia, choice: Choice, file: TextIO, progress: Progress) -> It
     chosen = selection(choice)
     header: list[str] = []
     rows = asked = 0
-    for total, upload in _uploads(choice):
+    ids, unnamed = ([], 0) if choice.ids is None else source_ids(choice.ids)
+    for total, upload in _uploads(choice, ids):
         progress(asked, total, "asking the Gaia archive")
         if upload is not None:
             asked += upload[0]
@@ -216,22 +227,15 @@ def write(service: Gaia, choice: Choice, file: TextIO, progress: Progress) -> It
     if not rows:
         raise DataError("the archive has nothing of what was asked", remedy="widen the choice")
     note = f"for {asked:,} rows of {(choice.match or choice.ids or Path()).name}" if asked else ""
+    if unnamed:
+        note += f", and {unnamed:,} without a number"
     yield Group("sources", chosen.sql(), None, None, rows, note)
 
 
-def _uploads(choice: Choice) -> Iterator[tuple[int, tuple[int, bytes] | None]]:
+def _uploads(choice: Choice, ids: Sequence[int]) -> Iterator[tuple[int, tuple[int, bytes] | None]]:
     """Yield the number of all rows, and a table to upload with its own; None where the query needs none."""
     if choice.match is not None:
-        table = user_table(choice.match)
-        ra, dec = pick(table, ("ra", "plug_ra")), pick(table, ("dec", "plug_dec"))
-        if ra is None or dec is None:
-            raise DataError("it has no columns ra and dec", path=choice.match, remedy="give them in degrees")
-        places = np.column_stack([ra, dec]).astype(np.float64)
-        good = np.isfinite(places).all(axis=1)
-        if not good.all():
-            raise DataError(
-                f"{int((~good).sum())} positions are missing", path=choice.match, remedy="remove those rows"
-            )
+        places = positions(user_table(choice.match), choice.match)
         for start in range(0, len(places), UPLOADED):
             part = places[start : start + UPLOADED]
             numbers = np.arange(start, start + len(part))
@@ -240,7 +244,6 @@ def _uploads(choice: Choice) -> Iterator[tuple[int, tuple[int, bytes] | None]]:
                 (len(part), _votable({"match_row": numbers, "ra": part[:, 0], "dec": part[:, 1]})),
             )
     elif choice.ids is not None:
-        ids = source_ids(choice.ids)
         for start in range(0, len(ids), UPLOADED):
             some = ids[start : start + UPLOADED]
             yield len(ids), (len(some), _votable({"source_id": np.array(some, np.int64)}))
@@ -248,18 +251,27 @@ def _uploads(choice: Choice) -> Iterator[tuple[int, tuple[int, bytes] | None]]:
         yield 1, None
 
 
-def source_ids(path: Path) -> list[int]:
-    """Return the numbers of Gaia's sources in a table, each once, sorted.
+def source_ids(path: Path) -> tuple[list[int], int]:
+    """Return the numbers of Gaia's sources in a table, each once, sorted, and how many rows have none.
 
     Raises
     ------
     DataError
-        There is no column of them, or it was rounded.
+        There is no column of them, it was rounded, or it holds other things, too.
     """
-    column = pick(user_table(path), ("source_id", "dr3_source_id", "gaia_source_id"))
+    names = ("source_id", "dr3_source_id", "gaia_source_id", "designation")
+    column = pick(user_table(path), names)
     if column is None:
         raise DataError("it has no column source_id", path=path, remedy="give one, or use --match")
-    return sorted(set(whole_numbers(column, path)))
+    found = whole_numbers(column, path)
+    numbers = {number for number in found if number is not None}
+    if not 0 <= min(numbers) <= max(numbers) < 1 << 63:
+        raise DataError(
+            f"its column {column.name} holds numbers that are none of Gaia's",
+            path=path,
+            remedy="give source_id as Gaia's archive writes it",
+        )
+    return sorted(numbers), found.count(None)
 
 
 def _votable(columns: dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]) -> bytes:

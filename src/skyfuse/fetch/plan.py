@@ -17,7 +17,9 @@ from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from skyfuse import identifiers
 from skyfuse.disk import read_json, sha256
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.fetch.archives import CITE
@@ -309,23 +311,47 @@ def pick(table: pd.DataFrame, names: Iterable[str]) -> pd.Series[Any] | None:
     return next((table[name] for name in names if name in table), None)
 
 
-def whole_numbers(column: pd.Series[Any], path: Path) -> list[int]:
-    """Return a column of whole numbers, exactly.
+def whole_numbers(column: pd.Series[Any], path: Path) -> list[int | None]:
+    """Return a column of whole numbers, exactly, None where a row has none.
 
     Raises
     ------
     DataError
-        A value is missing, no whole number, or was rounded on its way here.
+        A value is no whole number, or was rounded on its way here; all are missing.
     """
-    numbers = pd.to_numeric(column, errors="coerce")
-    whole = numbers.notna() & (numbers == np.floor(numbers))
-    # A float64 no longer holds every whole number beyond this: such identifiers have lost their last digits.
-    rounded = numbers.dtype.kind == "f" and bool((numbers.abs() > 2.0**53).any())
-    if rounded or not whole.all():
-        fault = "was rounded to a float" if rounded else f"has {int((~whole).sum())} values that are none"
+    try:
+        numbers = identifiers.whole_numbers(column)
+        strange = int((identifiers.identifiers(column).notna() & numbers.isna()).sum())
+    except DataError as error:
+        error.path = path
+        raise
+    if strange or numbers.isna().all():
         raise DataError(
-            f"its column {column.name} must be whole numbers and {fault}",
+            f"its column {column.name} must be whole numbers and has {strange or 'no'} values that are "
+            f"{'none' if strange else 'any'}",
             path=path,
             remedy="write it as whole numbers",
         )
-    return [int(number) for number in numbers]
+    return [None if number is pd.NA else number for number in numbers.tolist()]
+
+
+def positions(table: pd.DataFrame, path: Path, remedy: str = "give them in degrees") -> NDArray[np.float64]:
+    """Return right ascension and declination of a user's table, degrees, shape (n, 2).
+
+    Raises
+    ------
+    DataError
+        There are no such columns, or a position is missing or none on the sky.
+    """
+    columns = pick(table, ("ra", "plug_ra")), pick(table, ("dec", "plug_dec"))
+    if columns[0] is None or columns[1] is None:
+        raise DataError("it has no columns ra and dec", path=path, remedy=remedy)
+    ra, dec = (
+        pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        for column in columns
+        if column is not None
+    )
+    good = np.isfinite(ra) & (np.abs(dec) <= 90)
+    if not good.all():
+        raise DataError(f"{int((~good).sum())} positions are missing", path=path, remedy="remove those rows")
+    return np.column_stack([ra, dec])

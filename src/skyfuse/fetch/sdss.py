@@ -17,11 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from skyfuse import identifiers
 from skyfuse.errors import DataError, UsageError
 from skyfuse.fetch import sql
 from skyfuse.fetch.archives import BYTES, RERUN, Archives, field_of
 from skyfuse.fetch.ledger import Wanted
-from skyfuse.fetch.plan import Answered, Cone, Group, Progress, Region, pick, unit, user_table, whole_numbers
+from skyfuse.fetch.plan import (
+    Answered,
+    Cone,
+    Group,
+    Progress,
+    Region,
+    pick,
+    positions,
+    unit,
+    user_table,
+    whole_numbers,
+)
 from skyfuse.fetch.skyserver import SkyServer
 from skyfuse.fetch.sql import Selection
 from skyfuse.survey.records import BANDS
@@ -232,18 +244,23 @@ def write_list(server: SkyServer, path: Path, file: TextIO) -> Iterator[Group]:
             remedy="give a table with plate, mjd and fiberid, and run2d if you know it",
         )
     numbers = [whole_numbers(column, path) for column in columns.values() if column is not None]
-    versions = table["run2d"].astype(str).tolist() if "run2d" in table else None
+    versions = identifiers.as_text(table["run2d"]).tolist() if "run2d" in table else None
     known = plates(server) if versions is None else {}
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("plate", "mjd", "fiberID", "run2d"))
-    unknown = 0
+    unknown = unnamed = 0
     for row, (plate, mjd, fibre) in enumerate(zip(*numbers, strict=True)):
+        if plate is None or mjd is None or fibre is None:
+            unnamed += 1
+            continue
         run2d = known.get((plate, mjd)) if versions is None else versions[row]
         unknown += run2d is None
         # A plate that the archive does not know is asked for all the same, so that the ledger says so.
         writer.writerow((plate, mjd, fibre, run2d or "unknown"))
-    note = f"the archive does not know the plates of {unknown:,}" if unknown else ""
-    yield Group(path.name, "SELECT plate, mjd, run2d FROM PlateX", len(table), None, len(table), note)
+    told = {"the archive does not know the plates of": unknown, "rows without plate, mjd or fibre:": unnamed}
+    note = "; ".join(f"{what} {number:,}" for what, number in told.items() if number)
+    rows = len(table) - unnamed
+    yield Group(path.name, "SELECT plate, mjd, run2d FROM PlateX", len(table), None, rows, note)
 
 
 def wanted_spectra(archives: Archives, found: Answered, server: SkyServer, *, full: bool) -> Iterator[Wanted]:
@@ -434,26 +451,19 @@ def _own_fields(path: Path) -> tuple[Group, list[FieldKey]]:
     numbers = pick(user_table(path), ("objid", "bestobjid"))
     if numbers is None:
         raise DataError("it has no column objid", path=path, remedy="give one, or leave out --primary")
-    found = [field_of(number) for number in whole_numbers(numbers, path)]
+    named = whole_numbers(numbers, path)
+    found = [field_of(number) for number in named if number is not None]
     keys = sorted({(key[1], key[0], key[2], key[3]) for key in found if key is not None})
     strange = sum(key is None for key in found)
-    note = f"{strange:,} numbers are none of DR8 and later" if strange else ""
+    told = {"numbers are none of DR8 and later": strange, "rows have no number": named.count(None)}
+    note = "; ".join(f"{number:,} {what}" for what, number in told.items() if number)
     return Group(path.name, "", None, None, len(keys), note), keys
 
 
 def _covering_fields(server: SkyServer, path: Path, progress: Progress) -> tuple[Group, list[FieldKey]]:
     """Return every field that covers an object of a table with positions."""
-    table = user_table(path)
-    ra, dec = pick(table, ("ra", "plug_ra")), pick(table, ("dec", "plug_dec"))
-    if ra is None or dec is None:
-        raise DataError(
-            "it has no columns ra and dec",
-            path=path,
-            remedy="give them in degrees, or objid and the option --primary",
-        )
-    places = np.unique(np.column_stack([ra, dec]).astype(np.float64), axis=0)
-    if not np.isfinite(places).all():
-        raise DataError("positions are missing", path=path, remedy="remove those rows")
+    remedy = "give them in degrees, or objid and the option --primary"
+    places = np.unique(positions(user_table(path), path, remedy), axis=0)
     tree = KDTree(np.array([unit(*position) for position in places.tolist()]))
     keys: set[FieldKey] = set()
     covered = np.zeros(len(places), bool)

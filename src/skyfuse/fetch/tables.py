@@ -44,7 +44,7 @@ class Images:
     available : int
         How many there are with a size.
     without : int
-        How many of the voted galaxies have none.
+        How many of the voted galaxies have none, or no number.
     """
 
     table: pd.DataFrame
@@ -60,8 +60,8 @@ def choose_images(folder: Path, archives: Archives, number: int, seed: int) -> I
     DataError
         A table lacks the columns that tell number, position and size.
     """
-    votes = _read(folder / archives.votes()[0], ("dr7objid", "ra", "dec"))
-    sizes = _read(folder / archives.sample()[0], ("objid", "petror90_r"))
+    votes, unnamed = _read(folder / archives.votes()[0], ("dr7objid", "ra", "dec"))
+    sizes, _ = _read(folder / archives.sample()[0], ("objid", "petror90_r"))
     sizes = sizes.rename(columns={"objid": "dr7objid", "petror90_r": "r90"}).drop_duplicates("dr7objid")
     both = votes.drop_duplicates("dr7objid").merge(sizes, on="dr7objid", how="left")
     good = both[np.isfinite(both["r90"]) & (both["r90"] > 0)]
@@ -70,12 +70,16 @@ def choose_images(folder: Path, archives: Archives, number: int, seed: int) -> I
         for objid in good["dr7objid"]
     ]
     table = good.assign(draw=drawn).sort_values("draw").head(number).drop(columns="draw")
-    return Images(table.rename(columns={"dr7objid": "objid"}), len(good), len(both) - len(good))
+    return Images(table.rename(columns={"dr7objid": "objid"}), len(good), len(both) - len(good) + unnamed)
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Read some columns of a large CSV table, by lower-case names."""
-    table = pd.read_csv(path, usecols=lambda name: name.lower() in columns)
+def _read(path: Path, columns: tuple[str, ...]) -> tuple[pd.DataFrame, int]:
+    """Read some columns of a large CSV table, by lower-case names; return how many rows have no number, too.
+
+    The first of the columns holds the numbers.
+    """
+    # Types that have holes: a number that is missing makes no floats of the others.
+    table = pd.read_csv(path, usecols=lambda name: name.lower() in columns, dtype_backend="numpy_nullable")
     table.columns = pd.Index([name.lower() for name in table.columns])
     missing = set(columns) - set(table.columns)
     if missing or table[columns[0]].dtype.kind not in "iu":
@@ -84,7 +88,9 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
             path=path,
             remedy="delete it and give the same command again",
         )
-    return table[list(columns)]
+    named = table[list(columns)].dropna(subset=columns[0])
+    floats = dict.fromkeys(columns[1:], "float64")
+    return named.astype(floats), len(table) - len(named)
 
 
 def wanted_images(archives: Archives, images: Images, size: int = IMAGE_SIZE) -> Iterator[Wanted]:
