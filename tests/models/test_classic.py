@@ -104,13 +104,15 @@ def test_inputs_that_say_nothing_give_the_mean_of_the_labels(name, value):
     y = np.arange(60) % 3
     for kind in sorted(MODELS[name].kinds):
         classes = ("a", "b", "c") if kind == "classification" else ()
-        model = MODELS[name](**QUICK.get(name, {}))
+        # All are equally near: of fewer neighbours than there are, which ones count is chance.
+        params = {"k": 60} if name == "knn" else QUICK.get(name, {})
+        model = MODELS[name](**params)
         model.fit(x, y, x, y, seed=0, kind=kind, classes=classes)
         model.calibrate(x, y, level=0.8)
         found = model.predict(x)
         if classes:
-            # Of twenty neighbours or a bag of objects the shares are near a third.
-            assert found.probability == pytest.approx(1 / 3, abs=0.15)
+            # In a bag of objects the shares are near a third.
+            assert found.probability == pytest.approx(1 / 3, abs=0.1)
         else:
             assert found.value == pytest.approx(1, abs=0.15)
             assert np.mean((found.low <= y) & (y <= found.high)) >= 0.8
