@@ -311,6 +311,18 @@ def test_the_own_id_comes_through_exactly(tables, tmp_path):
         predict(folder / "value", tmp_path / "new.csv", id_column="sun")
 
 
+def test_names_that_predictions_take_are_set_apart(tables, tmp_path):
+    folder, table = tables
+    own = table.rename(columns={"objid": "row"}).assign(kind=[f"k{n}" for n in table.index])
+    own.to_csv(tmp_path / "new.csv", index=False)
+    found = predict(folder / "kind", tmp_path / "new.csv")
+    assert found["given_row"].tolist() == table["objid"].tolist()
+    assert found["row"].tolist() == table.index.tolist()
+    named = predict(folder / "kind", tmp_path / "new.csv", id_column="kind")
+    assert named["given_kind"].tolist() == own["kind"].tolist()
+    assert set(named["kind"]) == {"red", "blue"}
+
+
 def test_a_folder_of_tables_tells_those_of_no_use(tables, tmp_path):
     folder, table = tables
     table.head(3).to_csv(tmp_path / "a.csv", index=False)
@@ -318,9 +330,11 @@ def test_a_folder_of_tables_tells_those_of_no_use(tables, tmp_path):
     table.tail(2).assign(objid=["x", "y"]).to_csv(tmp_path / "b.csv", index=False)
     pd.DataFrame({"objid": [1, 2], "r": [1.0, 2.0]}).to_csv(tmp_path / "c.csv", index=False)
     (tmp_path / "d.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "readme.md").write_text("mine")
     found = predict(folder / "value", tmp_path)
     assert counts(found) == (8, 5, 0, 3)
     assert found.attrs["account"]["reasons"]["rejected"] == {"missing-column": 2, "truncated": 1}
+    assert found.attrs["account"]["beside"] == {"other files": 1}
     assert found["file"].tolist() == ["a.csv"] * 3 + ["b.csv"] * 2 + ["c.csv"] * 2 + ["d.parquet"]
     assert found["objid"].astype(str).tolist()[:5] == [str(10**17 + k) for k in range(3)] + ["x", "y"]
     found.to_parquet(tmp_path / "out.parquet")
@@ -422,17 +436,23 @@ def test_rows_of_gaia_spectra_are_accounted_for(tmp_path):
     with fits.open(source) as hdus:
         hdus[1].data["bp_flux"][3] = hdus[1].data["rp_flux"][3] = np.nan
         hdus[1].data["source_id"][6] = hdus[1].data["source_id"][5]
+        hdus[1].data["source_id"][39] = -1
+        hdus[1].columns["source_id"].null = -1
         hdus.writeto(tmp_path / "new" / "a.fits")
     shutil.copy(source, tmp_path / "new" / "b.fits")
     pd.DataFrame({"source_id": [1], "redshift": [0.1]}).to_csv(tmp_path / "new" / "labels.csv", index=False)
     found = predict(tmp_path / "model", tmp_path / "new")
-    # The second file answers for the two that the first could not.
-    assert counts(found) == (80, 40, 39, 1)
+    # The second file answers for the three that the first could not.
+    assert counts(found) == (80, 40, 38, 2)
     assert found.attrs["account"]["beside"] == {"other tables": 1}
     assert found["row"].tolist() == [*range(40), *range(40)]
     first = found[found["file"] == "a.fits"]
     assert first.loc[3, ["status", "reason"]].tolist() == ["rejected", "no valid sample"]
     assert first.loc[6, ["status", "reason"]].tolist() == ["marked", "repeat"]
+    assert first.loc[6, "source_id"] == first.loc[5, "source_id"]
+    assert first.loc[39, ["status", "reason"]].tolist() == ["rejected", "bad source_id"]
+    assert found["source_id"].isna().tolist() == [row == 39 for row in range(80)]
+    assert found["source_id"].dtype == "Int64"
     answered = found[found["status"] == "answered"].set_index("source_id")["redshift"]
     expected = pd.Series(model.predict(x).value, spectra.table["source_id"])
     assert answered.loc[expected.index].tolist() == expected.tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,9 @@ Progress = Callable[[int, int, str], None]
 
 IDENTITY = ("object_id", "spectrum_id", "ra", "dec", "plate", "mjd", "fiberid", "source_id", "name")
 """Columns of a dataset or cube that name an object."""
+
+OWN = ("file", "row", "status", "reason", "detail")
+"""Columns of `Given.records` that are ours."""
 
 # Columns of a table that name an object, in lower case; those that it has are carried through as they are.
 _NAMES = (
@@ -99,13 +102,19 @@ class _Ledger:
         reason = error.reason if isinstance(error, FileError) else "no-data"
         self.add(pd.DataFrame({"file": [file], **names}), _NONE, reason, error.fault, status="rejected")
 
+    def count_others(self, root: Path, used: Sequence[Path]) -> None:
+        """Count the files of a folder that are of no use."""
+        others = len({path for path in root.rglob("*") if path.is_file()} - {*used})
+        if others:
+            self.others[_OTHERS] = others
+
     def given(self, dataset: Dataset, by: str | None = None) -> Given:
         """Return all records, in the order of a column or as they came."""
         table = identifiers.stacked(self.parts)
         if by is not None:
             table = table.sort_values(by, kind="stable", ignore_index=True)
         row = table.pop(_ROW).to_numpy(np.int64)
-        last = ["status", "reason", "detail"]
+        last = list(OWN[2:])
         table = table[[*(name for name in table.columns if name not in last), *last]]
         for name in table.columns:
             # Tables whose ids are numbers here and text there.
@@ -289,7 +298,9 @@ def _of_tables(
 ) -> Given:
     ledger, inputs, first = _Ledger(), [], None
     count = 0
-    for file in tables_in([path]):
+    files = list(tables_in([path]))
+    ledger.count_others(path, files)
+    for file in files:
         try:
             table = read_table(file)
         except (FileError, DataError) as error:
@@ -298,18 +309,12 @@ def _of_tables(
             ledger.reject(_file_name(file, path), error)
             first = first or error
             continue
-        named = pd.concat(
-            [
-                pd.DataFrame({"file": _file_name(file, path), "row": np.arange(len(table))}),
-                _names_of(table, id_column, file),
-            ],
-            axis=1,
-        )
+        named = pd.DataFrame({"file": _file_name(file, path), "row": np.arange(len(table))})
         try:
+            named = pd.concat([named, _names_of(table, id_column)], axis=1)
             found = _columns(without_sentinels(table)[0], wanted["columns"], names)
         except DataError as error:
             error.path = error.path or file
-            error.remedy += "; where it goes by another name, say so: --column MODEL=YOURS"
             if file == path:
                 raise
             row = np.full(len(table), -1, dtype=np.int64)
@@ -337,9 +342,13 @@ def _columns(table: pd.DataFrame, columns: Sequence[str], names: Mapping[str, st
             raise UsageError(
                 f"the model reads no column {ours!r}", remedy=f"it reads {', '.join(columns[:12])}"
             )
-    for column in columns:
-        numbers(table, column)  # raises where it is not there
     found = {}
+    for column in columns:
+        try:
+            numbers(table, column)
+        except DataError as error:
+            error.remedy += "; where it goes by another name, say so: --column MODEL=YOURS"
+            raise
     for part in dict.fromkeys(part for column in columns for part in _parts(column)):
         # Errors are of use to whoever redraws the inputs.
         for name in (part, f"err_{part}", f"{part}_err"):
@@ -355,25 +364,29 @@ def _parts(column: str) -> list[str]:
     return [column, inside, *(end for pair in ends for end in pair if end)]
 
 
-def _names_of(table: pd.DataFrame, id_column: str | None, file: Path) -> pd.DataFrame:
+def _names_of(table: pd.DataFrame, id_column: str | None) -> pd.DataFrame:
     """Return the columns that name the rows of a table, as they are."""
     if id_column is not None:
-        try:
-            chosen = [find_column(table, id_column)]
-        except DataError as error:
-            error.path = file
-            raise
+        chosen = [find_column(table, id_column)]
     else:
         chosen = [name for name in table.columns if str(name).lower() in _NAMES]
         first = table.columns[0]
         known = {str(name).lower() for name in chosen} - {"ra", "dec", "mjd"}
-        if not known and first not in chosen and table[first].is_unique and _is_name(table[first]):
+        if not known and first not in chosen and _names_rows(table[first]):
             chosen = [first, *chosen]
-    return pd.DataFrame({str(name): table[name] for name in chosen}, index=table.index)
+    return pd.DataFrame({free_name(str(name), OWN): table[name] for name in chosen}, index=table.index)
 
 
-def _is_name(column: pd.Series) -> bool:
-    return not (pd.api.types.is_float_dtype(column) or pd.api.types.is_bool_dtype(column))
+def _names_rows(column: pd.Series) -> bool:
+    """Tell whether a column holds whole numbers or text, each once."""
+    if not (pd.api.types.is_integer_dtype(column) or pd.api.types.is_string_dtype(column)):
+        return False
+    return bool(column.notna().all() and column.is_unique)
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """Return a name for a column of the user's, another one where predictions have a column of that name."""
+    return f"given_{name}" if name in taken else name
 
 
 # ------------------------------------------------------------------------------------------------------- Gaia
@@ -387,23 +400,23 @@ def _of_xp(path: Path, target: Path, zooms: Sequence[int], wanted: dict[str, Any
     for file in tables_in([path]):
         try:
             found = read_xp(file)
-        except FileError as error:
+        except (FileError, DataError) as error:
             if file == path:
                 raise
-            if error.reason == "wrong-columns":
+            if isinstance(error, FileError) and error.reason == "wrong-columns":
                 ledger.others["other tables"] += 1
             else:
                 ledger.reject(_file_name(file, path), error)
             continue
         new = np.array([int(source) not in seen for source in found.table["source_id"]], dtype=bool)
         seen |= {int(source) for source in found.table["source_id"]}
-        readable = np.flatnonzero(found.fault == "")
-        row = np.full(len(found.fault), -1, dtype=np.int64)
+        fault = found.rows["fault"].to_numpy(object)
+        readable = np.flatnonzero(fault == "")
+        row = np.full(len(fault), -1, dtype=np.int64)
         row[readable[new]] = np.arange(count, count + int(new.sum()))
         names = pd.DataFrame({"file": _file_name(file, path), "row": np.arange(len(row))})
-        names["source_id"] = pd.array([pd.NA] * len(row), dtype="Int64")
-        names.loc[readable, "source_id"] = found.table["source_id"].astype("Int64").to_numpy()
-        reason = np.where(found.fault == "", "repeat", found.fault)
+        names["source_id"] = found.rows["source_id"]
+        reason = np.where(fault == "", "repeat", fault)
         again = (reason == "repeat") | (reason == "source_id repeated")
         reason[again] = "repeat"
         detail = np.where(again, "its source has been answered before", "")
@@ -466,6 +479,4 @@ def _add_damaged(ledger: _Ledger, images: Images, root: Path, used: Sequence[Pat
         said = [text.removeprefix(f"{path}: ").partition("; ")[0] for path, text in images.damaged.items()]
         row = np.full(len(damaged), -1, dtype=np.int64)
         ledger.add(_image_names(damaged, root), row, "damaged-image", said, status="rejected")
-    others = len({path for path in root.rglob("*") if path.is_file()} - {*used, *damaged})
-    if others:
-        ledger.others[_OTHERS] = others
+    ledger.count_others(root, [*used, *damaged])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skyfuse.dataset.given import Given, open_given
+from skyfuse.dataset.given import Given, free_name, open_given
 from skyfuse.errors import SkyfuseError, StoreError
 from skyfuse.models import load_model
 from skyfuse.models.base import Model, Prediction, joined
@@ -214,6 +214,7 @@ def _table(given: Given, told: pd.DataFrame, choice: Choice) -> pd.DataFrame:
     row[blank] = -1
     # A record without an answer takes the row after the last, which is missing throughout.
     answers = told.reindex(np.where(row < 0, len(told), row)).reset_index(drop=True)
+    records.columns = pd.Index([free_name(name, answers.columns) for name in records.columns])
     table = pd.concat([records, answers], axis=1)
     table.attrs[ACCOUNT] = account(table) | {
         "beside": given.others,

@@ -79,15 +79,16 @@ class XpSpectra:
         has NaN there.
     rejected : dict of str to int
         Rows that could not be used, by reason.
-    fault : ndarray of str, shape (rows of the file,)
-        Why each row could not be used; empty for those that are here.
+    rows : DataFrame
+        Each row of the file: ``source_id`` (<NA> where it has none) and ``fault``, why it could not be used,
+        empty for those that are here.
     """
 
     table: pd.DataFrame
     wavelength: NDArray[np.float64]
     samples: Samples
     rejected: dict[str, int]
-    fault: NDArray[np.object_]
+    rows: pd.DataFrame
 
 
 def _pixels(band: Band) -> NDArray[np.float64]:
@@ -175,7 +176,7 @@ def read_xp(path: str | Path) -> XpSpectra:
         np.concatenate([wavelengths(band)[KEPT[band]] for band in _BANDS]),
         Samples(value[keep], sigma[keep], good[keep].astype(np.float16)),
         rejected,
-        fault,
+        pd.DataFrame({"source_id": source.reset_index(drop=True), "fault": fault}),
     )
 
 
