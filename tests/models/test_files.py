@@ -393,6 +393,24 @@ def test_cards_that_are_none_are_refused(text, saved):
         load_model(folder)
 
 
+@pytest.mark.parametrize(
+    ("number", "fault"),
+    [
+        ("NaN", "no number of JSON"),
+        ("1e999", "too large a number"),
+        ("9" * 5000, "4300"),
+        ('0.5, "r2": 0.6', "stands there twice"),
+        ("[" * 5000, "recursion|JSON"),
+    ],
+)
+def test_cards_hold_finite_numbers_and_each_entry_once(number, fault, saved):
+    path = saved("tree") / "model.json"
+    path.write_text(path.read_text().replace('"r2": 0.5', f'"r2": {number}'))
+    with pytest.raises(StoreError, match=fault) as caught:
+        load_model(path.parent)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_missing_and_wrong_places_are_refused(saved, tmp_path):
     with pytest.raises(StoreError, match="no model folder"):
         load_model(tmp_path / "nowhere")

@@ -287,7 +287,7 @@ def _read_card(folder: Path) -> Card:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"cannot be read ({error})", remedy=_REMEDY, path=path) from error
     try:
-        raw = json.loads(text, parse_constant=_no_constant)
+        raw = json.loads(text, parse_constant=_no_constant, parse_float=_number, object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"is not JSON ({error})", remedy=_REMEDY, path=path) from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
@@ -430,6 +430,20 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ValueError("an entry stands there twice")
+    return entries
 
 
 def _finite(value: float | None) -> float | None:
