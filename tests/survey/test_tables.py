@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -456,3 +459,150 @@ def test_sfr_with_a_hole_in_a_key_keeps_the_others(tmp_path):
     (tmp_path / "sfr.csv").write_text(f"{columns}\n266,51602,1,1,2,0.1,-0.5,0\n266,x,2,1,2,0.1,-0.6,0\n")
     with pytest.raises(DataError, match="column mjd is not integer throughout: row 2 has 'x'"):
         read_sfr(tmp_path / "sfr.csv")
+
+
+def test_a_file_of_another_form_is_told_what_it_is(tmp_path):
+    table = Table({"a": [1, 2]})
+    table.write(tmp_path / "t.fits")
+    table.write(tmp_path / "t.vot", format="votable")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "t.parquet")
+    np.save(tmp_path / "t.npy", np.array([(1,)], [("a", "i8")]))
+    contents = {
+        "a FITS file": (tmp_path / "t.fits").read_bytes(),
+        "a VOTable": (tmp_path / "t.vot").read_bytes(),
+        "a Parquet table": (tmp_path / "t.parquet").read_bytes(),
+        "a NumPy array": (tmp_path / "t.npy").read_bytes(),
+        "an Excel workbook": b"PK\x03\x04" + bytes(100),
+        "an old Excel workbook": b"\xd0\xcf\x11\xe0" + bytes(100),
+        "a web page": b"<!DOCTYPE html><html>404</html>",
+        "compressed by xz": b"\xfd7zXZ" + bytes(100),
+    }
+    own = {"t.csv": "text", "t.fits": "a FITS file", "t.vot": "a VOTable", "t.npy": "a NumPy array"}
+    own |= {"t.parquet": "a Parquet table", "t.csv.gz": "text"}
+    for name, form in own.items():
+        for other, content in contents.items():
+            if other == form:
+                continue
+            (tmp_path / "x").mkdir(exist_ok=True)
+            (tmp_path / "x" / name).write_bytes(content)
+            with pytest.raises(
+                FileError, match=f"its name says that it is {form}, and its content that it is {other}"
+            ):
+                read_table(tmp_path / "x" / name)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.fits.gz", "t.vot.gz", "t.npy.gz"])
+def test_what_blows_up_is_told(tmp_path, monkeypatch, name, compress):
+    monkeypatch.setattr("skyfuse.survey.tables._LEAST_BOUND", 1 << 20)
+    (tmp_path / name).write_bytes(compress(b"SIMPLE  = 0,0,0\n" * (1 << 17)))
+    with pytest.raises(FileError, match="decompresses to over") as caught:
+        read_table(tmp_path / name)
+    assert caught.value.reason == "too-large"
+
+
+def test_a_file_of_holes_is_told(tmp_path):
+    with (tmp_path / "t.csv").open("wb") as file:
+        file.write(b"a,b\n1,2\n")
+        file.truncate(1 << 31)
+    with pytest.raises(FileError, match="more than the 256 MiB"):
+        read_table(tmp_path / "t.csv")
+
+
+def test_parquet_that_repeats_one_value_beyond_measure_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("skyfuse.survey.tables._MOST_CELLS", 1_000_000)
+    column = pa.array(np.zeros(1_000_000, np.int8))
+    pq.write_table(pa.table({f"c{k}": column for k in range(5)}), tmp_path / "t.parquet")
+    with pytest.raises(FileError, match="tell of 1000000 rows with 5000000 cells"):
+        read_table(tmp_path / "t.parquet")
+
+
+VOTABLE = """<?xml version="1.0"?>
+<VOTABLE version="1.3" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE><TABLE{rows}>
+<FIELD ID="col_1" name="source_id" datatype="long"><VALUES null="-9"/></FIELD>
+<FIELD name="n" datatype="short"/><FIELD name="ok" datatype="boolean"/><FIELD name="bit" datatype="bit"/>
+<FIELD name="c" datatype="char" arraysize="{size}"/><FIELD name="v" datatype="int" arraysize="2"/>
+<DATA>{data}</DATA></TABLE></RESOURCE></VOTABLE>"""
+CELLS = """<TABLEDATA>
+<TR><TD>4658615927801509761</TD><TD>5</TD><TD>T</TD><TD>1</TD><TD>ab</TD><TD>1 2</TD></TR>
+<TR><TD>-9</TD><TD/><TD>?</TD><TD/><TD>--</TD><TD/></TR>
+</TABLEDATA>"""
+
+
+def test_nulls_of_votables_are_missing(tmp_path):
+    (tmp_path / "t.vot").write_text(VOTABLE.format(rows="", size="*", data=CELLS))
+    table = read_table(tmp_path / "t.vot")
+    assert list(table.columns) == ["source_id", "n", "ok", "bit", "c", "v_0", "v_1"]
+    assert table.iloc[0].tolist() == [4658615927801509761, 5, True, True, "ab", 1, 2]
+    assert table.iloc[1].isna().all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        VOTABLE.format(rows=' nrows="99999999999"', size="*", data=CELLS),
+        VOTABLE.format(rows=' nrows="99999999999999999999999"', size="*", data=CELLS),
+        VOTABLE.format(rows="", size="999999999", data=CELLS),
+        VOTABLE.format(rows="", size="*", data='<BINARY><STREAM href="http://127.0.0.1:9/x"/></BINARY>'),
+        VOTABLE.format(rows="", size="*", data='<BINARY><STREAM encoding="gzip">AA==</STREAM></BINARY>'),
+        VOTABLE.format(rows="", size="*", data='<FITS><STREAM encoding="base64">AA==</STREAM></FITS>'),
+        VOTABLE.replace("<VOTABLE", '<!DOCTYPE v [<!ENTITY a "b">]><VOTABLE').format(
+            rows="", size="*", data=CELLS
+        ),
+    ],
+)
+def test_votables_that_ask_for_more_than_they_hold_are_told(tmp_path, content):
+    (tmp_path / "t.vot").write_text(content)
+    begin = time.process_time()
+    with pytest.raises(FileError) as caught:
+        read_table(tmp_path / "t.vot")
+    assert caught.value.reason == "bad-values"
+    assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ("(1000000000000,)", "[('a', '<f8')]"),
+        ("(1,)", "[('a', '<f8', (99999999,))]"),
+        ("(5, 5)", "[('a', '<f8')]"),
+        ("(1000000000,)", "[('a', 'S0')]"),
+        ("(-1,)", "[('a', '<f8')]"),
+        ("(1,)", "[('a', 'O')]"),
+    ],
+)
+def test_forged_arrays_are_told_at_once(tmp_path, shape, dtype):
+    header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(8)
+    (tmp_path / "t.npy").write_bytes(content)
+    with pytest.raises(FileError) as caught:
+        read_table(tmp_path / "t.npy")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["hang.fits", "x.npy"])
+def test_files_that_hung_or_were_forged(name):
+    path = Path(__file__).parents[3] / "shared" / "cases" / "broken" / name
+    if not path.is_file():
+        pytest.skip("the collection of broken files is not here")
+    begin = time.process_time()
+    with pytest.raises(FileError) as caught:
+        read_table(path)
+    assert time.process_time() - begin < 1
+    assert "\n" not in str(caught.value)
+
+
+def test_sentinels_leave_whole_numbers_whole():
+    table = pd.DataFrame(
+        {
+            "id": pd.array([2**62 + 1, None, 2**62 + 3, -9999], "Int64"),
+            "n": pd.array([3, None, 7, -9999], "Int64"),
+            "m": [3, 5, 7, -9999],
+        }
+    )
+    cleaned, counts = without_sentinels(table)
+    assert counts == {"n": {"-9999": 1}, "m": {"-9999": 1}}
+    assert cleaned["id"].tolist() == table["id"].tolist()
+    assert cleaned.dtypes.tolist() == ["Int64", "Int64", "Int64"]
+    assert cleaned["n"].tolist() == [3, pd.NA, 7, pd.NA]
+    assert cleaned["m"].tolist() == [3, 5, 7, pd.NA]

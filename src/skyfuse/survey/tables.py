@@ -55,7 +55,7 @@ _NPY_HEADER = 1 << 20
 # Bytes of the largest table, and of what compression or holes make of few bytes on disk: so many times those.
 _MOST_BYTES, _EXPANSION, _LEAST_BOUND = 16 << 30, 100, 256 << 20
 # Cells that a file may have whatever its size, and for each of its bytes.
-_MOST_CELLS, _MOST_CELLS_A_BYTE = 10_000_000, 100
+_MOST_CELLS, _MOST_CELLS_A_BYTE = 100_000_000, 100
 # Our names, and those of gal_info and of other tables of spectra, compared in lower case.
 _SFR_NAMES = {
     "plate": ("plate", "plateid"),
@@ -279,9 +279,11 @@ def _elements(dtype: np.dtype[Any]) -> int:
 def _read_parquet(path: Path) -> pd.DataFrame:
     size, told = path.stat().st_size, pq.read_metadata(path)
     # What is repeated is stored once, so that a small file may stand for any number of cells.
-    if told.num_rows * told.num_columns > _MOST_CELLS + _MOST_CELLS_A_BYTE * size:
+    parts = [told.row_group(number) for number in range(told.num_row_groups)]
+    cells = sum(part.column(number).num_values for part in parts for number in range(part.num_columns))
+    if max(cells, told.num_rows) > _MOST_CELLS + _MOST_CELLS_A_BYTE * size:
         raise FileError(
-            f"its {size} bytes tell of {told.num_rows} rows in {told.num_columns} columns",
+            f"its {size} bytes tell of {told.num_rows} rows with {cells} cells",
             reason="bad-values",
             remedy="split it if it is what it says",
             path=path,
