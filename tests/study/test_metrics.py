@@ -122,7 +122,7 @@ def test_counts_stand_for_repeated_objects(kind, n, seed):
         if kind == "classification":
             # Where a class is not among the rows, see the tests of resamples.
             del again["precision_macro"], again["recall_macro"]
-        assert {name: found[name][k] for name in again} == pytest.approx(again, abs=1e-9)
+        assert {name: found[name][k] for name in again} == pytest.approx(again, rel=1e-9, abs=1e-9)
 
 
 def test_every_score_has_a_label():
