@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.coordinates import SkyCoord, angular_separation
+from astropy.io import fits
 from cdshealpix.nested import vertices
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from skyfuse.dataset import match as module
 from skyfuse.dataset.match import closest_first, find_pairs, match, position_columns
 from skyfuse.dataset.match_files import match_files
 from skyfuse.errors import DataError, FileError, SkyfuseError, StoreError, UsageError
+from skyfuse.survey.tables import read_table
 
 # Poles, the meridian 0, and corners where HEALPix cells of several orders and three base cells meet.
 CENTRES = [
@@ -387,3 +389,23 @@ def test_the_verb(tmp_path, monkeypatch, capsys):
     assert call("a.csv", "b.csv", "--radius", "nan")[0] == 2
     code, out, _ = call("--help")
     assert "Example: skyfuse match" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_undefined_whole_numbers_stay_missing_in_what_is_written(tmp_path, suffix):
+    ra, dec = np.array([10.1, 10.2, 10.3]), np.full(3, -0.5)
+    least = -(2**63)
+    fits.BinTableHDU.from_columns(
+        [
+            fits.Column("ra", "D", array=ra),
+            fits.Column("dec", "D", array=dec),
+            fits.Column("nobs", "I", null=-32768, array=np.array([5, -32768, 7], "i2")),
+            fits.Column("objid", "K", null=least, array=np.array([2**62 + 1, least, 2**62 + 3])),
+        ]
+    ).writeto(tmp_path / "a.fits")
+    pd.DataFrame({"ra": ra, "dec": dec, "k": [1, 2, 3]}).to_csv(tmp_path / "b.csv", index=False)
+    match_files(tmp_path / "a.fits", tmp_path / "b.csv", tmp_path / f"m.{suffix}")
+    found = read_table(tmp_path / f"m.{suffix}")
+    assert found["objid"].tolist() == [2**62 + 1, pd.NA, 2**62 + 3]
+    assert found["nobs"].tolist() == [5, pd.NA, 7]
+    assert found["k"].tolist() == [1, 2, 3]

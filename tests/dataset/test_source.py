@@ -204,6 +204,29 @@ def test_gaia_spectra_are_joined_with_their_labels(tmp_path):
         open_source(folder, tmp_path / "v", reader="gaia-xp", label="teff")
 
 
+@pytest.mark.parametrize("spelled", ["{}", "Gaia DR3 {}", '"{}"'])
+@pytest.mark.parametrize("hole", ["", "null", "--", "NaN"])
+def test_a_hole_among_labels_costs_one_row_and_no_digit(tmp_path, spelled, hole):
+    # Within one cell of the sky numbers differ by 128; a float64 would make them steps of 1024.
+    ids = 4658615927801509760 + 128 * np.arange(40)
+    rng = np.random.default_rng(5)
+    table = {"source_id": ids}
+    for band in ("bp", "rp"):
+        table[f"{band}_flux"] = rng.normal(10, 1, (40, 120)).astype(np.float32)
+        table[f"{band}_flux_error"] = np.full((40, 120), 0.5, np.float32)
+    Table(table).write(tmp_path / "xp.fits")
+    redshift = np.round(np.linspace(0.01, 0.4, 40), 4)
+    rows = [f"{spelled.format(ids[k])},{redshift[k]}" for k in rng.permutation(40) if k != 7]
+    rows += [f"{spelled.format(ids[7])},{hole}", f"{hole},0.5"]
+    (tmp_path / "z.csv").write_text("\n".join(["source_id,redshift", *rows]) + "\n")
+    made = open_source(
+        tmp_path / "xp.fits", tmp_path / "w", reader="gaia-xp", label="redshift", labels=tmp_path / "z.csv"
+    )
+    assert made.table["source_id"].tolist() == [*ids[:7], *ids[8:]]
+    assert made.label().tolist() == [*redshift[:7], *redshift[8:]]
+    assert {step.name: step.count for step in made.funnel.steps}["redshift defined"] == 39
+
+
 # ----------------------------------------------------------------------------------------------------- images
 
 

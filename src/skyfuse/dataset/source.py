@@ -38,9 +38,9 @@ _GAIA_GRID = "gaia-xp"
 _GAIA_UNIT = "electron/s"
 _ANGSTROM_PER_NM = 10.0
 # Names of tables; text files other than CSV count where they are pointed at, not where a folder is.
-_TABLE_NAME = re.compile(r"(.+)\.(csv|csv\.gz|fits?|fits?\.gz|parquet|vot|votable|npy)", re.IGNORECASE)
+_TABLE_NAME = re.compile(r"(.+)\.(parquet|(csv|ecsv|fits?|vot|votable|npy)(\.gz|\.bz2)?)", re.IGNORECASE)
 _ANNZ_NAME = re.compile(r".+\.(train|valid|test)")
-_TEXT_NAME = re.compile(r"(.+)\.(txt|dat|asc|tsv)", re.IGNORECASE)
+_TEXT_NAME = re.compile(r"(.+)\.(txt|dat|asc|tsv)(\.gz|\.bz2)?", re.IGNORECASE)
 _LABELS = "labels.csv"
 # Columns that name Gaia's sources, best first.
 _SOURCES = ("source_id", "dr3_source_id", "gaia_source_id", "gaiadr3", "gaiaedr3", "designation")
