@@ -187,6 +187,19 @@ def test_what_names_a_row(tmp_path: Path, column: str, values: Any, expected: st
     assert made.table["object_id"].is_unique
 
 
+def test_whole_numbers_of_any_type_are_kept(tmp_path: Path) -> None:
+    first = 4658615927801509761
+    table = pd.DataFrame({"g": np.arange(4.0)})
+    table["source_id"] = pd.Series([first, None, first + 1, 2**63 + 5], dtype=object)
+    table["arrow"] = pd.Series([first, None, first + 1, first + 2], dtype="int64[pyarrow]")
+    table["name"] = pd.Series([first, "Gaia DR3 7", "SDSS J1", None], dtype=object)
+    found = make(tmp_path / "d", table).table
+    assert [None if pd.isna(k) else int(k) for k in found["source_id"]] == [first, None, first + 1, 2**63 + 5]
+    assert [None if pd.isna(k) else int(k) for k in found["arrow"]] == [first, None, first + 1, first + 2]
+    assert found["name"].tolist()[:3] == [str(first), "7", "SDSS J1"]
+    assert found["object_id"].tolist() == [str(first), "row-0000001", str(first + 1), str(2**63 + 5)]
+
+
 def test_ids_given_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="object_id names rows twice"):
         make(tmp_path / "d", pd.DataFrame({"object_id": ["a", "a"]}))

@@ -618,16 +618,23 @@ def storable(table: pd.DataFrame) -> pd.DataFrame:
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
         raise DataError(f"the table has the column {twice[0]!r} more than once", remedy="keep one of them")
-    columns = {}
+    columns: dict[Any, Any] = {}
     for name in table.columns:
         # Whole numbers with holes would become floats here, and are storable as they are.
         if isinstance(table[name].dtype, pd.api.extensions.ExtensionDtype):
             continue
         values = table[name].to_numpy()
         if values.dtype.kind == "O":
+            # Python's integers beside None would be read again as floats.
+            if pd.api.types.infer_dtype(values, skipna=True) == "integer":
+                columns[name] = identifiers.identifiers(table[name])
+                continue
             try:
                 pa.array(values, from_pandas=True)
             except pa.ArrowException as error:
+                if str(name).lower() in _IDS:
+                    columns[name] = identifiers.as_text(table[name])
+                    continue
                 raise DataError(
                     f"the column {name!r} of the table mixes kinds of values ({error})",
                     remedy="make it all numbers or all text, or leave it out",
