@@ -242,8 +242,8 @@ def sky_groups(
     holds more than a tenth of all objects could not be placed without bias: it is cut along straight lines,
     and the fewest objects with neighbours on both sides are given up. Where by closeness more than half of
     all objects would stand in groups to be cut, the sky is crowded, a few pieces would be all that is left to
-    share out, and `CROWDED_ARCSEC` counts; pixels are never shared. The result does not depend on the order
-    of the rows.
+    share out, and `CROWDED_ARCSEC` counts, or, where that is too much, `FIBRE_ARCSEC`; pixels are never
+    shared. The result does not depend on the order of the rows.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def _with_neighbours(
             continue
         both = np.unique(np.sort(np.concatenate([pairs, near]), axis=1), axis=0)
         sizes = np.bincount(_components(len(ra), both), minlength=1)
-        if limit < np.inf or sizes[sizes > largest].sum() <= _CROWDED * len(ra):
+        if sizes[sizes > largest].sum() <= _CROWDED * len(ra):
             break
     return both, limit < np.inf
 
