@@ -125,7 +125,8 @@ def test_loaded_model_can_be_saved_again(kind, saved, tmp_path, parts):
 
 def test_weights_are_in_the_formats_of_the_design(saved):
     for kind in ("linear", "knn", "svm", "tree", "forest"):
-        assert {path.name for path in saved(kind).iterdir()} == {"model.json", "arrays.safetensors"}
+        names = {path.name for path in saved(kind).iterdir()}
+        assert names == {"model.json", "arrays.safetensors", "checksums.json"}
     assert {path.name for path in saved("lightgbm").iterdir()} == {"model.json", "model.txt"}
     assert {path.name for path in saved("vggnet12").iterdir()} == {"model.json", "weights.safetensors"}
     assert {path.name for path in saved("late").iterdir()} == {"model.json", "member-0", "member-1"}

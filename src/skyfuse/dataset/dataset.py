@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from skyfuse import disk
+from skyfuse.checksums import damaged
 from skyfuse.cube import layout
 from skyfuse.dataset import features, groups, make, quality, select
 from skyfuse.dataset import split as splitting
@@ -89,10 +90,9 @@ class Dataset:
                 "is no dataset (it has no dataset.json)", path=path, remedy="give the folder of a dataset"
             )
         meta = disk.read_json(path / make.META)
-        if not isinstance(meta, dict) or meta.get("format") != make.FORMAT:
-            found = meta.get("format") if isinstance(meta, dict) else None
+        if meta.get("format") != make.FORMAT:
             raise StoreError(
-                f"has format {found!r}, this version reads {make.FORMAT}",
+                f"has format {meta.get('format')!r}, this version reads {make.FORMAT}",
                 path=path / make.META,
                 remedy=_AGAIN,
             )
@@ -103,12 +103,20 @@ class Dataset:
         _check_meta(path, meta, table)
         splits: dict[str, splitting.Split] = {}
         if (path / make.SPLITS).is_file():
-            stored = disk.read_json(path / make.SPLITS)
-            if not isinstance(stored, dict):
-                raise StoreError("is malformed", path=path / make.SPLITS, remedy=_AGAIN)
-            for name, entry in stored.items():
+            for name, entry in disk.read_json(path / make.SPLITS).items():
                 splits[name] = splitting.Split.from_json(name, entry, table["object_id"])
-        return cls(path, table, meta, splits)
+        if differing := damaged(path, (make.META, make.TABLE, make.SPLITS)):
+            raise StoreError(
+                "holds files that are damaged or were changed: " + "; ".join(differing),
+                path=path,
+                remedy=_AGAIN,
+            )
+        try:
+            return cls(path, table, meta, splits)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(
+                f"is malformed ({type(error).__name__}: {error})", path=path / make.META, remedy=_AGAIN
+            ) from error
 
     @classmethod
     def from_cube(

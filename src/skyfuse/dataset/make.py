@@ -17,7 +17,8 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from skyfuse import disk, identifiers
+from skyfuse import disk
+from skyfuse.checksums import replace_covered, seal
 from skyfuse.cube.cutout import frame_wcs, pixel_to_sky, sky_to_pixel
 from skyfuse.dataset import features, groups, quality, select
 from skyfuse.dataset import split as splitting
@@ -218,7 +219,8 @@ def split_table(table: pd.DataFrame, label: str, plan: splitting.SplitPlan) -> s
 
 def write_splits(path: Path, splits: Mapping[str, splitting.Split], ids: ArrayLike) -> None:
     """Write ``splits.json``."""
-    disk.write_json(path / SPLITS, {name: split.to_json(ids) for name, split in splits.items()})
+    content = disk.dumps({name: split.to_json(ids) for name, split in splits.items()})
+    replace_covered(path, SPLITS, content.encode())
 
 
 # ------------------------------------------------------------------------------------------------ from a cube
@@ -798,6 +800,7 @@ def _write(
     if splits:
         write_splits(path, splits, content.table["object_id"])
     disk.write_json(path / META, meta)
+    seal(path, {ARRAYS: writer.digest})
 
 
 @contextmanager

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from skyfuse.disk import sha256
+from skyfuse.checksums import NAME as CHECKSUMS
+from skyfuse.checksums import named_sha256, write_checksums
+from skyfuse.disk import replaced, sha256
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
 from skyfuse.models.base import AUXILIARY, MODALITIES, MODELS, Kind, Model
 from skyfuse.models.uncertainty import Conformal
@@ -199,6 +201,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     # Without its card a folder is no model: one that is interrupted half-way is never taken for a whole one.
     (folder / CARD).unlink(missing_ok=True)
+    (folder / CHECKSUMS).unlink(missing_ok=True)
     state = model._write(folder)
     own = {key: model.card[key] for key in ("label", "inputs", "split", "metrics") if key in model.card}
     own["metrics"] = {key: _finite(value) for key, value in own.get("metrics", {}).items()}
@@ -224,9 +227,11 @@ def save_model(model: Model, folder: str | Path) -> Path:
             f"the model's card is wrong: {_first(error)}", remedy="see skyfuse.models.files.Card"
         ) from error
     model.card = card.model_dump()
-    part = folder / f"{CARD}.part"
-    part.write_text(json.dumps(model.card, indent=1, allow_nan=False))
-    part.replace(folder / CARD)
+    content = json.dumps(model.card, indent=1, allow_nan=False).encode()
+    weights = {file: f"sha256:{digest}" for file, digest in card.files.items()}
+    write_checksums(folder, {CARD: named_sha256(content), **weights})
+    with replaced(folder / CARD) as part:
+        part.write_bytes(content)
     return folder
 
 

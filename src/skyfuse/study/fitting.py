@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from skyfuse.checksums import damaged, seal
 from skyfuse.config import PARTS, Recipe
 from skyfuse.disk import read_json, write_json
+from skyfuse.errors import StoreError
 from skyfuse.models.base import MODELS, Arrays, History, Model
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
@@ -173,8 +176,11 @@ class Fitter:
         }
         fingerprint = self.fingerprint(content, cell)
         final = self.place(cell)
-        if (final / "cell.json").is_file() and read_json(final / "cell.json")["fingerprint"] == fingerprint:
-            return
+        if (final / "cell.json").is_file() and not damaged(final):
+            # A damaged cell is fitted again.
+            with suppress(StoreError):
+                if read_json(final / "cell.json").get("fingerprint") == fingerprint:
+                    return
         growing = self._growing(cell, fingerprint)
         for number in range(len(self.goal.rounds)):
             if not (growing / "rounds" / str(number) / "round.json").is_file():
@@ -217,6 +223,7 @@ class Fitter:
             note["weights"] = facts[0]["weights"]
         self._settle(cell, growing, rounds)
         write_json(growing / "cell.json", note)
+        seal(growing)
         shutil.rmtree(final, ignore_errors=True)
         growing.rename(final)
 

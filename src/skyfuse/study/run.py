@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from skyfuse.checksums import NAME, damaged, seal
 from skyfuse.config import PARTS, Fusion, ModelPlan, Recipe, load_recipe
 from skyfuse.disk import locked, read_json, replaced, write_json
 from skyfuse.errors import StoreError, UsageError
@@ -212,7 +213,11 @@ class Study:
         )
         goal = target(narrow, dataset)
         with _own_folder(Path(out), "tuning.sqlite", "search") as folder:
+            covered = (folder / NAME).exists()
+            (folder / NAME).unlink(missing_ok=True)
             _Run(narrow, dataset, folder, progress, goal).tune()
+            if covered:
+                seal(folder)
         return pd.read_parquet(folder / "trials.parquet")
 
 
@@ -323,6 +328,9 @@ class _Run:
 
     def go(self, facts: Mapping[str, Any]) -> StudyResult:
         self._total += len(self.cells) + 2  # embeddings and report
+        self._differing = damaged(self.folder)
+        # Until the end they would not be those of the files.
+        (self.folder / NAME).unlink(missing_ok=True)
         self._write_header(facts)
         tunings = self.tune()
         for cell in self.cells:
@@ -345,6 +353,7 @@ class _Run:
         self._step("embeddings")
         self._tell("report")
         report = write_report(self.folder)
+        seal(self.folder)
         self._step("report")
         return StudyResult(results, report)
 
@@ -451,8 +460,12 @@ class _Run:
         }
         fingerprint = self.fitter.fingerprint(content)
         mark = self.folder / "embeddings.json"
-        if mark.is_file() and read_json(mark)["fingerprint"] == fingerprint:
-            return
+        tables = (f"{name}.parquet" for name in ("embeddings", "correlations", "clusters"))
+        files = tuple(f"{self.folder / name}:" for name in (mark.name, *tables))
+        if mark.is_file() and not any(line.startswith(files) for line in self._differing):
+            with suppress(StoreError):
+                if read_json(mark).get("fingerprint") == fingerprint:
+                    return
         points, found, groups = [], [], []
         for modality, zoom in wanted:
             inputs = self.fitter.feed.inputs({modality: zoom})

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skyfuse.disk import replaced
+from skyfuse.checksums import replace_covered
 from skyfuse.study.report import (
     classification,
     data,
@@ -76,10 +76,8 @@ def write_report(folder: str | Path) -> Path:
             for picture in _drawn(study)
         }
     page = environment.from_string(source).render(**content(study), pictures=pictures)
-    path = study.path / "report.html"
-    with replaced(path) as partial:
-        partial.write_text(page, encoding="utf-8")
-    return path
+    replace_covered(study.path, "report.html", page.encode())
+    return study.path / "report.html"
 
 
 def _drawn(study: Folder) -> Iterator[Drawn]:
