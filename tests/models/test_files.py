@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models import MODELS, files, load_model
+from skyfuse.study.check import check
 
 from .conftest import QUICK, QUICK_CLASSES
 
@@ -124,12 +125,24 @@ def test_loaded_model_can_be_saved_again(kind, saved, tmp_path, parts):
 
 
 def test_weights_are_in_the_formats_of_the_design(saved):
+    own = {"model.json", "checksums.json"}
     for kind in ("linear", "knn", "svm", "tree", "forest"):
-        names = {path.name for path in saved(kind).iterdir()}
-        assert names == {"model.json", "arrays.safetensors", "checksums.json"}
-    assert {path.name for path in saved("lightgbm").iterdir()} == {"model.json", "model.txt"}
-    assert {path.name for path in saved("vggnet12").iterdir()} == {"model.json", "weights.safetensors"}
-    assert {path.name for path in saved("late").iterdir()} == {"model.json", "member-0", "member-1"}
+        assert {path.name for path in saved(kind).iterdir()} == {*own, "arrays.safetensors"}
+    assert {path.name for path in saved("lightgbm").iterdir()} == {*own, "model.txt"}
+    assert {path.name for path in saved("vggnet12").iterdir()} == {*own, "weights.safetensors"}
+    assert {path.name for path in saved("late").iterdir()} == {*own, "member-0", "member-1"}
+
+
+@pytest.mark.parametrize("kind", ["linear", "lightgbm", "late"])
+def test_a_check_names_each_damaged_file(kind, saved, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(saved(kind), folder)
+    assert check(folder).problems == []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        path.write_bytes(content[:-2] + bytes([content[-2] ^ 8]) + content[-1:])
+        assert any(str(path) in line for line in check(folder).problems), path
+        path.write_bytes(content)
 
 
 def test_load_of_a_class_refuses_another_kind(saved):

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from skyfuse.checksums import NAME as CHECKSUMS
+from skyfuse.checksums import digest as file_digest
 from skyfuse.checksums import named_sha256, write_checksums
 from skyfuse.disk import replaced, sha256
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
@@ -229,7 +230,10 @@ def save_model(model: Model, folder: str | Path) -> Path:
     model.card = card.model_dump()
     content = json.dumps(model.card, indent=1, allow_nan=False).encode()
     weights = {file: f"sha256:{digest}" for file, digest in card.files.items()}
-    write_checksums(folder, {CARD: named_sha256(content), **weights})
+    members = {
+        path.relative_to(folder).as_posix(): file_digest(path) for path in folder.glob(f"*/{CHECKSUMS}")
+    }
+    write_checksums(folder, {CARD: named_sha256(content), **weights, **members})
     with replaced(folder / CARD) as part:
         part.write_bytes(content)
     return folder
