@@ -45,7 +45,9 @@ def make(folder: Path) -> dict[str, Path]:
 
 def run(data: Dataset, study: Path) -> None:
     plan = Study.from_recipe("sfr", quick=True)
-    recipe = plan.recipe.model_copy(update={"models": {"lightgbm": plan.recipe.models["lightgbm"]}})
+    recipe = plan.recipe.model_copy(
+        update={"models": {"lightgbm": plan.recipe.models["lightgbm"]}, "flaws": [], "learning": None}
+    )
     Study(recipe, quick=True).run(data, study)
 
 

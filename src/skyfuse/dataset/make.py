@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from skyfuse import disk
+from skyfuse import disk, identifiers
 from skyfuse.checksums import replace_covered, seal
 from skyfuse.cube.cutout import frame_wcs, pixel_to_sky, sky_to_pixel
 from skyfuse.dataset import features, groups, quality, select
