@@ -193,7 +193,7 @@ BROKEN: dict[str, tuple[Callable[[], bytes], set[str]]] = {
     "noise.fits.gz": (lambda: gzip.compress(b"no FITS " * 900), {"not-fits"}),
     "cut.fits.gz": (lambda: gzip.compress(raw(spectrum()))[:-300], {"truncated"}),
     "fake.fits.bz2": (lambda: b"BZh9" + b"\0" * 4000, {"truncated"}),
-    "bomb.fits.bz2": (lambda: bz2.compress(raw(frame())) + 300 * bz2.compress(bytes(1 << 20)), {"too-large"}),
+    "bomb.fits.bz2": (lambda: bz2.compress(raw(frame())) + 80 * bz2.compress(bytes(1 << 20)), {"too-large"}),
     "one-byte-more.fits": (lambda: raw(spectrum()) + b"\0", {"damaged"}),
     "one-block-more.fits": (lambda: raw(frame()) + bytes(2880), {"damaged"}),
     "lost-block-of-the-sky.fits": (

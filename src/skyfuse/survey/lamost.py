@@ -24,7 +24,8 @@ _NO_OBJECT = {"sky": "sky-fibre", "unused": "unplugged", "dead": "unplugged", "p
 _NO_REDSHIFT = -9999.0
 # What the LAMOST 1D pipeline calls what it could and could not classify (DR1, 3.2), in upper case.
 _CLASSES = ("STAR", "GALAXY", "QSO", "UNKNOWN")
-_MOST_BYTES = 1 << 28
+# Of a file, decompressed: 0.1 MB.
+_MOST_BYTES = 1 << 26
 _AGAIN = "get the file again from the archive"
 
 

@@ -120,8 +120,10 @@ _SECONDS_A_DAY = 86400.0
 # DN²: the converter's 16 bits give 65,535 DN at most, so that no pixel's variance comes near this.
 _MOST_VARIANCE = 1e9
 _MOST_DN = 65535
-# A frame has 12.4 MB; a spectrum in the full format, with all of its exposures, some MB.
-_MOST_BYTES = 1 << 28
+# Of a file, decompressed. A frame has 12.4 MB, of 64-bit floats twice as much; a spectrum in the full format,
+# with all of its exposures, some MB.
+_MOST_FRAME_BYTES = 1 << 26
+_MOST_SPECTRUM_BYTES = 1 << 28
 _AGAIN = "get the file again from the archive"
 
 
@@ -439,7 +441,7 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
         As `skyfuse.survey.recognise.recognise`, and ``no-good-pixels`` where none is valid.
     """
     path, scratch = Path(path), scratch or fits.Scratch()
-    content, hdus, sha256 = fits.read(path, scratch, _MOST_BYTES)
+    content, hdus, sha256 = fits.read(path, scratch, _MOST_FRAME_BYTES)
     primary, *others = hdus
     if not is_frame(primary.header):
         raise FileError(
@@ -551,7 +553,7 @@ def read_spectrum(
         ``no-data``, ``wrong-hdus``, ``bad-values`` or ``no-good-pixels``.
     """
     path = Path(path)
-    content, (primary, *others), sha256 = fits.read(path, most=_MOST_BYTES)
+    content, (primary, *others), sha256 = fits.read(path, most=_MOST_SPECTRUM_BYTES)
     if not is_spectrum(primary.header):
         raise FileError(
             "it is no SDSS spectrum", reason="unknown-kind", remedy="give a spec-*.fits file", path=path
