@@ -33,6 +33,7 @@ def frame_hdus(
     y: np.ndarray | None = None,
     **cards: Any,
 ) -> fits.HDUList:
+    header = frame_header(**cards)
     ny, nx = image.shape
     calib = np.full(nx, 0.005, np.float32) if calib is None else calib
     sky = np.full((ny // 8 + 2, nx // 8 + 2), 100, np.float32) if sky is None else sky
@@ -47,10 +48,15 @@ def frame_hdus(
     )
     return fits.HDUList(
         [
-            fits.PrimaryHDU(image.astype(np.float32), frame_header(**cards)),
+            fits.PrimaryHDU(image.astype(np.float32), header),
             fits.ImageHDU(calib.astype(np.float32)),
             table,
-            fits.BinTableHDU.from_columns([fits.Column("RUN", "J", array=[4510])]),
+            fits.BinTableHDU.from_columns(
+                [
+                    fits.Column("CAMCOL", "J", array=[header.get("CAMCOL", 0)]),
+                    fits.Column("A", "D", array=[1.5]),
+                ]
+            ),
         ]
     )
 

@@ -217,6 +217,18 @@ def test_bombs_stop_at_the_bound(tmp_path):
 LOGLAM = (35800 + np.arange(60)) * 1e-4
 
 
+@pytest.mark.parametrize(
+    "name", ["hang.fits", "lamost-block-inserted.fits", "spec-1byte-hdu2.fits", "spec-END-hdu2.fits"]
+)
+def test_files_that_were_damaged_behind_their_first_header_are_refused(real_data, name):
+    path = real_data.parent / "cases" / "broken" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not at hand")
+    with pytest.raises(FileError) as caught:
+        read_any(path)
+    assert caught.value.reason == "damaged"
+
+
 WAVES = (35835 + np.arange(3000)) * 1e-4
 
 

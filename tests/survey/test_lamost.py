@@ -83,6 +83,17 @@ def test_another_grid_is_averaged_over_overlaps_and_keeps_its_flux(tmp_path):
         ({"DEC": 127.0}, "bad-values"),
         ({"LMJD": None}, "missing-keyword"),
         ({"CLASS": None}, "missing-keyword"),
+        ({"CLASS": "_STAR"}, "bad-values"),
+        ({"SUBCLASS": 0.5}, "bad-values"),
+        ({"PLANID": 6212}, "bad-values"),
+        ({"Z": 1e30}, "bad-values"),
+        ({"Z_ERR": -1e30}, "bad-values"),
+        ({"LMJD": -55862}, "bad-values"),
+        ({"FIBERID": 2**63}, "bad-values"),
+        ({"COEFF1": 1e300}, "bad-values"),
+        ({"COEFF0": 0.5}, "bad-values"),
+        ({"BSCALE": 2.0}, "wrong-hdus"),
+        ({"FILENAME": "spec-55862-B6212_sp06-004.fits"}, "bad-values"),
     ],
 )
 def test_what_is_no_spectrum_of_an_object_is_told(tmp_path, cards, reason):

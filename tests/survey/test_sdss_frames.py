@@ -393,6 +393,11 @@ def _nan_sky_positions(hdus: fits.HDUList, path: Path) -> None:
     hdus.writeto(path)
 
 
+def _of_another_frame(hdus: fits.HDUList, path: Path) -> None:
+    hdus[3].data["CAMCOL"] = 5
+    hdus.writeto(path)
+
+
 def _all_nan(hdus: fits.HDUList, path: Path) -> None:
     hdus[0].data[:] = np.nan
     hdus.writeto(path)
@@ -427,6 +432,7 @@ def _cut_gzip(hdus: fits.HDUList, path: Path) -> None:
         (_short_vector, "wrong-hdus"),
         (_sky_as_image, "wrong-hdus"),
         (_nan_sky_positions, "bad-values"),
+        (_of_another_frame, "bad-values"),
         (_all_nan, "no-good-pixels"),
         (_integers, "wrong-hdus"),
         (_cube, "wrong-hdus"),

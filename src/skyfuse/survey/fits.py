@@ -163,7 +163,7 @@ def number(header: Header, key: str, path: Path) -> float:
     except OverflowError:
         value = math.inf
     if not math.isfinite(value):
-        raise _no_number(header, key, path, "a finite number")
+        raise _not(header, key, path, "a finite number")
     return value
 
 
@@ -177,10 +177,10 @@ def integer(header: Header, key: str, path: Path, least: int = -(2**63), most: i
     """
     value = _number(header, key, path)
     if isinstance(value, float) and not value.is_integer():
-        raise _no_number(header, key, path, "an integer")
+        raise _not(header, key, path, "an integer")
     value = int(value)
     if not least <= value <= most:
-        raise _no_number(header, key, path, f"from {least} to {most}")
+        raise _not(header, key, path, f"from {least} to {most}")
     return value
 
 
@@ -191,17 +191,33 @@ def _number(header: Header, key: str, path: Path) -> int | float:
     if isinstance(value, str):
         value = _value(value)
     if isinstance(value, bool | str):
-        raise _no_number(header, key, path, "a finite number")
+        raise _not(header, key, path, "a finite number")
     return value
 
 
-def _no_number(header: Header, key: str, path: Path, wanted: str) -> FileError:
+def _not(header: Header, key: str, path: Path, wanted: str) -> FileError:
     return FileError(
         f"its header says {key} = {header[key]!r}, not {wanted}",
         reason="bad-values",
         remedy=_AGAIN,
         path=path,
     )
+
+
+def text(header: Header, key: str, path: Path) -> str:
+    """Return a header value that is text, without blanks around it.
+
+    Raises
+    ------
+    FileError
+        ``missing-keyword`` where it is absent, ``bad-values`` where it is no text.
+    """
+    if key not in header:
+        raise FileError(f"its header has no {key}", reason="missing-keyword", remedy=_AGAIN, path=path)
+    value = header[key]
+    if not isinstance(value, str):
+        raise _not(header, key, path, "text")
+    return value.strip()
 
 
 def require_one_voice(header: Header, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ _BIN_TOLERANCE = 5e-2
 # FIBERTYP of fibres that saw no object, and the ledger's word for each.
 _NO_OBJECT = {"sky": "sky-fibre", "unused": "unplugged", "dead": "unplugged", "poserr": "bad-target"}
 _NO_REDSHIFT = -9999.0
+_NAME = re.compile(r"spec-\d+-.+_sp\d+-\d+\.")
 # What the LAMOST 1D pipeline calls what it could and could not classify (DR1, 3.2), in upper case.
 _CLASSES = ("STAR", "GALAXY", "QSO", "UNKNOWN")
 # Of a file, decompressed: 0.1 MB.
@@ -52,9 +54,18 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
     fibre = fits.integer(header, "FIBERID", path, 1, 999)
     ra, dec = fits.position(header, "RA", "DEC", path)
     survey = fits.survey(header, "lamost")
-    plan = str(header["PLANID"]).strip()
+    plan = fits.text(header, "PLANID", path)
+    name = f"{mjd}-{plan}_sp{spectrograph:02d}-{fibre:03d}"
+    own = str(header.get("FILENAME", ""))
+    if _NAME.match(own) and not own.startswith(f"spec-{name}."):
+        raise FileError(
+            f"its header calls it {own!r}, and makes it spec-{name}",
+            reason="bad-values",
+            remedy=_AGAIN,
+            path=path,
+        )
     return SpectrumInfo(
-        spectrum_id=f"{survey}-{mjd}-{plan}_sp{spectrograph:02d}-{fibre:03d}",
+        spectrum_id=f"{survey}-{name}",
         survey=survey,
         plate=spectrograph,
         mjd=mjd,
@@ -130,6 +141,13 @@ def read_spectrum(
         raise FileError("it has no spectrum", reason="wrong-hdus", remedy=_AGAIN, path=path)
     rows = np.frombuffer(content, ">f4", _ROWS * size, primary.start).reshape(_ROWS, size)
     start, step = fits.number(header, "COEFF0", path), fits.number(header, "COEFF1", path)
+    if not (abs(start) < 10 and abs(step) < 1):
+        raise FileError(
+            f"its wavelengths begin at COEFF0 = {start} with steps of COEFF1 = {step}",
+            reason="bad-values",
+            remedy=_AGAIN,
+            path=path,
+        )
     loglam = start + step * np.arange(size, dtype=np.float64)
     require_wavelengths(loglam, path)
     first_bin = None
@@ -165,7 +183,7 @@ def _catalogue(header: fits.Header, sn_median: float, path: Path) -> dict[str, A
         return value
 
     def text(key: str) -> str | None:
-        return str(header[key]).strip() if key in header else None
+        return fits.text(header, key, path) if key in header else None
 
     name = text("CLASS")
     if name is not None and name.upper() not in _CLASSES:
@@ -182,5 +200,5 @@ def _catalogue(header: fits.Header, sn_median: float, path: Path) -> dict[str, A
         "z_err": number("Z_ERR", -1e4, 1e4),
         "zwarning": None,
         "sn_median": sn_median,
-        "objtype": str(header.get("OBJTYPE", "")).strip(),
+        "objtype": text("OBJTYPE") or "",
     }

@@ -82,7 +82,13 @@ _VERDICTS = {
     "PLATE": "iu",
     "MJD": "iu",
     "FIBERID": "iu",
+    "PLUG_RA": "f",
+    "PLUG_DEC": "f",
 }
+# Of HDU 3, what must be said of the same frame.
+_TRACK = {"RUN": "iu", "CAMCOL": "iu", "FIELD": "iu", "FILTER": "S"}
+# Degrees: headers round positions to 1e-5 or so.
+_SAME_PLACE = 1e-3
 # log10 Å: 1000 Å to 10 µm.
 _LOGLAM = (3.0, 5.0)
 # A step may be so many times the one before: smooth grids of any kind pass, one lost pixel does not.
@@ -284,6 +290,8 @@ def _celestial(header: fits.Header, shape: tuple[int, int], path: Path) -> tuple
         # wcslib itself: `astropy.wcs.WCS` on top of it takes 13 times as long.
         wcs = Wcsprm(cards.encode("ascii"))
         wcs.set()
+        if not (-180 <= wcs.crval[0] <= 540 and -90 <= wcs.crval[1] <= 90):
+            raise _bad_wcs(path, f"its reference point {tuple(wcs.crval)} is not on the sky")
         scale = 3600 * math.sqrt(abs(np.linalg.det(np.diag(wcs.get_cdelt()) @ wcs.get_pc())))
         world = wcs.p2s(pixels, 0)["world"]
         back = wcs.s2p(world, 0)["pixcrd"]
@@ -456,7 +464,8 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
             remedy=_AGAIN,
             path=path,
         )
-    vector, background = others[:2]
+    vector, background, track = others[:3]
+    _require_same_frame(fits.table(content, track, path, _TRACK), info, path)
     kind = _FLOATS.get(fits.integer(vector.header, "BITPIX", path))
     if kind is None or vector.stop - vector.start != np.dtype(kind).itemsize * nx:
         raise FileError(
@@ -511,6 +520,21 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
     if count == 0:
         raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
     return Frame(info, value, sigma, float(np.nanmedian(empty)), sha256)
+
+
+def _require_same_frame(row: dict[str, NDArray[Any]], info: FrameInfo, path: Path) -> None:
+    """Refuse a frame whose astrometry (HDU 3) is that of another one."""
+    for name, column in row.items():
+        own = getattr(info, {"FILTER": "band"}.get(name, name.lower()))
+        found = column.ravel()[0] if column.size == 1 else None
+        told = bytes(found).decode("latin-1").strip() if name == "FILTER" and found is not None else found
+        if told != own:
+            raise FileError(
+                f"HDU 3 is about another frame: its {name} is {told}, that of HDU 0 {own}",
+                reason="bad-values",
+                remedy=_AGAIN,
+                path=path,
+            )
 
 
 def _sky_shape(header: fits.Header) -> tuple[int, int]:
@@ -655,6 +679,16 @@ def _catalogue(
         if name in row and int(row[name][0]) != own:
             raise FileError(
                 f"HDU 2 is about another spectrum: its {name} is {row[name][0]}, that of HDU 0 {own}",
+                reason="bad-values",
+                remedy=_AGAIN,
+                path=path,
+            )
+
+    for name, place in (("PLUG_RA", info.ra), ("PLUG_DEC", info.dec)):
+        # Also where it is NaN; 360° is 0°.
+        if name in row and not abs((float(row[name][0]) - place + 180) % 360 - 180) <= _SAME_PLACE:
+            raise FileError(
+                f"HDU 2 has another place: its {name} is {row[name][0]}, that of HDU 0 {place}",
                 reason="bad-values",
                 remedy=_AGAIN,
                 path=path,
