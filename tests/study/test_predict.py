@@ -311,6 +311,16 @@ def test_the_own_id_comes_through_exactly(tables, tmp_path):
         predict(folder / "value", tmp_path / "new.csv", id_column="sun")
 
 
+def test_names_written_as_floats_are_whole_and_rounded_ones_stay(tables, tmp_path):
+    folder, table = tables
+    own = table.head(3).assign(objid=[1.237e18, 2.5e18, 3e18], fiberid=[6.0, np.nan, 7.0], ra=[1.0, 2.0, 3.0])
+    own.to_parquet(tmp_path / "new.parquet")
+    found = predict(folder / "value", tmp_path / "new.parquet")
+    assert found["fiberid"].tolist() == [6, pd.NA, 7]
+    assert found["objid"].tolist() == [1.237e18, 2.5e18, 3e18]
+    assert found["ra"].dtype == np.float64
+
+
 def test_names_that_predictions_take_are_set_apart(tables, tmp_path):
     folder, table = tables
     own = table.rename(columns={"objid": "row"}).assign(kind=[f"k{n}" for n in table.index])

@@ -44,7 +44,7 @@ OWN = ("file", "row", "status", "reason", "detail")
 # Columns of a table that name an object, in lower case; those that it has are carried through as they are.
 _NAMES = (
     *("object_id", "objid", "dr7objid", "dr8objid", "bestobjid", "specobjid", "source_id", "name"),
-    *("designation", "galaxyid", "id", "plate", "plateid", "mjd", "fiberid", "fiber", "ra", "dec"),
+    *("designation", "galaxyid", "obsid", "id", "plate", "plateid", "mjd", "fiberid", "fiber", "ra", "dec"),
 )
 _FITS_NAME = re.compile(r".+\.(fits?|fits?\.(gz|bz2|fz))", re.IGNORECASE)
 _OTHERS = "other files"
@@ -374,7 +374,19 @@ def _names_of(table: pd.DataFrame, id_column: str | None) -> pd.DataFrame:
         known = {str(name).lower() for name in chosen} - {"ra", "dec", "mjd"}
         if not known and first not in chosen and _names_rows(table[first]):
             chosen = [first, *chosen]
-    return pd.DataFrame({free_name(str(name), OWN): table[name] for name in chosen}, index=table.index)
+    columns = {free_name(str(name), OWN): _as_name(table[name]) for name in chosen}
+    return pd.DataFrame(columns, index=table.index)
+
+
+def _as_name(column: pd.Series) -> pd.Series:
+    """Return a column as it is; numbers that a table writes as 6.0 as whole ones, positions apart."""
+    if not pd.api.types.is_float_dtype(column) or str(column.name).lower() in ("ra", "dec"):
+        return column
+    try:
+        return identifiers.identifiers(column)
+    except DataError:
+        # Rounded before they came here: what is left of them still tells the rows apart.
+        return column
 
 
 def _names_rows(column: pd.Series) -> bool:
