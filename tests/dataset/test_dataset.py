@@ -15,7 +15,7 @@ import torch
 from skyfuse.cube import layout
 from skyfuse.dataset import Dataset, SplitPlan, arrays
 from skyfuse.dataset.dataset import _remove
-from skyfuse.dataset.make import _frame_angles
+from skyfuse.dataset.make import _frame_angles, table_digest
 from skyfuse.errors import DataError, SkyfuseError, StoreError, UsageError
 from tests.dataset.sky import GRID, SIZE, MemoryCube
 
@@ -417,3 +417,26 @@ def test_big_endian_and_infinite_labels(cube: MemoryCube, dataset: Dataset, tmp_
     np.testing.assert_array_equal(make(cube, tmp_path / "d", labels=swapped).label(), dataset.label())
     table.loc[10, "AVG"] = np.inf
     assert np.isfinite(make(cube, tmp_path / "e", labels=table).label()).all()
+
+
+def test_whole_numbers_with_holes_are_not_rounded(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {
+            "objid": range(4),
+            "other": pd.array([2**62 + 1, None, 2**62 + 3, 5], "Int64"),
+            "n": pd.array([1, None, 3, 4], "Int64"),
+            "luminosity": [1e44, 1.0, 2.0, np.inf],
+        }
+    )
+    data = Dataset.from_arrays(tmp_path / "d", table, {}, provenance={}, columns=["n"])
+    assert data.label("other").tolist() == [2**62 + 1, None, 2**62 + 3, 5]
+    np.testing.assert_array_equal(data.label("n"), [1, np.nan, 3, 4])
+    np.testing.assert_array_equal(data.inputs({"table": 0}, range(4))["table"][:, 0], [1, np.nan, 3, 4])
+    again = Dataset.open(tmp_path / "d").table
+    assert again["other"].tolist() == table["other"].tolist()
+    logarithm = data.inputs({"table": 0}, range(4), columns=["log10(luminosity)"])["table"][:, 0]
+    np.testing.assert_allclose(logarithm, [44, 0, np.log10(2), np.inf], rtol=1e-6)
+    with pytest.raises(DataError, match=r"luminosity of 0 is 1e\+44, beyond float32"):
+        data.inputs({"table": 0}, range(4), columns=["luminosity"])
+    other = table.assign(other=pd.array([2**62 + 1, None, 2**62 + 2, 5], "Int64"))
+    assert table_digest(other) != table_digest(table)

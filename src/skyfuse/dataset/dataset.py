@@ -441,9 +441,23 @@ class Dataset:
             expanded = select.expand_columns(self.table, key)
             values = np.empty((len(self), len(expanded)), dtype=np.float32)
             for number, name in enumerate(expanded):
-                values[:, number] = select.numbers(self.table, name)
+                values[:, number] = self._single(name)
             self._chosen_columns = key, values
         return self._chosen_columns[1]
+
+    def _single(self, name: str) -> NDArray[np.float32]:
+        """Return a column as float32, refused where that cannot hold it."""
+        values = select.numbers(self.table, name)
+        beyond = np.isfinite(values) & (np.abs(values) > np.finfo(np.float32).max)
+        if beyond.any():
+            row = int(beyond.argmax())
+            raise DataError(
+                f"{name} of {self.table['object_id'].iloc[row]} is {values[row]:g}, beyond float32, in which "
+                "models compute",
+                remedy=f"mend or empty such cells, or use log10({name})",
+                path=self.path,
+            )
+        return values.astype(np.float32)
 
     def matrix(
         self, zooms: Mapping[str, int], rows: ArrayLike, *, columns: Sequence[str] = (), smooth: float = 0.0
@@ -499,6 +513,9 @@ class Dataset:
     def label(self, name: str | None = None) -> NDArray[Any]:
         """Return a column of the table for all objects, the dataset's label by default.
 
+        Whole numbers with holes come as float64 with NaN or, where that would round them, as objects with
+        None.
+
         Raises
         ------
         DataError
@@ -510,7 +527,12 @@ class Dataset:
                     "the dataset has no label", path=self.path, remedy="make it with a label table"
                 )
             name = str(self.meta["label"]["name"])
-        return self.table[select.find_column(self.table, name)].to_numpy()
+        column = self.table[select.find_column(self.table, name)]
+        if column.dtype.kind in "iu" and column.hasnans:
+            if (column.dropna().abs() <= 2**53).all():
+                return column.to_numpy(np.float64, na_value=np.nan)
+            return column.astype(object).where(column.notna(), None).to_numpy()
+        return column.to_numpy()
 
     def wavelength(self, zoom: int) -> NDArray[np.float64]:
         """Return the bin centres of the spectra at one zoom, Å, vacuum."""
@@ -618,14 +640,11 @@ class Dataset:
         )
 
     def _numbers(self, name: str) -> NDArray[np.float32]:
-        values = self.label(name)
-        if values.dtype.kind not in "fiub":
-            raise DataError(
-                f"the column {name!r} holds no numbers",
-                path=self.path,
-                remedy="give a column of numbers, or encode it",
-            )
-        return values.astype(np.float32)
+        try:
+            return self._single(name)
+        except DataError as error:
+            error.path = self.path
+            raise
 
     def _split(self, name: str) -> splitting.Split:
         if name not in self._splits:
