@@ -131,4 +131,7 @@ def test_simulated_spectra_join_those_of_the_user_and_always_train(tmp_path):
     assert len(rounds) == 3
     for parts in rounds:
         assert set(survey[parts["test"]]) == {"sdss"}
-        assert set(np.flatnonzero(survey == "mock")) <= set(parts["train"])
+        # On one patch of sky, some lie within 30″ of the user's objects: these stand in no part.
+        others = np.concatenate([rows for part, rows in parts.items() if part != "train"])
+        assert "mock" not in survey[others]
+        assert np.count_nonzero(survey[parts["train"]] == "mock") > 0.7 * np.count_nonzero(survey == "mock")
