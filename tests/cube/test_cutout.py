@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from skyfuse.cube.build import build
 from skyfuse.cube.cutout import chord, cut_frame, cut_into, first_pixels, frame_geometry, place, unit_vectors
+from skyfuse.cube.query import Cube
 from tests.cube.sky import SHAPE, frame_wcs
+from tests.survey.files import frame_header, write_frame
 
 
 def cards(field: int, band: str) -> str:
@@ -102,3 +108,29 @@ def test_catalogue_stars_stand_where_the_cutouts_of_real_frames_say(real_data) -
     dx = (light.sum(axis=1) @ grid) / total + x0[inside] - x
     dy = (light.sum(axis=2) @ grid) / total + y0[inside] - y
     assert np.median(np.hypot(dx, dy)) < 0.15
+
+
+@pytest.mark.parametrize("distortion", ["SIP", "TPV"])
+def test_a_star_on_a_distorted_frame_is_cut_out_where_it_is(tmp_path: Path, distortion: str) -> None:
+    """By the header alone the star would be some 6 pixels off."""
+    if distortion == "SIP":
+        terms: dict[str, object] = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP"}
+        terms |= {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 5e-4, "B_0_2": -4e-4, "B_1_1": 2e-4}
+    else:
+        terms = {"CTYPE1": "RA---TPV", "CTYPE2": "DEC--TPV", "PV1_1": 1.06, "PV1_2": 0.01, "PV2_1": 0.95}
+    image = np.zeros((200, 220))
+    image[150, 130] = 1.0
+    (tmp_path / "in").mkdir()
+    write_frame(tmp_path / "in" / "f.fits", image, **terms)
+    wcs = WCS(frame_header(**terms, RADECSYS=None))
+    star = SkyCoord(*wcs.all_pix2world(130, 150, 0), unit="deg")
+    cube = Cube.open(build([tmp_path / "in"], tmp_path / "c.cube", workers=1).out)
+    for zoom in range(3):
+        cut = cube.cutout(star, size=64, zoom=zoom, bands="r")
+        y, x = np.unravel_index(np.nanargmax(cut.data[0]), cut.data[0].shape)
+        there = cut.meta["wcs"]["r"].all_world2pix(star.ra.deg, star.dec.deg, 0)
+        # The pixel that holds the star: at zoom 0 its very centre.
+        np.testing.assert_allclose(there, (x, y), atol=0.5 if zoom else 1e-6)
+        assert abs(x - (64 / 2**zoom - 1) / 2) <= 1
+    plain = WCS(frame_header(RADECSYS=None))
+    assert np.hypot(*(np.array(plain.wcs_world2pix(star.ra.deg, star.dec.deg, 0)) - (130, 150))) > 4
