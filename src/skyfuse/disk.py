@@ -37,8 +37,11 @@ def replaced(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            # A full disk fails in calls that know no names.
+            error.filename = str(path)
         raise
     # The rename itself lives in the folder's entry.
     folder = os.open(path.parent, os.O_RDONLY)

@@ -15,7 +15,7 @@ import numpy as np
 from skyfuse.checksums import stamped, verified_stamp
 from skyfuse.cube.cutout import frame_geometry
 from skyfuse.disk import parse_json
-from skyfuse.errors import FileError, UsageError, shown
+from skyfuse.errors import FileError, StoreError, UsageError, shown
 from skyfuse.survey.recognise import recognise
 from skyfuse.survey.records import FrameInfo, SpectrumInfo
 
@@ -241,6 +241,17 @@ def scan(
 
 
 def _append(cache: Path, records: Iterable[Record]) -> None:
+    try:
+        _append_lines(cache, records)
+    except OSError as error:
+        raise StoreError(
+            f"cannot be written ({error.strerror or error})",
+            remedy="make room or give permission, then run the same command again to go on",
+            path=cache,
+        ) from error
+
+
+def _append_lines(cache: Path, records: Iterable[Record]) -> None:
     with cache.open("ab+") as file:
         # A line that a killed build left half-written must not swallow the next one.
         end = file.seek(0, os.SEEK_END)
