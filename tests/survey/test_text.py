@@ -52,6 +52,7 @@ FORMS = {
     "trailing_header.csv": [f"{lines(',')[0]},", *lines(",")[1:]],
     "sep.csv": ["sep=;", *lines(";")],
     "blank_lines.csv": ["", *lines(","), "", "   "],
+    "quotes_after_blanks.csv": [*lines(", ", quote='"'), "  ", ""],
     "commented.csv": ["# by hand", *lines(",")[:2], "# 9,9,9,9", *lines(",")[2:]],
     "table.ecsv": [
         "# %ECSV 1.0",

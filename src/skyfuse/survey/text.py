@@ -24,6 +24,7 @@ _BLANKS = r"\s+"
 _UNIT = "\x1f"
 # Rows are parsed in blocks; none may be longer.
 _BLOCK = 1 << 24
+_SMALL = 1 << 20
 _BRACKETED = re.compile(r"^(.+?)\s*\[([^\[\]]*)\]$")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
 _ECSV = b"# %ECSV"
@@ -228,8 +229,6 @@ def _parsed(rest: bytes, words: list[str], separator: str, path: Path, above: in
     elif separator == _BLANKS and not (b"  " in rest or b"\t" in rest or _has_margins(rest)):
         separator = " "
     else:
-        if _has_margins(rest):
-            rest = re.sub(rb"(?m)^ +$", b"", rest)
         before = any(blank in rest for blank in (b' "', b'\t"'))
         if separator == _BLANKS or (before and re.search(re.escape(separator).encode() + rb'[ \t]+"', rest)):
             rest, separator = _rewritten(rest, separator)
@@ -237,6 +236,9 @@ def _parsed(rest: bytes, words: list[str], separator: str, path: Path, above: in
         return [pa.chunked_array([pa.array([], pa.string())]) for _ in words]
     width = len(words)
     table, bad = _rows(rest, separator, width)
+    if bad is not None and bad.text.isspace():
+        rest = re.sub(rb"(?m)^ +$", b"", rest)
+        table, bad = _rows(rest, separator, width)
     if bad is not None and bad.text.endswith(separator) and bad.actual_columns == width + 1:
         words.append("")
         table, bad = _rows(rest, separator, width + 1)
@@ -289,7 +291,8 @@ def _rows(rest: bytes, separator: str, width: int) -> tuple[pa.Table | None, Any
             return None, bad[0]
         return table, None
 
-    table, bad = attempt(threads=True)
+    # A small table is parsed before the threads have started.
+    table, bad = attempt(threads=len(rest) > _SMALL)
     # Of threads the first to fail need not be that of the first row.
     return (table, None) if bad is None else attempt(threads=False)
 
@@ -316,7 +319,7 @@ def _rewritten(rest: bytes, separator: str) -> tuple[bytes, str]:
     out = io.StringIO()
     writer = csv.writer(out, delimiter=_UNIT, lineterminator="\n")
     for row in csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True):
-        if row:
+        if len(row) > 1 or any(row):
             writer.writerow(row)
         else:
             out.write("\n")
