@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skyfuse import stop
 from skyfuse.errors import SkyfuseError, UsageError
 from skyfuse.fetch.commands import app as fetch
 from skyfuse.terminal import Json, progress_bars, say, table_path, write_table
@@ -49,37 +50,50 @@ class Format(StrEnum):
 
 def main() -> None:
     """Run the command line; every failure is one line on stderr and exit code 1 or 2."""
+    stop.listen()
     try:
         code = app(prog_name="skyfuse", standalone_mode=False)
-    except SkyfuseError as error:
-        _fail(str(error), error.exit_code)
-    except typer.TyperException as error:
+    except (Exception, KeyboardInterrupt) as error:
+        # What is interrupted may fail with any error.
+        code = stop.code() or _told(error)
+    # Typer turns Ctrl-C into its exit code, without an exception.
+    if stop.code() is not None or code == _INTERRUPTED:
+        stop.end(stop.code() or _INTERRUPTED)
+    stop.quiet()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _told(error: BaseException) -> int:
+    """Say in one line what is wrong and return the exit code; raise what is no user's fault."""
+    if isinstance(error, SkyfuseError):
+        return _say(str(error), error.exit_code)
+    if isinstance(error, typer.TyperException):
         context = getattr(error, "ctx", None)
         verb = context.command_path if context is not None else "skyfuse"
         message = " ".join(error.format_message().split())
         if message.startswith("Usage:"):
             # A call of no verb gets the list of verbs, as it is laid out.
             sys.stderr.write(f"{error.format_message()}\n")
-        elif message:
-            _fail(f"{message.rstrip('.')}; see '{verb} --help'", error.exit_code)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        code = _INTERRUPTED
-    except OSError as error:
+            return error.exit_code
+        if message:
+            _say(f"{message.rstrip('.')}; see '{verb} --help'", 0)
+        return error.exit_code
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return _INTERRUPTED
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}; check the path, its permissions and the free disk space", 1)
-    except MemoryError:
-        _fail("the work needs more memory than this machine has; ask for less at a time", 1)
-    # Typer may turn Ctrl-C into its exit code, without an exception.
-    if code == _INTERRUPTED:
-        _fail("interrupted; what is finished is kept, and the same command goes on where it stopped", code)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _say(
+            f"{where}{error.strerror or error}; check the path, its permissions and the free disk space", 1
+        )
+    if isinstance(error, MemoryError):
+        return _say("the work needs more memory than this machine has; ask for less at a time", 1)
+    raise error
 
 
-def _fail(message: str, code: int) -> None:
+def _say(message: str, code: int) -> int:
     # One line whatever the message holds, so that scripts and logs can rely on it.
     sys.stderr.write(f"skyfuse: {' '.join(message.split())}\n")
-    sys.exit(code)
+    return code
 
 
 @app.command()
@@ -402,8 +416,10 @@ def _study(
         result = plan.run(
             dataset, output / "study", progress=progress, truth=truth, mock=not data, templates=templates
         )
+    for note in result.notes:
+        sys.stderr.write(f"skyfuse: {note}\n")
     if as_json:
-        typer.echo(result.results.to_json(orient="records", indent=2))
+        say("", as_json, result.results.to_dict(orient="records"))
     else:
         from rich.console import Console
 

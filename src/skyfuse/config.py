@@ -322,6 +322,11 @@ class Recipe(_Part):
         default_factory=list,
         description="Forbidden columns used all the same: what reads the table runs without and with them.",
     )
+    trusted: list[str] = Field(
+        default_factory=list,
+        description="Inputs that may tell the label almost exactly, since they were measured without it: "
+        "columns as in `columns`, or `image` and `spectrum`. All others that do are refused.",
+    )
     zooms: dict[Modality, list[int]] = Field(
         default_factory=dict,
         description="Zooms of the resolution study: each model is fitted at each of them.",

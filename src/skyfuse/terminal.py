@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +21,25 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int, str], None]
 
+_QUIET = 10.0
+"""Seconds after which lines of progress tell the state between two tenths."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress]:
-    """Yield a callback ``(done, total, what)`` that draws one bar on stderr for each stretch of work."""
+    """Yield a callback ``(done, total, what)`` that shows each stretch of work on stderr.
+
+    On a terminal a stretch is a bar. Elsewhere it is plain lines: one when it begins, one for each tenth, and
+    after `_QUIET` seconds without one what is being done then.
+    """
+    with _bars() if sys.stderr.isatty() else _lines() as update:
+        yield update
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
     from rich import progress as bar
     from rich.console import Console
 
@@ -47,6 +64,45 @@ def progress_bars() -> Iterator[Progress]:
         yield update
 
 
+@contextmanager
+def _lines() -> Iterator[Progress]:
+    started = time.monotonic()
+    told: tuple[int, int, str] | None = None
+    last: tuple[int, int, str] | None = None
+    held = threading.Lock()
+    over = threading.Event()
+
+    def tell() -> None:
+        nonlocal told
+        if last is None or last == told:
+            return
+        told = last
+        done, total, what = last
+        # Flushed: a log that is read while the work runs shows it.
+        sys.stderr.write(f"{time.monotonic() - started:6.0f} s  {done}/{total}  {what}\n")
+        sys.stderr.flush()
+
+    def update(done: int, total: int, what: str) -> None:
+        nonlocal last
+        with held:
+            last = (done, total, what)
+            begins = told is None or told[1] != total or done < told[0]
+            if begins or (told is not None and 10 * (done - told[0]) >= total) or done == total:
+                tell()
+
+    def watch() -> None:
+        while not over.wait(_QUIET):
+            with held:
+                tell()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield update
+    finally:
+        over.set()
+
+
 def table_path(output: Path) -> Path:
     """Return where a table goes, refused before the work if it could not be written there after it."""
     if output.suffix not in (".parquet", ".csv"):
@@ -69,6 +125,23 @@ def write_table(table: pd.DataFrame, output: Path) -> None:
             table.to_parquet(partial, index=False)
 
 
-def say(text: str, as_json: bool, data: dict[str, Any]) -> None:
+def say(text: str, as_json: bool, data: Any) -> None:
     """Print the human text, or the same facts as JSON."""
-    typer.echo(json.dumps(data, indent=2, default=str) if as_json else text)
+    typer.echo(json.dumps(_plain(data), indent=2, allow_nan=False) if as_json else text)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: null for what is missing or no finite number, text for paths."""
+    if hasattr(value, "tolist"):
+        # Scalars and arrays of NumPy.
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    text = str(value)
+    return None if text in ("<NA>", "NaT") else text

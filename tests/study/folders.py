@@ -388,6 +388,13 @@ class _Folder:
             ],
             "parts": SPLIT,
             "rounds": self.recipe.split.rounds,
+            "looked": {
+                "level": 0.97,
+                "inputs": [
+                    {"input": "plate", "score": 0.98, "allowed": True},
+                    {"input": "u-g", "score": 0.4, "allowed": False},
+                ],
+            },
             "guard": [
                 {"column": name, "reason": reason, "used": name in self.recipe.leaking}
                 for name, reason in self.recipe.task.forbidden.items()

@@ -76,6 +76,19 @@ def test_scores_stand_beside_published_figures_that_are_told_apart(folders, page
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_nothing_missing_is_printed_by_its_name(pages, kind):
+    # Figures are text too; only what is shown counts.
+    shown = re.sub(r"<pre.*?</pre>", "", text(pages[kind]), flags=re.DOTALL)
+    assert not re.search(r"\b(nan|None|NaT|inf)\b|<NA>", shown)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_each_input_tells_is_shown(pages, kind):
+    assert "plate 0.980 allowed by the recipe" in text(pages[kind])
+    assert "From 0.97 on it is refused" in text(pages[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_headline_is_the_highest_of_the_choice(folders, pages, kind):
     study = read_folder(folders[kind])
     best = study.reference.sort_values("choice").iloc[-1]
@@ -152,7 +165,18 @@ def test_the_leakage_section_says_why_and_what_it_would_give(pages):
 
 def test_sections_follow_the_kind(pages):
     ids = {kind: set(re.findall(r'<h2 id="([^"]*)', page)) for kind, page in pages.items()}
-    common = {"result", "data", "views", "comparison", "zooms", "cost", "flaws", "published", "provenance"}
+    common = {
+        "result",
+        "leakage",
+        "data",
+        "views",
+        "comparison",
+        "zooms",
+        "cost",
+        "flaws",
+        "published",
+        "provenance",
+    }
     assert ids["regression"] == common | {"tuning", "training", "redshift", "intervals", "learning"}
     assert ids["classification"] == common | {"tuning", "leakage", "classes", "intervals"}
     assert ids["reconstruction"] == common | {"training", "reconstruction"}

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skyfuse.disk import locked
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models.classic import DecisionTree
 from skyfuse.models.files import load_model
@@ -309,8 +310,20 @@ def test_a_foreign_folder_is_left_alone(sky, tmp_path):
     with pytest.raises(StoreError, match=r"is not the folder of a study; give a new folder"):
         Study(small_recipe()).run(sky, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-    with pytest.raises(StoreError, match="is not the folder of a study"):
+    with pytest.raises(UsageError, match=r"thesis\.txt: is a file; give a folder"):
         Study(small_recipe()).run(sky, tmp_path / "thesis.txt")
+
+
+def test_a_second_study_in_one_folder_gets_one_line_and_harms_nothing(sky, tmp_path):
+    folder = tmp_path / "study"
+    with locked(folder, "study"):
+        with pytest.raises(
+            StoreError, match="another study writes this folder; wait until it ends or stop it"
+        ):
+            Study(small_recipe()).run(sky, folder)
+        with pytest.raises(StoreError, match="another search writes this folder"):
+            Study(small_recipe()).tune(sky, folder, model="tree", modality="early")
+        assert list(folder.iterdir()) == []
 
 
 def test_missing_labels_folds_and_truth(sky, tmp_path):

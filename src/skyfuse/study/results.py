@@ -57,10 +57,13 @@ class StudyResult:
         the distance from it, wall times.
     report : Path
         The report, one self-contained HTML file.
+    notes : tuple of str
+        Inputs that give the label away and that the recipe allows.
     """
 
     results: pd.DataFrame
     report: Path
+    notes: tuple[str, ...] = ()
 
     def table(self) -> Table:
         """Return the scores at the reference zooms as a table for the terminal."""
@@ -82,12 +85,12 @@ class StudyResult:
         for row in rows.to_dict("records"):
             first, others = shown[0], shown[1:]
             cells = [
-                f"{row[f'test_{first}']:.3f}",
-                f"{row[f'test_{first}_low']:.2f}…{row[f'test_{first}_high']:.2f}",
-                *(f"{row[f'test_{name}']:.3f}" for name in others),
+                _printed(row[f"test_{first}"]),
+                f"{_printed(row[f'test_{first}_low'], 2)}…{_printed(row[f'test_{first}_high'], 2)}",
+                *(_printed(row[f"test_{name}"]) for name in others),
             ]
             if "cover" in headings:
-                cells.append(f"{row['coverage']:.3f}")
+                cells.append(_printed(row["coverage"]))
             leaks = "" if row["role"] == "reference" else " + leaks"
             table.add_row(
                 "" if row["model"] == last else row["model"],
@@ -101,6 +104,10 @@ class StudyResult:
         if len(attainable):
             table.caption = f"attainable R² on these objects: {attainable.iloc[0]:.3f}"
         return table
+
+
+def _printed(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if np.isfinite(value) else "–"
 
 
 _SHOWN = {

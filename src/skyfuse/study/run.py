@@ -33,6 +33,7 @@ from skyfuse.errors import StoreError, UsageError
 from skyfuse.models.base import MODELS, Arrays
 from skyfuse.models.fusion import LateFusion
 from skyfuse.study import embed as views
+from skyfuse.study import leakage
 from skyfuse.study.cells import Cell, is_late, plan, reference, seed_of
 from skyfuse.study.fitting import FORMAT, Fitter
 from skyfuse.study.metrics import PRIMARY, names_of
@@ -138,16 +139,18 @@ class Study:
         UsageError
             The recipe names an unknown model, or one that cannot do its task.
         DataError
-            The dataset lacks the label, a column, a zoom, the rounds or the folds that the recipe names.
+            The dataset lacks the label, a column, a zoom, the rounds or the folds that the recipe names; or
+            an input gives the label away, see `skyfuse.study.leakage`.
         StoreError
             `out` holds something else, or another study writes it.
         """
         recipe = with_templates(self.recipe, templates)
         _check_models(recipe)
         goal = target(recipe, dataset, truth)
+        looked = _looked(recipe, dataset, goal)
         with _own_folder(Path(out), "study.json", "study") as folder:
             return _Run(recipe, dataset, folder, progress, goal).go(
-                {"data": "mock" if mock else "user", "variant": self.variant, "quick": self.quick}
+                {"data": "mock" if mock else "user", "variant": self.variant, "quick": self.quick}, looked
             )
 
     def tune(
@@ -212,6 +215,7 @@ class Study:
             }
         )
         goal = target(narrow, dataset)
+        _looked(narrow, dataset, goal)
         with _own_folder(Path(out), "tuning.sqlite", "search") as folder:
             covered = (folder / NAME).exists()
             (folder / NAME).unlink(missing_ok=True)
@@ -259,6 +263,13 @@ def _check_models(recipe: Recipe) -> None:
                     f"recipe {recipe.name} gives {name} a parameter that it cannot take ({error})",
                     remedy=f"mend models.{name} in the recipe",
                 ) from error
+
+
+def _looked(recipe: Recipe, dataset: Dataset, goal: Target) -> list[leakage.Finding]:
+    """Return how much of the label each input tells; refuse those that give it away."""
+    found = leakage.look(recipe, dataset, goal)
+    leakage.refuse(found, recipe, dataset)
+    return found
 
 
 def _points(plan_: ModelPlan) -> list[dict[str, Any]]:
@@ -326,12 +337,12 @@ class _Run:
         if self._progress is not None:
             self._progress(self._done, self._total, what)
 
-    def go(self, facts: Mapping[str, Any]) -> StudyResult:
+    def go(self, facts: Mapping[str, Any], looked: Sequence[leakage.Finding]) -> StudyResult:
         self._total += len(self.cells) + 2  # embeddings and report
         self._differing = damaged(self.folder)
         # Until the end they would not be those of the files.
         (self.folder / NAME).unlink(missing_ok=True)
-        self._write_header(facts)
+        self._write_header(facts, looked)
         tunings = self.tune()
         for cell in self.cells:
             self._tell(cell.name)
@@ -355,13 +366,13 @@ class _Run:
         report = write_report(self.folder)
         seal(self.folder)
         self._step("report")
-        return StudyResult(results, report)
+        return StudyResult(results, report, leakage.notes(looked, self.recipe))
 
     def _write(self, name: str, table: pd.DataFrame) -> None:
         with replaced(self.folder / name) as temporary:
             table.to_parquet(temporary, index=False)
 
-    def _write_header(self, facts: Mapping[str, Any]) -> None:
+    def _write_header(self, facts: Mapping[str, Any], looked: Sequence[leakage.Finding]) -> None:
         write_json(
             self.folder / "study.json",
             {
@@ -398,7 +409,8 @@ class _Run:
                 }
             ),
         )
-        write_json(self.folder / "data.json", describe(self.recipe, self.dataset, self.goal))
+        data = describe(self.recipe, self.dataset, self.goal)
+        write_json(self.folder / "data.json", {**data, "looked": leakage.summary(looked, self.recipe)})
 
     def tune(self) -> dict[tuple[str, Fusion], Tuning]:
         found: dict[tuple[str, Fusion], Tuning] = {}

@@ -228,8 +228,12 @@ def parameter_name(name: str) -> str:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a table as dictionaries."""
-    rows: list[Any] = table.to_dict("records")
+    """Return the rows of a table as dictionaries, with None for text that is missing."""
+    whole = table.copy()
+    for name in whole:
+        if not pd.api.types.is_numeric_dtype(whole[name]):
+            whole[name] = whole[name].astype(object).where(whole[name].notna(), None)
+    rows: list[Any] = whole.to_dict("records")
     return rows
 
 

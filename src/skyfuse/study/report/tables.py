@@ -40,6 +40,7 @@ def content(study: Folder) -> dict[str, Any]:
         "class_table": _class_table(study),
         "unknown": _unknown(study),
         "guard": study.data["guard"],
+        "looked": study.data.get("looked", {}),
         "leaks": _leaks(study),
         "leaky_gains": _leaky_gains(study),
         "funnel": _funnel(study),
