@@ -403,13 +403,17 @@ def _study(
 ) -> None:
     from dataclasses import replace
 
-    from skyfuse.study.prepare import prepare
+    from skyfuse.disk import locked
+    from skyfuse.study.prepare import check_sources, prepare
     from skyfuse.study.run import Study
 
     plan = Study.from_recipe(recipe, variant=variant, quick=quick)
     if seed is not None:
         plan = replace(plan, recipe=plan.recipe.with_seed(seed))
-    with progress_bars() as progress:
+    # What can be wrong is told before the sky or the cube is made.
+    plan.check(output / "study", templates)
+    check_sources(plan.recipe, data, labels)
+    with locked(output, "study"), progress_bars() as progress:
         dataset, truth = prepare(
             plan.recipe, output, sources=data, labels=labels, templates=templates, progress=progress
         )
@@ -452,6 +456,7 @@ def tune(
     from skyfuse.study.run import Study
 
     plan = Study.from_recipe(recipe, variant=variant, quick=quick)
+    plan.narrowed(model, modality, templates)
     with progress_bars() as progress:
         trials = plan.tune(
             Dataset.open(dataset),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import threading
 import time
@@ -111,6 +112,11 @@ def table_path(output: Path) -> Path:
         )
     if output.is_dir():
         raise UsageError("is a folder", path=output, remedy="give the name of a file")
+    # The nearest folder that is there decides: those below it are made.
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        fault = "cannot be written into" if above.is_dir() else "is a file"
+        raise UsageError(fault, path=above, remedy="give a file in a folder that you may write")
     return output
 
 

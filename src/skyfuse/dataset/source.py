@@ -371,13 +371,13 @@ def _open_images(
     )
     tables: dict[Path | None, pd.DataFrame] = {}
     if isinstance(labels, Path):
-        tables[labels] = _labels_of(labels, label)
+        tables[labels] = labels_of(labels, label)
     elif labels is not None:
         tables[None] = labels
     elif label is not None:
         # labels.csv before any other table.
         for path in sorted(tables_in(given), key=lambda path: (path.name != _LABELS, path)):
-            read = _labels_of(path, label)
+            read = labels_of(path, label)
             if _has(read, label):
                 tables[path] = read
     funnel = select.Funnel()
@@ -432,7 +432,7 @@ def _joined_images(
     return [path for path in dict.fromkeys(serves) if path is not None], table, "".join(remarks)
 
 
-def _labels_of(path: Path, label: str | None) -> pd.DataFrame:
+def labels_of(path: Path, label: str | None) -> pd.DataFrame:
     """Return a table of labels; of votes, with the class that they give."""
     table = read_table(path)
     if label is not None and label.lower() == MORPHOLOGY and not _has(table, label):

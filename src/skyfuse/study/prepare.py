@@ -10,9 +10,11 @@ import pandas as pd
 from skyfuse.config import Reader, Recipe
 from skyfuse.cube.catalogue import SCHEMAS
 from skyfuse.dataset.dataset import Dataset
-from skyfuse.dataset.source import open_source
+from skyfuse.dataset.make import label_table
+from skyfuse.dataset.select import with_label
+from skyfuse.dataset.source import labels_of, open_source
 from skyfuse.dataset.split import SplitPlan
-from skyfuse.errors import StoreError
+from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.mock import write_mock
 
 Progress = Callable[[int, int, str], None]
@@ -69,6 +71,7 @@ def prepare(
     StoreError
         If a source does not exist, or holds neither labels nor a dataset.
     """
+    check_sources(recipe, sources, labels)
     given = list(sources)
     if not given:
         given = [work / "sky"]
@@ -84,11 +87,6 @@ def prepare(
             templates=templates,
             progress=progress,
         )
-    for path in given:
-        if not path.exists():
-            raise StoreError(
-                "does not exist", path=path, remedy="give a dataset, a cube or a folder of survey files"
-            )
     truth = given[0] / TRUTH if len(given) == 1 and (given[0] / TRUTH).is_file() else None
     paths = [
         path / IN_MOCK[recipe.reader] if not sources or (path / TRUTH).is_file() else path for path in given
@@ -129,6 +127,43 @@ def prepare(
         progress=progress,
     )
     return dataset, None if truth is None else pd.read_parquet(truth)
+
+
+def check_sources(recipe: Recipe, sources: Sequence[Path], labels: Path | None) -> None:
+    """Raise what is wrong with sources and labels before anything is made of them.
+
+    Raises
+    ------
+    StoreError
+        If a source or the table of labels does not exist.
+    UsageError
+        If the reader takes no labels.
+    DataError
+        If the table of labels lacks the label.
+    """
+    for path in sources:
+        if not path.exists():
+            raise StoreError(
+                "does not exist", path=path, remedy="give a dataset, a cube or a folder of survey files"
+            )
+    if labels is None:
+        return
+    if recipe.reader in ("table", "scene"):
+        raise UsageError(
+            f"the data of {recipe.name} hold their labels themselves", remedy="call it without --labels"
+        )
+    if not labels.exists():
+        raise StoreError("does not exist", path=labels, remedy="give the table of labels")
+    label = recipe.task.label
+    if label in SCHEMAS["spectra"].names or any((path / "dataset.json").is_file() for path in sources):
+        return
+    table = labels_of(labels, label) if recipe.reader == "images" else label_table(labels)
+    if table is not None:
+        try:
+            with_label(table, label)
+        except DataError as error:
+            error.path = labels
+            raise
 
 
 def split_plan(recipe: Recipe) -> SplitPlan:

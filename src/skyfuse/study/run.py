@@ -32,6 +32,7 @@ from skyfuse.disk import locked, read_json, replaced, write_json
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models.base import MODELS, Arrays
 from skyfuse.models.fusion import LateFusion
+from skyfuse.models.template import require_templates
 from skyfuse.study import embed as views
 from skyfuse.study import leakage
 from skyfuse.study.cells import Cell, is_late, plan, reference, seed_of
@@ -144,14 +145,56 @@ class Study:
         StoreError
             `out` holds something else, or another study writes it.
         """
+        self.check(out, templates)
         recipe = with_templates(self.recipe, templates)
-        _check_models(recipe)
         goal = target(recipe, dataset, truth)
         looked = _looked(recipe, dataset, goal)
         with _own_folder(Path(out), "study.json", "study") as folder:
             return _Run(recipe, dataset, folder, progress, goal).go(
                 {"data": "mock" if mock else "user", "variant": self.variant, "quick": self.quick}, looked
             )
+
+    def check(self, out: str | Path = "skyfuse-study", templates: str | Path | None = None) -> None:
+        """Raise what is wrong with models, their parameters, templates and the folder, before any work.
+
+        Parameters
+        ----------
+        out, templates
+            As for `run`.
+        """
+        _check_models(with_templates(self.recipe, templates))
+        _check_folder(Path(out), "study.json", "study")
+
+    def narrowed(self, model: str, modality: str, templates: str | Path | None = None) -> Recipe:
+        """Return the recipe of one model and one input alone, as `tune` takes it.
+
+        Raises
+        ------
+        UsageError
+            The recipe does not name the model or the modality, or there is nothing to tune.
+        """
+        recipe = with_templates(self.recipe, templates)
+        _check_models(recipe)
+        if model not in recipe.models:
+            raise UsageError(
+                f"recipe {recipe.name} does not name the model {model!r}",
+                remedy=f"choose among {', '.join(recipe.models)}",
+            )
+        known = [fusion for fusion in recipe.fusions_of(model) if not is_late(fusion)]
+        if modality not in known:
+            raise UsageError(f"{modality!r} cannot be tuned", remedy=f"choose among {', '.join(known)}")
+        if not recipe.models[model].tuned:
+            raise UsageError(
+                f"recipe {recipe.name} names no grid for {model}",
+                remedy=f"give models.{model}.grid at least two points",
+            )
+        return recipe.model_copy(
+            update={
+                "models": {model: recipe.models[model].model_copy(update={"fusions": [modality]})},
+                "learning": None,
+                "flaws": [],
+            }
+        )
 
     def tune(
         self,
@@ -192,28 +235,7 @@ class Study:
         DataError, StoreError
             As `run`.
         """
-        recipe = with_templates(self.recipe, templates)
-        _check_models(recipe)
-        if model not in recipe.models:
-            raise UsageError(
-                f"recipe {recipe.name} does not name the model {model!r}",
-                remedy=f"choose among {', '.join(recipe.models)}",
-            )
-        known = [fusion for fusion in recipe.fusions_of(model) if not is_late(fusion)]
-        if modality not in known:
-            raise UsageError(f"{modality!r} cannot be tuned", remedy=f"choose among {', '.join(known)}")
-        if not recipe.models[model].tuned:
-            raise UsageError(
-                f"recipe {recipe.name} names no grid for {model}",
-                remedy=f"give models.{model}.grid at least two points",
-            )
-        narrow = recipe.model_copy(
-            update={
-                "models": {model: recipe.models[model].model_copy(update={"fusions": [modality]})},
-                "learning": None,
-                "flaws": [],
-            }
-        )
+        narrow = self.narrowed(model, modality, templates)
         goal = target(narrow, dataset)
         _looked(narrow, dataset, goal)
         with _own_folder(Path(out), "tuning.sqlite", "search") as folder:
@@ -254,6 +276,8 @@ def _check_models(recipe: Recipe) -> None:
             raise UsageError(
                 f"{name} takes no weights of objects", remedy="set balance to smote or rarest in the recipe"
             )
+        if getattr(MODELS[name], "reads_templates", False):
+            require_templates(str(plan_.fixed.get("templates", "")))
         # A wrong parameter shows before the first hour of fitting, not after it.
         for point in _points(plan_):
             try:
@@ -283,9 +307,15 @@ def _points(plan_: ModelPlan) -> list[dict[str, Any]]:
 def _own_folder(folder: Path, mark: str, what: str) -> Iterator[Path]:
     """Hold a folder, which must be new, empty, or carry the mark of an earlier run."""
     with locked(folder, what):
-        if any(folder.iterdir()) and not (folder / mark).is_file():
-            raise StoreError(f"is not the folder of a {what}", remedy="give a new folder", path=folder)
+        _check_folder(folder, mark, what)
         yield folder
+
+
+def _check_folder(folder: Path, mark: str, what: str) -> None:
+    if folder.is_file():
+        raise UsageError("is a file", remedy="give a folder", path=folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+        raise StoreError(f"is not the folder of a {what}", remedy="give a new folder", path=folder)
 
 
 class _Run:
