@@ -22,8 +22,9 @@ class Done:
 
 @pytest.fixture
 def skyfuse(monkeypatch, capsys, tmp_path):
-    """Call the command line in an empty folder."""
+    """Call the command line in an empty folder, with the signals left to the tests."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("skyfuse.stop.listen", lambda: None)
 
     def call(*words: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["skyfuse", *map(str, words)])
@@ -182,6 +183,14 @@ WRONG_CALLS = {
     "study without labels": ["study", "sfr", "--data", "CUBE"],
     "labels with other columns": ["study", "sfr", "--data", "CUBE", "--labels", "TABLE"],
     "labels missing for all": ["study", "sfr", "--data", "CUBE", "--labels", "ELSEWHERE"],
+    "labels that are not there": ["study", "sfr", "--data", "SKY", "--labels", "nowhere.fits"],
+    "labels of another label": ["study", "sfr", "--data", "SKY", "--labels", "TABLE"],
+    "labels beside a table": ["study", "superclass", "--labels", "ELSEWHERE"],
+    "study onto a file": ["study", "sfr", "-o", "TABLE"],
+    "study into another folder": ["study", "sfr", "-o", "AROUND"],
+    "no templates for what fits them": ["study", "mainclass", "--variant", "sdss", "--data", "SKY"],
+    "model that is not named": ["tune", "sfr", "nowhere", "--model", "oracle"],
+    "table into a file": ["embed", "CUBE", "-o", "table.csv/out.csv"],
     "tune of nothing": ["tune", "sfr", "nowhere"],
     "embed of nothing": ["embed", "nowhere"],
     "predict without a model": ["predict", "nowhere", "CUBE"],
@@ -204,7 +213,10 @@ def test_a_wrong_call_gets_one_line_and_a_remedy(skyfuse, small_sky, cube, tmp_p
         "TABLE": tmp_path / "table.csv",
         "ELSEWHERE": tmp_path / "elsewhere.csv",
         "KINDS": kinds(tmp_path),
+        "AROUND": tmp_path / "around",
     }
+    (tmp_path / "around" / "study").mkdir(parents=True)
+    (tmp_path / "around" / "study" / "thesis.txt").touch()
     done = skyfuse(*(words.get(word, word) for word in WRONG_CALLS[case]))
     assert done.code in (1, 2)
     lines = [line for line in done.err.splitlines() if line.startswith("skyfuse: ")]

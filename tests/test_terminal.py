@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +14,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from skyfuse.survey.tables import read_table
-from skyfuse.terminal import write_table
+from skyfuse.terminal import progress_bars, say, write_table
 
 TABLE = pd.DataFrame(
     {
@@ -38,3 +43,45 @@ def test_holes_are_empty_cells_and_nulls(tmp_path):
     schema = pq.read_schema(tmp_path / "t.parquet")
     assert schema.types[:3] == [pa.int64(), pa.uint64(), pa.bool_()]
     assert pq.read_table(tmp_path / "t.parquet")["id"].to_pylist() == [2**62 + 1, None, 2**62 + 3]
+
+
+def test_json_is_strict_and_keeps_whole_numbers(capsys):
+    say("", True, {
+        "path": Path("a/b"),
+        "holes": [float("nan"), float("-inf"), pd.NA, pd.NaT, None],
+        "id": np.int64(2**62 + 1),
+        "row": [{"x": np.float32(0.5), "ok": np.bool_(True), "list": np.arange(2)}],
+    })  # fmt: skip
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {
+        "path": "a/b",
+        "holes": [None] * 5,
+        "id": 2**62 + 1,
+        "row": [{"x": 0.5, "ok": True, "list": [0, 1]}],
+    }
+
+
+def test_progress_without_a_terminal_is_a_line_when_work_begins_and_at_each_tenth(capsys):
+    with progress_bars() as progress:
+        progress(0, 200, "files")
+        assert capsys.readouterr().err.split() == ["0", "s", "0/200", "files"]
+        for done in range(1, 201):
+            progress(done, 200, "files")
+        progress(1, 3, "tiles")
+    shown = [line.split()[2] for line in capsys.readouterr().err.splitlines()]
+    assert shown == [*(f"{k}/200" for k in range(20, 201, 20)), "1/3"]
+
+
+def test_progress_between_two_tenths_is_told_after_a_while(capsys, monkeypatch):
+    monkeypatch.setattr("skyfuse.terminal._QUIET", 0.05)
+    with progress_bars() as progress:
+        progress(0, 200, "files")
+        progress(1, 200, "the long one")
+        for _ in range(100):
+            time.sleep(0.05)
+            if "the long one" in (said := capsys.readouterr().err):
+                break
+        assert said.count("the long one") == 1

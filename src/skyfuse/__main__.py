@@ -7,8 +7,8 @@ from skyfuse import stop
 
 def main() -> None:
     """Run the command line; see `skyfuse.cli.main`."""
-    stop.listen()
     try:
+        stop.listen()
         from skyfuse.cli import main as run
     except BaseException:
         # An import that is interrupted may raise anything.
