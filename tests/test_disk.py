@@ -27,6 +27,37 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"a": NaN}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b'{"a": ' + b"9" * 400 + b"}",
+        b'{"a": ' + b"9" * 10_000 + b"}",
+        b'{"a": 1, "a": 2}',
+        b'[{"b": {"a": 1, "a": 1}}]',
+        b'\xef\xbb\xbf{"a": 1}',
+        b'{"a": "\xff"}',
+        b"[1]",
+        b"",
+    ],
+)
+def test_json_that_no_store_writes_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"bad\.json: cannot be read: it is damaged") as caught:
+        read_json(tmp_path / "bad.json")
+    assert len(str(caught.value)) < 300
+
+
+def test_numbers_that_stores_write_are_read_exactly(tmp_path: Path) -> None:
+    content = {"id": 2**63 + 1, "least": 5e-324, "most": 1.7976931348623157e308, "text": "\ud800"}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+
+
 def test_damaged_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(StoreError, match=r"bad\.json: cannot be read"):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from unicodedata import category
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from skyfuse.errors import DataError, FileError, SkyfuseError, StoreError, UsageError
 
@@ -34,3 +37,21 @@ def test_an_error_keeps_its_parts_between_processes():
         pool.submit(_raise, None).result()
     assert caught.value.reason == "truncated"
     assert str(caught.value) == "spec.fits: ends early; fetch it again"
+
+
+LETTERS = st.text(st.characters(codec=None, exclude_categories=()), max_size=8)
+
+
+@given(path=LETTERS, fault=LETTERS, remedy=LETTERS)
+@settings(derandomize=True, max_examples=300, deadline=None)
+def test_every_message_is_one_line_that_can_be_written(path, fault, remedy):
+    message = str(SkyfuseError(f"a{fault}b", remedy=f"c{remedy}d", path=f"e{path}f"))
+    message.encode("utf-8")
+    assert len(message.splitlines()) == 1
+    assert not any(category(letter) in ("Cc", "Cs") for letter in message)
+
+
+def test_breaks_are_blanks_in_a_message_and_codes_in_a_path():
+    error = SkyfuseError("line 3,\n  column 4:\r\nbad\x1b[2J", remedy="mend it\n", path="a\nb\t\udcff.csv")
+    assert str(error) == r"a\nb\t\udcff.csv: line 3, column 4: bad\x1b[2J; mend it"
+    assert str(SkyfuseError("5\N{NO-BREAK SPACE}Å is é", remedy="x")) == "5\N{NO-BREAK SPACE}Å is é; x"

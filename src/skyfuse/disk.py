@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from skyfuse.errors import StoreError, UsageError
+
+_DIGITS = 308
+"""Characters of a whole number at most: any that is longer may lie beyond float64."""
 
 
 @contextmanager
@@ -133,11 +137,17 @@ def parse_json(content: bytes) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If it is anything else, or no UTF-8.
+        If it is anything else, no UTF-8, holds an entry twice, or a number beyond float64.
     """
     try:
         # Written without byte order marks and NaN: whatever has them was not written here.
-        found = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+        found = json.loads(
+            content.decode("utf-8"),
+            parse_constant=_no_constant,
+            parse_float=_real,
+            parse_int=_whole,
+            object_pairs_hook=_each_once,
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(found, dict):
@@ -147,6 +157,26 @@ def parse_json(content: bytes) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS:
+        raise ValueError(f"{text[:40]} is too large a number")
+    return int(text)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        raise ValueError("an entry stands there twice")
+    return entries
 
 
 def sha256(path: Path) -> str:

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unicodedata import category
 
 
 def shown(path: str | Path) -> str:
-    """Return a path as text that can be written anywhere: bytes that are no UTF-8 as their codes."""
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    """Return a path as one line that can be written anywhere: what no line can hold as its codes."""
+    return _coded(str(path))
+
+
+def one_line(text: str) -> str:
+    """Return a message as one line: breaks as blanks, other letters that are not printable as their codes."""
+    return _coded(" ".join(part for line in text.splitlines() if (part := line.strip())))
+
+
+def _coded(text: str) -> str:
+    # Control characters could write over what a terminal shows, and lone surrogates end in an error.
+    if text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter.isprintable() or category(letter) == "Zs"
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
 
 
 class SkyfuseError(Exception):
@@ -38,7 +56,7 @@ class SkyfuseError(Exception):
 
     def __str__(self) -> str:
         where = "" if self.path is None else f"{shown(self.path)}: "
-        return f"{where}{self.fault}; {self.remedy}"
+        return f"{where}{one_line(f'{self.fault}; {self.remedy}')}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would otherwise be lost between worker processes.

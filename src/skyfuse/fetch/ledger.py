@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from skyfuse.disk import parse_json
 from skyfuse.errors import DataError, StoreError
 
 NAME = "ledger.sqlite"
@@ -518,10 +519,10 @@ class Ledger:
 
     def _expected(self, number: int, text: str) -> dict[str, str | int | float]:
         try:
-            told = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            told = parse_json(text.encode())
+        except ValueError as error:
             raise _damaged(f"row {number}", self._path) from error
-        if not isinstance(told, dict) or any(type(v) not in (str, int, float) for v in told.values()):
+        if any(type(v) not in (str, int, float) for v in told.values()):
             raise _damaged(f"row {number}", self._path)
         return told
 

@@ -18,8 +18,8 @@ import pandas as pd
 from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
 
-from skyfuse.disk import locked
-from skyfuse.errors import UsageError
+from skyfuse.disk import locked, read_json
+from skyfuse.errors import StoreError, UsageError
 from skyfuse.mock import bound, catalogue, classes, gaia, images, lamost, scene, sdss, spectra, zoo
 from skyfuse.mock.files import npy_bytes, write_once
 from skyfuse.mock.sky import (
@@ -234,9 +234,9 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
     marker = out / "truth.json"
     if marker.exists():
         try:
-            held = json.loads(marker.read_text(encoding="utf-8"))
+            held = read_json(marker)
             found = held["parameters"] if held["version"] == VERSION else None
-        except (ValueError, KeyError, TypeError):
+        except (StoreError, KeyError):
             found = None
         if found != parameters:
             raise UsageError(

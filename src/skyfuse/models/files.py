@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skyfuse.checksums import NAME as CHECKSUMS
 from skyfuse.checksums import digest as file_digest
 from skyfuse.checksums import named_sha256, write_checksums
-from skyfuse.disk import replaced, sha256
+from skyfuse.disk import parse_json, replaced, sha256
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
 from skyfuse.models.base import AUXILIARY, MODALITIES, MODELS, Kind, Model
 from skyfuse.models.uncertainty import Conformal
@@ -288,18 +288,18 @@ def _read_card(folder: Path) -> Card:
     try:
         if path.stat().st_size > CARD_LIMIT:
             raise StoreError(f"is larger than {CARD_LIMIT} bytes", remedy=_REMEDY, path=path)
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(
             "is no model folder: it has no model.json", remedy="name a folder that save wrote", path=folder
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"cannot be read ({error})", remedy=_REMEDY, path=path) from error
+    except OSError as error:
+        raise StoreError(f"cannot be read ({error.strerror})", remedy=_REMEDY, path=path) from error
     try:
-        raw = json.loads(text, parse_constant=_no_constant, parse_float=_number, object_pairs_hook=_each_once)
-    except (ValueError, RecursionError) as error:
+        raw = parse_json(content)
+    except ValueError as error:
         raise StoreError(f"is not JSON ({error})", remedy=_REMEDY, path=path) from error
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+    if raw.get("format") != FORMAT:
         raise StoreError("is not a model's card", remedy="name a folder that save wrote", path=path)
     if raw.get("version") != VERSION:
         raise StoreError(
@@ -435,24 +435,6 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise StoreError(f"is not safetensors ({error})", remedy=_REMEDY, path=path) from error
     return tensors
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is too large a number")
-    return value
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        raise ValueError("an entry stands there twice")
-    return entries
 
 
 def _finite(value: float | None) -> float | None:
