@@ -172,3 +172,9 @@ def test_types_of_ecsv_count(tmp_path):
 def test_columns_of_one_name_are_all_kept(tmp_path):
     (tmp_path / "t.csv").write_text("a,a,a.1\n1,2,3\n")
     assert read_table(tmp_path / "t.csv").to_dict("list") == {"a": [1], "a.1": [2], "a.1.1": [3]}
+
+
+def test_one_column_keeps_the_blanks_in_its_cells(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("designation\nGaia DR3 5\n\nGaia DR3 4658615927801509760\n")
+    assert read_table(path)["designation"].tolist() == ["Gaia DR3 5", "Gaia DR3 4658615927801509760"]

@@ -66,6 +66,9 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
     header = body[at:end].decode().rstrip("\n")
     separator = separator or _separator(header)
     words = _words(header, separator)
+    if separator == _BLANKS and len(words) == 1 and not names:
+        # One column: the blanks below it are part of its cells, as in "Gaia DR3 5".
+        separator = _UNIT
     if names or (_are_numbers(words) and (at > 0 or len(words) > 1)):
         if not names and comments:
             # Some tables write their header as the last comment, with a separator of its own.
