@@ -279,8 +279,11 @@ def _faults(path: Path, value: str) -> Iterator[str]:
 
 def stamped(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return JSON content with a checksum of its own, which `read_stamped` verifies."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(content), allow_nan=False))
-    return plain | {"checksum": hashlib.sha256(dumps(plain).encode()).hexdigest()}
+    return dict(content) | {"checksum": _stamp(content)}
+
+
+def _stamp(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def verified_stamp(content: Any) -> dict[str, Any]:
@@ -294,7 +297,7 @@ def verified_stamp(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict) or "checksum" not in content:
         raise ValueError("it carries no checksum")
     plain = {key: value for key, value in content.items() if key != "checksum"}
-    if hashlib.sha256(dumps(plain).encode()).hexdigest() != content["checksum"]:
+    if _stamp(plain) != content["checksum"]:
         raise ValueError("it differs from its own checksum")
     return plain
 
