@@ -175,9 +175,9 @@ class ArrayWriter:
             return
         view = data.data.cast("B")
         place = offset + first * dtype.itemsize
-        self._put(view, place)
         # Now, while the bytes are in the processor's cache.
         self._added[name] += sum64(view, place)
+        self._put(view, place)
         self._written[name].append((place, place + len(view)))
 
     def __enter__(self) -> Self:
