@@ -44,7 +44,7 @@ def found(sky, recipe) -> set[str]:
     try:
         leakage.refuse(looked := leakage.look(recipe, sky, goal), recipe, sky)
     except DataError:
-        return {name for one in looked if leakage.gives(one, recipe) for name in one.inputs}
+        return {name for one in looked if leakage.gives(one) for name in one.inputs}
     return set()
 
 
@@ -141,6 +141,22 @@ def test_a_pixel_and_a_bin_that_carry_the_label_are_found_at_their_zoom(tmp_path
     recipe = small_recipe()
     sky._arrays["image", 3][:, 1, 0, 5] = -sky.table["AVG"]
     assert found(sky, recipe) == {"image at zoom 3, band, row, column 1, 0, 5"}
+
+
+def test_a_bright_line_tells_a_redshift_and_brightness_a_class_and_neither_is_refused(tmp_path):
+    sky = a_sky(tmp_path)
+    rng = np.random.default_rng(6)
+    rank = sky.table["z"].rank().to_numpy() / N
+    sky._arrays["spectrum", 4][:, 7] = np.exp(-((rank - 1.5) ** 2)) + rng.normal(0, 0.005, N)
+    recipe = recipe_of("regression", [])
+    assert found(sky, recipe) == set()
+    (note,) = leakage.notes(leakage.look(recipe, sky, target(recipe, sky)), recipe)
+    assert note.startswith("spectrum at zoom 4, bin 7 gives the label away (0.99")
+    assert note.endswith("see that it was measured without the label")
+    sky._arrays["spectrum", 4][:, 7] = sky.table["type"].astype("category").cat.codes
+    recipe = recipe_of("classification", [])
+    assert found(sky, recipe) == set()
+    assert leakage.look(recipe, sky, target(recipe, sky))[0].score == 1
 
 
 def test_epochs_of_one_object_are_no_leak(tmp_path):

@@ -20,7 +20,8 @@ What no single input tells, several may:
 The levels are above what measurements allow. A label known to a tenth of its spread, as rates, masses and
 temperatures are, cannot be told better than R² = 0.99 by anything that was measured without it; of classes
 that pipelines or eyes give, about one in a hundred is wrong, which scores 0.97. Where an input may honestly
-reach the level, the recipe names it in `trusted`.
+reach the level, the recipe names it in `trusted`. Of pixels and bins, whose light models are made to read, only an
+exact copy of a number is refused; what else reaches the level is told.
 
 Not found are: three columns or more of many values that tell the label only together, and two that so tell a
 class; a code that several pixels or bins share; a copy with noise above a tenth of the label's spread; a
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 LEVEL = {"regression": 0.99, "classification": 0.97}
 """Score from which an input gives the label away, by kind of task."""
+EXACT = {"regression": 0.9999, "classification": np.inf}
+"""The same for a pixel or bin, which measures nothing but light: a bright line tells a redshift to 0.999, and where
+classes differ in brightness one pixel tells them apart."""
 LEAST = 50
 """Training objects below which nothing can be told."""
 MOST = 2000
@@ -75,11 +79,14 @@ class Finding:
         1 where they give the label exactly, about 0 where they tell nothing.
     allowed : bool
         Whether the recipe trusts them, or asks for them as leaking.
+    level : float
+        Score from which they give it away.
     """
 
     inputs: tuple[str, ...]
     score: float
     allowed: bool
+    level: float
 
 
 def look(recipe: Recipe, dataset: Dataset, goal: Target) -> list[Finding]:
@@ -113,7 +120,7 @@ def look(recipe: Recipe, dataset: Dataset, goal: Target) -> list[Finding]:
         own = [_allows(recipe, goal, name) for name in goal.leaky]
         alone = score(values)
         found += [
-            Finding((name,), float(s), allowed)
+            Finding((name,), float(s), allowed, level)
             for name, s, allowed in zip(goal.leaky, alone, own, strict=True)
         ]
         # What tells the label alone does so with any other, too.
@@ -122,7 +129,7 @@ def look(recipe: Recipe, dataset: Dataset, goal: Target) -> list[Finding]:
         found += _together(values[:, rest], named, label, goal.classes, level)
     for modality, zoom in _arrays(recipe):
         best = _best(dataset, modality, zoom, rows, label, goal.classes, level)
-        found.append(Finding((best[0],), best[1], modality in recipe.trusted))
+        found.append(Finding((best[0],), best[1], modality in recipe.trusted, EXACT[recipe.task.kind]))
     return sorted(found, key=lambda one: -one.score)
 
 
@@ -134,31 +141,34 @@ def refuse(found: Sequence[Finding], recipe: Recipe, dataset: Dataset) -> None:
     DataError
         Names the inputs and their scores.
     """
-    told = [one for one in found if gives(one, recipe) and not one.allowed]
+    told = [one for one in found if gives(one) and not one.allowed]
     if not told:
         return
     named = [f"{' with '.join(one.inputs)} ({one.score:.4f})" for one in told[:_SHOWN]]
     more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
     raise DataError(
         f"inputs give the label {recipe.task.label} away: {', '.join(named)}{more}, where 1 is exactly and "
-        f"no honest measurement reaches {LEVEL[recipe.task.kind]}",
+        f"no honest measurement reaches {min(one.level for one in told)}",
         remedy="take them out of the recipe's columns, or name them in trusted if measured without the label",
         path=dataset.path,
     )
 
 
 def notes(found: Sequence[Finding], recipe: Recipe) -> tuple[str, ...]:
-    """Return a line for each allowed input that gives the label away."""
-    return tuple(
-        f"{' with '.join(one.inputs)} gives the label away ({one.score:.4f} of 1), and the recipe allows it"
-        for one in found
-        if gives(one, recipe) and one.allowed
-    )
+    """Return a line for each input that gives the label away and is allowed, and for pixels that nearly do."""
+    lines = []
+    for one in found:
+        told = f"{' with '.join(one.inputs)} gives the label away ({one.score:.4f} of 1)"
+        if one.allowed and gives(one):
+            lines.append(f"{told}, and the recipe allows it")
+        elif not one.allowed and one.score >= LEVEL[recipe.task.kind]:
+            lines.append(f"{told}, as light may: see that it was measured without the label")
+    return tuple(lines)
 
 
-def gives(one: Finding, recipe: Recipe) -> bool:
-    """Tell whether a finding reaches the level."""
-    return one.score >= LEVEL[recipe.task.kind]
+def gives(one: Finding) -> bool:
+    """Tell whether a finding reaches its level."""
+    return one.score >= one.level
 
 
 def summary(found: Sequence[Finding], recipe: Recipe) -> dict[str, Any]:
@@ -239,7 +249,7 @@ def _together(
     if len(few) > 1:
         score, used = _coded(values[:, few], label, classes)
         if score >= level:
-            found.append(Finding(tuple(names[few[i]] for i in used), score, allowed=False))
+            found.append(Finding(tuple(names[few[i]] for i in used), score, allowed=False, level=level))
     return found
 
 
@@ -263,7 +273,9 @@ def _pairs(
             score = float(told_of_numbers((design @ weights)[:, None], y[whole])[0])
             if score >= level and score > found.get((i, j), 0):
                 found[i, j] = score
-    return [Finding((names[i], names[j]), score, allowed=False) for (i, j), score in found.items()]
+    return [
+        Finding((names[i], names[j]), score, allowed=False, level=level) for (i, j), score in found.items()
+    ]
 
 
 def _hopeful(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[tuple[int, int]]:
