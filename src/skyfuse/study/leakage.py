@@ -20,8 +20,8 @@ What no single input tells, several may:
 The levels are above what measurements allow. A label known to a tenth of its spread, as rates, masses and
 temperatures are, cannot be told better than R² = 0.99 by anything that was measured without it; of classes
 that pipelines or eyes give, about one in a hundred is wrong, which scores 0.97. Where an input may honestly
-reach the level, the recipe names it in `trusted`. Of pixels and bins, whose light models are made to read, only an
-exact copy of a number is refused; what else reaches the level is told.
+reach the level, the recipe names it in `trusted`. Of pixels and bins, whose light models are made to read, only
+an exact copy of a number is refused; what else reaches the level is told.
 
 Not found are: three columns or more of many values that tell the label only together, and two that so tell a
 class; a code that several pixels or bins share; a copy with noise above a tenth of the label's spread; a
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 LEVEL = {"regression": 0.99, "classification": 0.97}
 """Score from which an input gives the label away, by kind of task."""
 EXACT = {"regression": 0.9999, "classification": np.inf}
-"""The same for a pixel or bin, which measures nothing but light: a bright line tells a redshift to 0.999, and where
-classes differ in brightness one pixel tells them apart."""
+"""The same for a pixel or bin, which measures nothing but light: a bright line tells a redshift to 0.999, and
+where classes differ in brightness one pixel tells them apart."""
 LEAST = 50
 """Training objects below which nothing can be told."""
 MOST = 2000
@@ -155,7 +155,7 @@ def refuse(found: Sequence[Finding], recipe: Recipe, dataset: Dataset) -> None:
 
 
 def notes(found: Sequence[Finding], recipe: Recipe) -> tuple[str, ...]:
-    """Return a line for each input that gives the label away and is allowed, and for pixels that nearly do."""
+    """Return a line for each input that gives the label away and is allowed, or is light that may."""
     lines = []
     for one in found:
         told = f"{' with '.join(one.inputs)} gives the label away ({one.score:.4f} of 1)"
