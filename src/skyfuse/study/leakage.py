@@ -20,8 +20,8 @@ What no single input tells, several may:
 The levels are above what measurements allow. A label known to a tenth of its spread, as rates, masses and
 temperatures are, cannot be told better than R² = 0.99 by anything that was measured without it; of classes
 that pipelines or eyes give, about one in a hundred is wrong, which scores 0.97. Where an input may honestly
-reach the level, the recipe names it in `trusted`. Of pixels and bins, whose light models are made to read, only
-an exact copy of a number is refused; what else reaches the level is told.
+reach the level, the recipe names it in `trusted`. Of pixels and bins, whose light models are made to read,
+only an exact copy of a number is refused; what else reaches the level is told.
 
 Not found are: three columns or more of many values that tell the label only together, and two that so tell a
 class; a code that several pixels or bins share; a copy with noise above a tenth of the label's spread; a
