@@ -14,7 +14,10 @@ Replay one mutant, with its traceback: python benchmarks/fuzz.py --replay recipe
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -22,6 +25,7 @@ import random
 import re
 import resource
 import shutil
+import sqlite3
 import sys
 import tempfile
 import time
@@ -69,6 +73,8 @@ class Kind:
         Pattern of the files that are damaged, where the input is a folder.
     settle : callable
         Makes a store forget that it was damaged, as a forger would, e.g. puts hashes right.
+    store : bool
+        Whether ``skyfuse check`` must name each damaged file; then values that differ have their reason.
     """
 
     make: Callable[[Path], Path]
@@ -77,6 +83,7 @@ class Kind:
     change: tuple[Callable[[bytes, random.Random], bytes], ...] = ()
     files: str = "**/*"
     settle: Callable[[Path], None] | None = None
+    store: bool = False
 
 
 # ------------------------------------------------------------------------------------------------- changes
@@ -317,7 +324,7 @@ def _other_numbers(damaged: Path, whole: Path, values: Values) -> str | None:
         return "the card states other values"
     found = []
     for folder in (damaged, whole):
-        content = (folder / "arrays.safetensors").read_bytes()
+        content = next(folder.glob("*.safetensors")).read_bytes()
         length = int.from_bytes(content[:8], "little")
         header = json.loads(content[8 : 8 + length])
         notes = {key: (note["dtype"], note["shape"]) for key, note in header.items() if key != "__metadata__"}
@@ -428,6 +435,128 @@ def _read_dataset(path: Path) -> Values:
     return {"table": data.table, "inputs": dict(inputs), "split": data.split(), "meta": data.meta}
 
 
+# ------------------------------------------------------------------------------------------- other stores
+
+
+MADE: dict[str, Path] = {}
+"""Places of files beside an input that its reader needs."""
+
+
+def _cube(folder: Path) -> Path:
+    from skyfuse.cube.build import build
+    from tests.cube import sky
+    from tests.survey.files import write_frame
+
+    survey = folder / "survey"
+    survey.mkdir()
+    pixels = np.random.default_rng(7).normal(0, 0.03, (40, 50))
+    write_frame(sky.frame_path(survey, 0, "r"), pixels, **sky.field_cards(0, "r"))
+    sky.make_spectrum(survey, 1, *sky.on_pixel(0, 30.0, 20.0))
+    # No spectrum: it stands in the ledger of what was rejected.
+    (survey / "spec-0002-55000-0001.fits").write_bytes(b"SIMPLE  =                    T")
+    build([survey], folder / "sky.cube", workers=1)
+    MADE["survey"] = survey
+    return folder / "sky.cube"
+
+
+def _read_cube(path: Path) -> Values:
+    from skyfuse.cube.query import Cube
+    from skyfuse.cube.layout import list_arrays, map_array, tile_path
+
+    cube = Cube.open(path)
+    tables = {what: getattr(cube, what) for what in ("objects", "frames", "spectra")}
+    tiles = sorted({tile for table in tables.values() for tile in table["tile"].tolist()})
+    files = {tile: tile_path(path, tile) for tile in tiles}
+    arrays = {
+        f"{tile} {name}": np.array(map_array(file, name))
+        for tile, file in files.items()
+        for name in list_arrays(file)
+    }
+    return {"tables": tables, "arrays": arrays, "meta": cube.meta}
+
+
+def _build_again(path: Path) -> Values:
+    """Run the build of a cube again, on its damaged ledger."""
+    from skyfuse.cube.build import build
+    from skyfuse.study.check import check
+
+    report = build([MADE["survey"]], path, workers=1)
+    rejected = [(Path(reject.path).name, reject.reason) for reject in report.rejects]
+    found = check(path).problems
+    return {**_read_cube(path), "rejected": rejected, "problems": found}
+
+
+def _study(folder: Path) -> Path:
+    from skyfuse.checksums import seal
+    from tests.study.folders import write_folder
+
+    study: Path = write_folder(folder / "study", "classification") or folder / "study"
+    for cell in (study / "cells").iterdir():
+        seal(cell)
+    seal(study)
+    return study
+
+
+def _read_study(path: Path) -> Values:
+    from dataclasses import fields
+
+    from skyfuse.study.report.folder import read_folder
+
+    found = read_folder(path)
+    return {entry.name: getattr(found, entry.name) for entry in fields(found) if entry.name != "path"}
+
+
+def _downloads(folder: Path) -> Path:
+    from skyfuse.fetch.ledger import Ledger, Wanted
+
+    place = folder / "downloads"
+    content = b"SIMPLE  =                    T"
+    with Ledger.open(place) as ledger:
+        ledger.add(
+            Wanted(f"spec-{k:04d}.fits", f"https://example.org/{k}", "spectrum", 90 + k, None, {"MJD": k})
+            for k in range(12)
+        )
+        for row in list(ledger.waiting(0.0))[:8]:
+            if row.id % 2:
+                (place / row.wanted.path).write_bytes(content)
+                ledger.received(row.id, len(content), f"sha256:{hashlib.sha256(content).hexdigest()}")
+            else:
+                ledger.failed(row.id, "not-found", "the server says 404", 3, None)
+        ledger.note_query("STAR", "SELECT 1", rows=12, available=40, remark="asked 12, there are 40")
+    return place
+
+
+def _read_downloads(path: Path) -> Values:
+    from skyfuse.fetch.ledger import Ledger
+
+    with Ledger.open(path, create=False) as ledger:
+        return {
+            "tally": str(ledger.tally()),
+            "rejected": list(ledger.rejected()),
+            "waiting": list(map(str, ledger.waiting(0.0))),
+            "queries": list(map(str, ledger.queries())),
+        }
+
+
+def _sqlite(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that SQLite finds the database whole, and other rows in it that give the same counts."""
+    rows = []
+    for folder in (damaged, whole):
+        with contextlib.closing(sqlite3.connect(folder / "ledger.sqlite")) as db:
+            if db.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
+                raise ValueError("SQLite's own check finds it damaged")
+            tables = ("files", "faults", "queries")
+            rows.append({name: db.execute(f"SELECT * FROM {name} NOT INDEXED").fetchall() for name in tables})  # noqa: S608
+    files = rows[0]["files"]
+    states = Counter(row[9] for row in files)
+    told = [
+        f"asked={len(files)}, received={states['received']}, rejected={states['rejected']}",
+        f"waiting={states['waiting']},",
+    ]
+    counted = all(word in values["tally"] for word in told)
+    return "SQLite finds other rows in a whole database" if rows[0] != rows[1] and counted else None
+
+
 # ----------------------------------------------------------------------------------------- files of surveys
 
 
@@ -466,9 +595,8 @@ def _read_spectrum(path: Path) -> Values:
 
     recognise(path)
     spectrum = read_spectrum(path)
-    return {key: getattr(spectrum, key) for key in spectrum.__slots__ if key != "info"} | {
-        "info": str(spectrum.info)
-    }
+    # The hash of the file's bytes differs by itself.
+    return {key: getattr(spectrum, key) for key in spectrum.__slots__ if key != "sha256"}
 
 
 def _astropy(damaged: Path, whole: Path, values: Values) -> str | None:
@@ -489,7 +617,115 @@ def _astropy(damaged: Path, whole: Path, values: Values) -> str | None:
     )
 
 
+_XP = ("bp_flux", "bp_flux_error", "rp_flux", "rp_flux_error")
+
+
+def _xp(suffix: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        from astropy.table import Table
+
+        random = np.random.default_rng(8)
+        columns: dict[str, Any] = {"source_id": 4_000_000_000_000_000_000 + random.integers(0, 2**60, 3)}
+        columns |= {name: random.normal(10, 1, (3, 120)).round(3).astype(np.float32) for name in _XP}
+        if suffix == ".fits":
+            Table(columns).write(folder / "xp.fits")
+        else:
+            texts = {name: [str(tuple(row)) for row in columns[name].tolist()] for name in _XP}
+            pd.DataFrame(columns["source_id"], columns=["source_id"]).assign(**texts).to_csv(
+                folder / "xp.csv", index=False
+            )
+        return folder / f"xp{suffix}"
+
+    return make
+
+
+def _read_xp(path: Path) -> Values:
+    from skyfuse.survey.gaia import read_xp
+
+    found = read_xp(path)
+    # What is kept, and why the others are not.
+    return {"table": found.table, "rows": found.rows, **found.samples._asdict()}
+
+
+def _other_vectors(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that astropy or the csv module find these numbers, and what is left out is not of use."""
+    from astropy.table import Table
+
+    if damaged.suffix == ".fits":
+        table = Table.read(damaged)
+        names = {name.lower(): name for name in table.colnames}
+        rows = [{key: table[name][k] for key, name in names.items()} for k in range(len(table))]
+    else:
+        text = _text(damaged)
+        rows = [{key.strip().lower(): cell for key, cell in row.items()} for row in csv.DictReader(io.StringIO(text))]
+    if len(rows) != len(values["rows"]):
+        return None
+    kept = [row for row, fault in zip(rows, values["rows"]["fault"], strict=True) if not fault]
+
+    def vector(cell: Any) -> Any:
+        if not isinstance(cell, str):
+            return np.ma.filled(np.ma.asarray(cell, np.float64), np.nan)
+        words = cell.strip("()[] ").replace(",", " ").split()
+        try:
+            return np.array([np.nan if word == "null" else float(word) for word in words] or [np.nan] * 120)
+        except ValueError:
+            return np.full(120, np.nan)
+
+    for k, row in enumerate(kept):
+        flux, error, other, other_error = (vector(row[name]) for name in _XP)
+        value = np.concatenate([flux[34:114], other[4:110]]).astype(np.float32)
+        sigma = np.concatenate([error[34:114], other_error[4:110]]).astype(np.float32)
+        bad = ~(np.isfinite(value) & (sigma > 0) & (sigma < np.inf))
+        value[bad], sigma[bad] = np.nan, np.nan
+        alike = same(value, values["value"][k]) and same(sigma, values["sigma"][k])
+        if not alike or bad.all() or int(str(row["source_id"])) != values["table"]["source_id"][k]:
+            return None
+    return "an independent reader finds these numbers"
+
+
+def _image(suffix: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        from PIL import Image
+
+        y, x = np.mgrid[:48, :56]
+        bands = [255 * np.exp(-((x - 28 - k) ** 2 + (y - 24) ** 2) / (60 + 40 * k)) for k in range(3)]
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(np.stack(bands, axis=-1).astype(np.uint8)).save(folder / f"image{suffix}", exif=exif)
+        return folder / f"image{suffix}"
+
+    return make
+
+
+def _read_image(path: Path) -> Values:
+    from skyfuse.survey.galaxyzoo import read_images
+
+    return read_images([path], 12).load()
+
+
+def _pillow(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that Pillow, bare, decodes these pixels."""
+    from PIL import Image, ImageOps
+
+    with Image.open(damaged) as image:
+        turned = ImageOps.exif_transpose(image).convert("RGB")
+    side = min(turned.size)
+    left, top = ((length - side) // 2 for length in turned.size)
+    small = turned.crop((left, top, left + side, top + side)).resize((12, 12), Image.Resampling.BOX)
+    expected = np.asarray(small, np.float32).transpose(2, 0, 1)[None] / np.float32(255)
+    return "Pillow decodes these pixels" if np.allclose(values, expected, atol=1e-6) else None
+
+
 # --------------------------------------------------------------------------------------------------- tables
+
+
+def _text(path: Path) -> str:
+    """Return a text as UTF-8, else as Latin-1, which takes any byte."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def _catalogue() -> pd.DataFrame:
@@ -532,7 +768,7 @@ def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
     from astropy.table import Table
 
     if damaged.suffix == ".csv":
-        other = pd.read_csv(damaged, dtype=str, keep_default_na=False)
+        other = pd.read_csv(io.StringIO(_text(damaged)), dtype=str, keep_default_na=False)
     elif damaged.suffix == ".parquet":
         other = pd.read_parquet(damaged)
     elif damaged.suffix == ".npy":
@@ -570,14 +806,25 @@ KINDS: dict[str, Kind] = {
     "model-forest": Kind(
         _fitted("forest", 3, trees=3), _predictions, _other_numbers, (words,), "arrays.safetensors", _rehash
     ),
+    "model-network": Kind(
+        _fitted("feed-forward", 3, max_epochs=2, hidden=[8]), _predictions, _other_numbers, (words,), "weights.safetensors", _rehash
+    ),
     "model-svm": Kind(
         _fitted("svm", 0), _predictions, _other_numbers, (words,), "arrays.safetensors", _rehash
     ),
     # A store's files carry checksums: what differs from the whole one is a fault, whatever others read.
-    "dataset": Kind(_dataset, _read_dataset, _never, (json_values, words), "*.*"),
+    "dataset": Kind(_dataset, _read_dataset, _never, (json_values, words), "*.*", store=True),
+    "cube": Kind(_cube, _read_cube, _never, (json_values, words), store=True),
+    "cube-ledger": Kind(_cube, _build_again, _never, (json_values, words), "ledger/**/*"),
+    "study": Kind(_study, _read_study, _never, (json_values, words), store=True),
+    "downloads": Kind(_downloads, _read_downloads, _sqlite, (words,), "ledger.sqlite"),
     "frame": Kind(_frame, _read_frame, _astropy, (cards,) * 4),
     "spectrum": Kind(_spectrum, _read_spectrum, _astropy, (cards,) * 4),
     "lamost": Kind(_lamost, _read_spectrum, _astropy, (cards,) * 4),
+    "xp-csv": Kind(_xp(".csv"), _read_xp, _other_vectors, TEXT),
+    "xp-fits": Kind(_xp(".fits"), _read_xp, _other_vectors, (cards,) * 4),
+    "image-jpeg": Kind(_image(".jpg"), _read_image, _pillow),
+    "image-png": Kind(_image(".png"), _read_image, _pillow),
     "table-csv": Kind(_table(".csv"), _read_table, _other_reader, TEXT),
     "table-ecsv": Kind(_table(".ecsv"), _read_table, _other_reader, TEXT),
     "table-votable": Kind(_table(".vot"), _read_table, _other_reader, TEXT),
@@ -607,6 +854,22 @@ def same(one: Values, other: Values) -> bool:
     return bool(one == other or (one != one and other != other))
 
 
+def differences(one: Values, other: Values, name: str = "") -> Iterator[tuple[str, Values, Values]]:
+    """Yield what differs of two readers' values, and where."""
+    if same(one, other):
+        return
+    if isinstance(one, pd.DataFrame) and isinstance(other, pd.DataFrame):
+        one, other = ({key: table[key].tolist() for key in table} for table in (one, other))
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from differences(one[key], other[key], f"{name}/{key}")
+    elif isinstance(one, list | np.ndarray) and len(one) == len(other):
+        for k, pair in enumerate(zip(one, other, strict=True)):
+            yield from differences(*pair, f"{name}/{k}")
+    else:
+        yield name, one, other
+
+
 def mutant(kind: Kind, whole: Path, folder: Path, name: str, number: int) -> Path:
     """Write one mutant of an input and return its path."""
     chance = random.Random(f"{name} {number}")  # noqa: S311 - damage, no secret
@@ -631,8 +894,35 @@ def mutant(kind: Kind, whole: Path, folder: Path, name: str, number: int) -> Pat
     return damaged
 
 
+def unnamed(damaged: Path, whole: Path) -> list[str]:
+    """Return the damaged files of a store that ``skyfuse check`` does not name."""
+    from skyfuse.errors import StoreError
+    from skyfuse.study.check import check
+
+    try:
+        problems = check(damaged).problems
+    except StoreError as error:
+        problems = [str(error)]
+    if any(len(line.splitlines()) != 1 for line in problems):
+        raise ValueError(f"check prints more lines than problems: {problems}")
+    files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
+    changed = [file for file in files if (whole / file).read_bytes() != (damaged / file).read_bytes()]
+    return [str(file) for file in changed if not any(str(damaged / file) in line for line in problems)]
+
+
 def verdict(kind: Kind, whole: Path, damaged: Path, expected: Values) -> tuple[str, str]:
     """Read a mutant and return what came of it, and its details: ``fault`` begins what must not be."""
+    if kind.store:
+        try:
+            if missed := unnamed(damaged, whole):
+                return "fault: check does not name a file", str(missed)
+        except Exception:
+            return "fault: check fails", traceback.format_exc()
+    return read_verdict(kind, whole, damaged, expected)
+
+
+def read_verdict(kind: Kind, whole: Path, damaged: Path, expected: Values) -> tuple[str, str]:
+    """Read a mutant and return what came of it."""
     from skyfuse.errors import SkyfuseError
 
     try:
@@ -648,6 +938,8 @@ def verdict(kind: Kind, whole: Path, damaged: Path, expected: Values) -> tuple[s
         return "fault: traceback", traceback.format_exc()
     if same(values, expected):
         return "equal", ""
+    if kind.store:
+        return "other", "check names the file"
     try:
         reason = kind.reason(damaged, whole, values)
     except Exception as error:
@@ -778,6 +1070,11 @@ def replay(name: str, number: int, keep: Path | None) -> None:
         if keep is not None:
             (shutil.copyfile if damaged.is_file() else shutil.copytree)(damaged, keep / damaged.name)
         print(*verdict(kind, whole, damaged, expected), sep="\n")
+        try:
+            for name, one, other in differences(expected, kind.read(damaged)):
+                print(f"{name}: {one!r:.300} -> {other!r:.300}")
+        except Exception as error:
+            print(type(error).__name__, error)
 
 
 def main() -> int:
