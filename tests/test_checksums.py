@@ -51,7 +51,18 @@ def test_arrays_know_their_sum_however_they_are_written(tmp_path: Path) -> None:
                 writer.write(name, row, chance.normal(size=(5, 3)))
         writer.write("/g/coverage", (0, 2), chance.normal(size=3))
     assert writer.digest == digest(path, "sum64")
-    assert writer.digest == f"sum64:{plain_sum(path.read_bytes()):016x}"
+    content = path.read_bytes()
+    content += b"\0" * (-len(content) % 8) + len(content).to_bytes(8, "little")
+    assert writer.digest == f"sum64:{plain_sum(content):016x}"
+
+
+def test_zeros_that_are_added_change_the_digest(tmp_path: Path) -> None:
+    contents = [b"\0" * size for size in range(40)] + [b"abc" + b"\0" * size for size in range(40)]
+    found = set()
+    for content in contents:
+        (tmp_path / "a").write_bytes(content)
+        found.add(digest(tmp_path / "a", "sum64"))
+    assert len(found) == len(contents)
 
 
 def test_every_changed_byte_of_a_sealed_folder_is_named(tmp_path: Path) -> None:

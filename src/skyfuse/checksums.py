@@ -3,8 +3,8 @@
 Every cube, dataset, study, cell and model keeps ``checksums.json``: the digest of each of its files by
 relative path, and the SHA-256 of that list. A digest is ``sha256:…``, or ``sum64:…`` for files of arrays,
 which are too large to hash: the sum over the file's little-endian 64-bit words w_i (zeros pad the last) of
-(2i + 1) · w_i, modulo 2⁶⁴. The factors are odd, so that no change within one word leaves the sum as it was;
-and the sum does not depend on the order in which the words were written.
+(2i + 1) · w_i, modulo 2⁶⁴, the last of them the file's size. The factors are odd, so that no change within
+one word leaves the sum as it was; and the sum does not depend on the order in which the words were written.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def sum64(content: bytes | memoryview, offset: int = 0) -> int:
     return int(_compiled(words, offset // 8))
 
 
-def named_sum(total: int) -> str:
-    """Return a sum as a digest is written."""
+def named_sum(total: int, size: int) -> str:
+    """Return the sum of a file's content as a digest is written, its size in bytes as a last word."""
+    total += (2 * -(-size // 8) + 1) * size
     return f"sum64:{total & _MASK:016x}"
 
 
@@ -106,7 +107,7 @@ def digest(path: Path, kind: str = "sha256", size: int | None = None) -> str:
                 sha.update(piece)
             done += count
     if kind == "sum64":
-        return named_sum(total)
+        return named_sum(total, done)
     return f"sha256:{sha.hexdigest()}"
 
 

@@ -11,9 +11,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skyfuse.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _DIGITS = 308
 """Characters of a whole number at most: any that is longer may lie beyond float64."""
@@ -129,6 +132,26 @@ def read_json(path: Path) -> dict[str, Any]:
         raise StoreError(f"cannot be read ({error.strerror or error})", remedy=remedy, path=path) from error
     except ValueError as error:
         raise StoreError(f"cannot be read: it is damaged ({error})", remedy=remedy, path=path) from error
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Read a table of a store.
+
+    Raises
+    ------
+    StoreError
+        If it is missing or damaged.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    # Damage makes the libraries raise whatever their parsers stumble over.
+    except Exception as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise StoreError(
+            f"cannot be read ({said})", remedy="make it again with the command that wrote it", path=path
+        ) from error
 
 
 def parse_json(content: bytes) -> dict[str, Any]:

@@ -414,10 +414,11 @@ class _Task:
             same = {
                 "cube.json": named_sha256(dumps(meta).encode()),
                 "ledger/rejects.parquet": named_sha256(rejects),
+                **self._cache_digest(),
                 **tiles,
             }
             indexes = {name for name in files if name.startswith(INDEXES)}
-            others = files.keys() - indexes - same.keys() - {_CACHE}
+            others = files.keys() - indexes - same.keys()
             if others or any(files.get(name) != value for name, value in same.items()):
                 return False
             return not damaged(self.out, {*indexes, "cube.json", "ledger/rejects.parquet"})
@@ -432,13 +433,16 @@ class _Task:
                 if path.is_file():
                     files[path.relative_to(self.root).as_posix()] = digest(path)
         files["ledger/rejects.parquet"] = digest(self.root / "ledger" / "rejects.parquet")
-        # It grows with every build, one that is stopped too.
-        size = (self.out / _CACHE).stat().st_size if (self.out / _CACHE).exists() else 0
-        if size:
-            files[_CACHE] = f"{digest(self.out / _CACHE, size=size)}@{size}"
+        files |= self._cache_digest()
         files["cube.json"] = named_sha256(dumps(meta).encode())
         write_checksums(self.root, files)
         write_json(self.root / "cube.json", meta)
+
+    def _cache_digest(self) -> dict[str, str]:
+        """Return the digest of the scan's memory as it is now: every build adds to it, one that is stopped too."""
+        path = self.out / _CACHE
+        size = path.stat().st_size if path.exists() else 0
+        return {_CACHE: f"{digest(path, size=size)}@{size}"} if size else {}
 
 
 def _tile_rejects(entries: Sequence[Mapping[str, Any]]) -> list[Reject]:

@@ -188,7 +188,8 @@ class ArrayWriter:
     ) -> None:
         if error is None:
             try:
-                self.digest = named_sum(self._sum + sum(map(self._array_sum, self._places)))
+                total = self._sum + sum(map(self._array_sum, self._places))
+                self.digest = named_sum(total, os.fstat(self._fd).st_size)
             except BaseException as late:
                 self._close(late)
                 raise

@@ -96,21 +96,18 @@ class Dataset:
                 path=path / make.META,
                 remedy=_AGAIN,
             )
-        try:
-            table = pd.read_parquet(path / make.TABLE)
-        except (OSError, ValueError) as error:  # pyarrow's errors derive from these
-            raise StoreError(f"cannot be read ({error})", path=path / make.TABLE, remedy=_AGAIN) from error
-        _check_meta(path, meta, table)
-        splits: dict[str, splitting.Split] = {}
-        if (path / make.SPLITS).is_file():
-            for name, entry in disk.read_json(path / make.SPLITS).items():
-                splits[name] = splitting.Split.from_json(name, entry, table["object_id"])
         if differing := damaged(path, (make.META, make.TABLE, make.SPLITS)):
             raise StoreError(
                 "holds files that are damaged or were changed: " + "; ".join(differing),
                 path=path,
                 remedy=_AGAIN,
             )
+        table = disk.read_parquet(path / make.TABLE)
+        _check_meta(path, meta, table)
+        splits: dict[str, splitting.Split] = {}
+        if (path / make.SPLITS).is_file():
+            for name, entry in disk.read_json(path / make.SPLITS).items():
+                splits[name] = splitting.Split.from_json(name, entry, table["object_id"])
         try:
             return cls(path, table, meta, splits)
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.dataset.features import Scaler
+from skyfuse.disk import read_parquet
 from skyfuse.models.base import Arrays, Prediction
 from skyfuse.study.metrics import Outcome
 
@@ -121,7 +122,7 @@ def read_predictions(cell: Path, part: str) -> pd.DataFrame:
     DataFrame
         See `frame`.
     """
-    table = pd.read_parquet(cell / "predictions.parquet")
+    table = read_parquet(cell / "predictions.parquet")
     return table[table["part"] == part].reset_index(drop=True)
 
 

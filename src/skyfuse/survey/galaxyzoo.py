@@ -302,8 +302,9 @@ def read_images(source: str | Path | Sequence[str | Path], size: int) -> Images:
         except FileError as error:
             damaged[str(path)] = str(error)
     if not good:
+        first = f": {next(iter(damaged.values()))}" if damaged else ""
         raise DataError(
-            f"holds no image that can be read ({len(damaged)} are damaged)",
+            f"holds no image that can be read ({len(damaged)} are damaged{first})",
             remedy=f"give a folder of {', '.join(_IMAGES)} files",
             path=folder,
         )
