@@ -439,7 +439,7 @@ class _Task:
         write_json(self.root / "cube.json", meta)
 
     def _cache_digest(self) -> dict[str, str]:
-        """Return the digest of the scan's memory as it is now: every build adds to it, one that is stopped too."""
+        """Return the digest of the scan's memory as it is now: every build adds to it, a stopped one too."""
         path = self.out / _CACHE
         size = path.stat().st_size if path.exists() else 0
         return {_CACHE: f"{digest(path, size=size)}@{size}"} if size else {}
