@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +39,9 @@ COMPONENTS: dict[str, np.dtype[Any]] = {
 # Data starts on a page of its own, so that a map of one array touches no byte of another.
 _ALIGNMENT = 4096
 _CHUNK = 1 << 20
+# HDF5's type of a text of any length, and the extent of a single value.
+_TEXT = h5py.h5t.py_create(h5py.string_dtype(), logical=True)
+_ONE = h5py.h5s.create(h5py.h5s.SCALAR)
 
 
 def tile_path(root: Path, tile: str) -> Path:
@@ -238,15 +241,20 @@ def _allocate(
 ) -> dict[str, tuple[int, tuple[int, ...], np.dtype[Any]]]:
     """Create the file with its groups and attributes; return offset, shape and type of each array.
 
-    The oldest file format and no tracked times: equal content must give equal bytes.
+    The oldest file format and no tracked times: equal content must give equal bytes. By h5py's low-level
+    calls, since a tile has hundreds of names and may have one object.
     """
     create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     create.set_layout(h5py.h5d.CONTIGUOUS)
     create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     create.set_obj_track_times(False)
+
+    def array(group: h5py.h5g.GroupID, leaf: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        kind = h5py.h5t.py_create(dtype, logical=True)
+        return h5py.h5d.create(group, leaf.encode(), kind, h5py.h5s.create_simple(shape), create)
+
     places = {}
-    groups: dict[str, h5py.Group] = {}
     with h5py.File(
         target,
         "w",
@@ -255,50 +263,53 @@ def _allocate(
         alignment_interval=_ALIGNMENT,
         locking=False,
     ) as file:
-        file.attrs["NX_class"] = "NXroot"
+        root = h5py.h5g.open(file.id, b"/")
+        _note(root, "NX_class", "NXroot")
+        groups = {"": root}
+        holders = {name.rsplit("/", 1)[0] for name in specs if name.endswith("/value")}
         for name, (shape, kind) in specs.items():
             dtype = np.dtype(kind)
             group, leaf = name.rsplit("/", 1)
-            if group not in groups:
-                groups[group] = file.require_group(group or "/")
-                _describe(groups[group])
-            parent = groups[group]
-            dataset = h5py.h5d.create(
-                parent.id,
-                leaf.encode(),
-                h5py.h5t.py_create(dtype, logical=True),
-                h5py.h5s.create_simple(shape),
-                create,
-            )
+            parent = _group(groups, group, holders)
+            dataset = array(parent, leaf, shape, dtype)
             places[name] = (dataset.get_offset() or 0, shape, dtype)
-            dataset.close()
             if leaf == "value":
-                parent.attrs["NX_class"] = "NXdata"
-                parent.attrs["signal"] = "value"
+                _note(parent, "signal", "value")
                 axes = ["."] * len(shape)
                 if group in wavelengths:
                     axes[-1] = "wavelength"
-                    parent.create_dataset("wavelength", data=wavelengths[group], track_times=False)
-                    parent["wavelength"].attrs["units"] = "Angstrom"
-                parent.attrs["axes"] = axes
-                parent["value"].attrs["uncertainties"] = "sigma"
+                    centres = np.ascontiguousarray(wavelengths[group], np.float64)
+                    axis = array(parent, "wavelength", centres.shape, centres.dtype)
+                    axis.write(h5py.h5s.ALL, h5py.h5s.ALL, centres)
+                    _note(axis, "units", "Angstrom")
+                _note(parent, "axes", axes)
+                _note(dataset, "uncertainties", "sigma")
             if leaf == "sigma":
                 # The name by which H5Web finds a signal's errors; a second link, no copy.
-                parent["value_errors"] = parent["sigma"]
+                parent.links.create_hard(b"value_errors", parent, b"sigma")
             if leaf in ("value", "sigma") and group in units:
-                parent[leaf].attrs["units"] = units[group]
+                _note(dataset, "units", units[group])
     return places
 
 
-def _describe(group: h5py.Group) -> None:
-    """Let every group name what a viewer shows first, up to the root."""
-    while group.name != "/":
-        parent = group.parent
-        if "default" not in parent.attrs:
-            parent.attrs["default"] = group.name.rsplit("/", 1)[1]
-        if "NX_class" not in group.attrs:
-            group.attrs["NX_class"] = "NXentry" if parent.name == "/" else "NXsubentry"
-        group = parent
+def _group(groups: dict[str, h5py.h5g.GroupID], name: str, holders: Collection[str]) -> h5py.h5g.GroupID:
+    """Return a group, made with those above it; each names its kind and what a viewer shows first."""
+    if name not in groups:
+        above, _, leaf = name.rpartition("/")
+        first = not any(known.rpartition("/")[0] == above for known in groups if known)
+        parent = _group(groups, above, holders)
+        groups[name] = h5py.h5g.create(parent, leaf.encode())
+        if first:
+            _note(parent, "default", leaf)
+        _note(groups[name], "NX_class", "NXdata" if name in holders else "NXsubentry" if above else "NXentry")
+    return groups[name]
+
+
+def _note(item: h5py.h5g.GroupID | h5py.h5d.DatasetID, name: str, text: str | Sequence[str]) -> None:
+    """Give an item an attribute of text."""
+    value = np.array(text, h5py.string_dtype())
+    space = h5py.h5s.create_simple(value.shape) if value.ndim else _ONE
+    h5py.h5a.create(item, name.encode(), _TEXT, space).write(value)
 
 
 def map_array(path: Path, name: str) -> NDArray[Any]:
