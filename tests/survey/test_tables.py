@@ -606,3 +606,64 @@ def test_sentinels_leave_whole_numbers_whole():
     assert cleaned.dtypes.tolist() == ["Int64", "Int64", "Int64"]
     assert cleaned["n"].tolist() == [3, pd.NA, 7, pd.NA]
     assert cleaned["m"].tolist() == [3, 5, 7, pd.NA]
+
+
+def votable(version, fields, rows, info=""):
+    cells = "".join(f"<TR>{''.join(f'<TD>{cell}</TD>' for cell in row)}</TR>" for row in rows)
+    return (
+        f'<?xml version="1.0"?><VOTABLE version="{version}"><RESOURCE>{info}<TABLE>'
+        + "".join(f'<FIELD name="{name}" datatype="{kind}"/>' for name, kind in fields.items())
+        + f"<DATA><TABLEDATA>{cells}</TABLEDATA></DATA></TABLE></RESOURCE></VOTABLE>"
+    )
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2", "1.3", "1.4"])
+def test_empty_cells_of_votables_of_any_version_are_missing(tmp_path, version):
+    path = tmp_path / "t.xml"
+    path.write_text(votable(version, {"id": "long", "n": "short", "b": "boolean"}, [(5, 7, "T"), ("",) * 3]))
+    table = read_table(path)
+    assert table.loc[0].tolist() == [5, 7, True]
+    assert table.loc[1].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("long", 2**63), ("int", 2**31), ("short", -(2**15) - 1), ("unsignedByte", 256)]
+)
+def test_whole_numbers_of_votables_beyond_their_type_are_told(tmp_path, kind, value):
+    (tmp_path / "t.vot").write_text(votable("1.4", {"id": kind}, [(5,), (value,)]))
+    with pytest.raises(FileError, match="out of range"):
+        read_table(tmp_path / "t.vot")
+
+
+def test_the_error_of_a_query_is_told(tmp_path):
+    info = '<INFO value="ERROR" name="QUERY_STATUS">no column\nra</INFO>'
+    (tmp_path / "t.vot").write_text(votable("1.4", {"id": "long"}, [], info))
+    with pytest.raises(FileError, match="the error of a query: 'no column ra'"):
+        read_table(tmp_path / "t.vot")
+
+
+def test_tables_without_rows_say_so(tmp_path):
+    columns = [
+        fits.Column("id", "K", array=np.array([], int)),
+        fits.Column("v", "PJ()", array=np.array([], object)),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    (tmp_path / "t.csv").write_text("id,z\n")
+    (tmp_path / "t.vot").write_text(votable("1.4", {"id": "long"}, []))
+    pd.DataFrame({"id": [1]}).iloc[:0].to_parquet(tmp_path / "t.parquet")
+    np.save(tmp_path / "t.npy", np.zeros(0, [("id", "i8"), ("z", "f8")]))
+    for suffix in ("fits", "csv", "vot", "parquet", "npy"):
+        with pytest.raises(DataError, match="the table has no rows"):
+            read_table(tmp_path / f"t.{suffix}")
+
+
+def test_decimals_and_indexes_of_parquet(tmp_path):
+    path = tmp_path / "t.parquet"
+    number = pa.array([str(2**62 + 1), None, str(2**62 + 2)]).cast(pa.decimal128(38, 10))
+    pq.write_table(pa.table({"id": number}), path)
+    assert read_table(path)["id"].tolist() == [2**62 + 1, pd.NA, 2**62 + 2]
+    pd.DataFrame({"z": [0.1, 0.2]}, index=pd.RangeIndex(5, 9, 2, name="id")).to_parquet(path)
+    assert read_table(path)["id"].tolist() == [5, 7]
+    pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["id", "id"]), path)
+    with pytest.raises(FileError, match="two of its columns have one name"):
+        read_table(path)

@@ -178,3 +178,49 @@ def test_one_column_keeps_the_blanks_in_its_cells(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("designation\nGaia DR3 5\n\nGaia DR3 4658615927801509760\n")
     assert read_table(path)["designation"].tolist() == ["Gaia DR3 5", "Gaia DR3 4658615927801509760"]
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "rows"),
+    [
+        # As TOPCAT writes it: the last comment is the header.
+        ('# objid  ra  name\n 5 10.5 "a b"\n 6 10.6 ""\n', ["objid", "ra", "name"], 2),
+        ("#id,name\n5,abc\n6,def\n", ["id", "name"], 2),
+        # As R writes it: names of rows have no header.
+        ('"id" "z"\n"1" 5 0.1\n"4" NA 0.2\n', ["id", "z"], 2),
+        ('"id","z"\n"1",5,0.1\n"2",NA,0.2\n', ["id", "z"], 2),
+        ("id,0,1,2\n5,1,2,3\n", ["id", "0", "1", "2"], 1),
+        ("id," + ",".join(map(str, range(3900, 4000, 10))) + "\n7" + ",1" * 10 + "\n", None, 1),
+        ("0\n5\n6\n", ["0"], 2),
+    ],
+)
+def test_headers_that_stand_elsewhere_or_hold_numbers(tmp_path, text, names, rows):
+    (tmp_path / "t.csv").write_text(text)
+    table = read_table(tmp_path / "t.csv")
+    assert len(table) == rows
+    assert names is None or list(table.columns) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("4658615927801509761,STAR,0.1\n5,STAR,0.2\n", "its first line holds the number 4658615927801509761"),
+        ("4658615927801509761\n4658615927801509762\n", "it has no header"),
+        ("# two notes\nSTAR 17.5 18.2\nSTAR 17.6 18.3\n", "it has no header"),
+        ("|  id|  ra|\n|long|double|\n   5 10.5\n", "drawn with bars"),
+        ("+----+\n| id |\n+----+\n| 5  |\n+----+\n", "drawn with bars"),
+        # Names of rows that are no quoted numbers may be a field too many.
+        ("id,name\n1,NGC 1, east\n2,NGC 2, west\n", "line 2 has 3 fields and the header 2"),
+    ],
+)
+def test_a_row_is_never_taken_for_a_header(tmp_path, text, fault):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(FileError, match=fault):
+        read_table(tmp_path / "t.csv")
+
+
+def test_points_between_thousands_are_no_decimals_where_commas_are(tmp_path):
+    (tmp_path / "t.csv").write_text("n;k;x;y\n1.234;5;5,5;10.25\n12.345;6;6,5;9.5\n")
+    table = read_table(tmp_path / "t.csv")
+    assert table["n"].tolist() == ["1.234", "12.345"]
+    assert table[["k", "x", "y"]].to_numpy().tolist() == [[5, 5.5, 10.25], [6, 6.5, 9.5]]

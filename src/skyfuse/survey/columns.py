@@ -20,7 +20,7 @@ UNITS = "units"
 
 MISSING = (
     *("", "--", "null", "Null", "NULL", "None", "nan", "NaN", "NAN", "-nan", "-NaN", "NA", "N/A", "n/a"),
-    *("<NA>", "#N/A", "#N/A N/A", "#NA", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+    *("<NA>", "#N/A", "#N/A N/A", "#NA", "\\N", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
 )
 """Words that stand for a missing value, whatever the column holds."""
 
@@ -34,6 +34,7 @@ _WHOLE = r"^[+\-]?[0-9]{16,}$"
 _DECIMAL_COMMA = r"^[^,]*,[^,]*$"
 # 1,234 may be a thousand and more, or one and a bit; 0,123 and 1,2 are no thousands.
 _THOUSANDS = r"^[+\-−]?[1-9][0-9]{0,2},[0-9]{3}$"
+_POINTED = r"^([+\-−]?[1-9][0-9]{0,2}(\.[0-9]{3})+|[+\-−]?[0-9]+)$"
 # float64 holds whole numbers up to this exactly.
 _EXACT = 2.0**53
 _FIRST = 64
@@ -147,6 +148,14 @@ def has_decimal_comma(column: pa.ChunkedArray) -> bool:
     )
 
 
+def may_be_thousands(column: pa.ChunkedArray) -> bool:
+    """Return whether a column of text is of whole numbers, some with points between thousands."""
+    if not pc.any(pc.match_substring(column, ".")).as_py():
+        return False
+    held = _without(_without(pc.utf8_trim_whitespace(column), MISSING), MISSING_NUMBERS)
+    return bool(pc.all(pc.match_substring_regex(held, _POINTED)).as_py())
+
+
 def _without(column: Any, words: Iterable[str]) -> Any:
     return pc.if_else(pc.is_in(column, value_set=pa.array(list(words))), pa.scalar(None, column.type), column)
 
@@ -200,14 +209,13 @@ def of_arrow(column: pa.ChunkedArray) -> Any:
     kind = column.type
     if pa.types.is_dictionary(kind):
         return of_arrow(column.cast(kind.value_type))
-    if pa.types.is_decimal(kind) and kind.scale == 0:
-        # Databases write long identifiers so.
+    if pa.types.is_decimal(kind):
+        # Databases write long identifiers so, with decimals, too, that are all 0.
         for whole in (pa.int64(), pa.uint64()):
             try:
                 return of_arrow(column.cast(whole))
             except pa.ArrowInvalid:
                 continue
-    if pa.types.is_decimal(kind):
         return column.cast(pa.float64()).to_pandas()
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         try:
@@ -290,7 +298,11 @@ def _objects(values: NDArray[np.object_]) -> Any:
     """Return texts where all cells are; other cells as they are."""
     if all(cell is None or isinstance(cell, str) for cell in values):
         return texts(pa.array(values.tolist(), pa.large_string()))
-    return values
+    out = np.empty(len(values), object)
+    for row, cell in enumerate(values):
+        held = np.ma.getmaskarray(cell) if isinstance(cell, np.ma.MaskedArray) else None
+        out[row] = cell if held is None else np.where(held, np.nan, cell.data) if held.any() else cell.data
+    return out
 
 
 def masks(header: str) -> list[str]:

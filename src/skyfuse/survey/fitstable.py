@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from skyfuse.errors import FileError
+from skyfuse.errors import DataError, FileError
 from skyfuse.survey import fits as raw
 from skyfuse.survey.columns import framed, inferred, spread, texts, with_units
 
@@ -61,6 +61,8 @@ def read_fits(content: memoryview, path: Path) -> pd.DataFrame:
     FileError
         ``not-fits``, ``truncated``, ``wrong-hdus``: no table, or one of a form that is not read;
         ``bad-values``: the table contradicts itself or has more than `MOST_COLUMNS` columns.
+    DataError
+        It has no rows.
     """
     hdus = raw.parse(content, path)
     hdu = next((hdu for hdu in hdus if hdu.header.get("XTENSION") in ("BINTABLE", "A3DTABLE", "TABLE")), None)
@@ -81,6 +83,8 @@ def read_fits(content: memoryview, path: Path) -> pd.DataFrame:
     # Zero-width rows may be any number without a byte of data.
     if not 0 < fields <= 999 or width <= 0 or header.get("NAXIS") != 2 or hdu.start + width * rows > hdu.stop:
         raise _contradicts(path, f"its header tells of {fields} columns in {rows} rows of {width} bytes")
+    if rows == 0:
+        raise DataError("the table has no rows", remedy="give a table with data", path=path)
     names = [str(header.get(f"TTYPE{k}", "")).strip() or f"col{k}" for k in range(1, fields + 1)]
     units = {name: str(header[f"TUNIT{k}"]) for k, name in enumerate(names, 1) if header.get(f"TUNIT{k}")}
     records = np.ndarray((rows, width), np.uint8, content, hdu.start)

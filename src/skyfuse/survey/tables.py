@@ -43,7 +43,7 @@ ROUND_SENTINELS = (-100.0, -99.0, 99.0, 99.9, 99.99, 999.0, 9999.0)
 
 _TEXT = (".csv", ".txt", ".dat", ".tsv", ".asc", ".ecsv")
 _FITS = (".fits", ".fit", ".fits.fz")
-_VOTABLE = (".vot", ".votable")
+_VOTABLE = (".vot", ".votable", ".xml")
 _SUFFIXES = ".csv, .txt, .dat, .ecsv, .fits, .fit, .parquet, .vot, .npy, or ANNz's .<bands>.train"
 # ANNz (Collister & Lahav 2004, PASP 116, 345) names its files after the bands and the part, writes no header,
 # and in each row the magnitudes, their errors and the redshift.
@@ -52,6 +52,8 @@ _ANNZ = re.compile(r".*\.([A-Za-z]{2,})\.(train|valid|test)$")
 _EXACT = 2.0**53
 # Most bytes of the header of a .npy file.
 _NPY_HEADER = 1 << 20
+# Of VOTables before 1.3 astropy takes an empty cell of whole numbers for 0.
+_OLD_VOTABLE = re.compile(rb"(<(?:\w+:)?VOTABLE\b[^>]*\bversion\s*=\s*[\"'])1\.[0-2]\b")
 # Bytes of the largest table, and of what compression or holes make of few bytes on disk: so many times those.
 _MOST_BYTES, _EXPANSION, _LEAST_BOUND = 16 << 30, 100, 256 << 20
 # Cells that a file may have whatever its size, and for each of its bytes.
@@ -124,7 +126,7 @@ def read_table(path: str | Path, *, names: Sequence[str] = ()) -> pd.DataFrame:
                 remedy=f"give one of {_SUFFIXES}",
                 path=path,
             )
-    except FileError:
+    except (DataError, FileError):
         raise
     except OSError as error:
         # Of a damaged file pyarrow and others say so by an OSError without a number.
@@ -288,7 +290,14 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             remedy="split it if it is what it says",
             path=path,
         )
-    table = pq.read_table(path, partitioning=None)
+    table = pq.ParquetFile(path).read()
+    if len(set(table.column_names)) < table.num_columns:
+        raise FileError(
+            "two of its columns have one name",
+            reason="wrong-columns",
+            remedy="give each a name of its own",
+            path=path,
+        )
     columns = {
         name: column
         for name, column in zip(table.column_names, table.columns, strict=True)
@@ -298,6 +307,12 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     columns = hidden(columns, masks(notes.get(b"table_meta_yaml", b"").decode()))
     frame = framed((name, of_arrow(column)) for name, column in columns.items())
     kept = json.loads(notes.get(b"pandas", b"{}"))
+    for index in kept.get("index_columns") or []:
+        # pandas leaves an index without gaps to three numbers.
+        if isinstance(index, dict) and index.get("kind") == "range" and index.get("name"):
+            numbers = range(index["start"], index["stop"], index["step"])
+            if len(numbers) == len(frame) and index["name"] not in frame:
+                frame[index["name"]] = np.array(numbers, np.int64)
     frame.attrs = dict(kept.get("attributes") or {})
     return frame
 
@@ -307,9 +322,11 @@ def _read_votable(content: memoryview, path: Path) -> pd.DataFrame:
     with warnings.catch_warnings():
         # What it says of files that stray from the standard; what it cannot read raises.
         warnings.simplefilter("ignore")
-        found = votable.parse_single_table(io.BytesIO(content), verify="ignore").to_table(
-            use_names_over_ids=True
-        )
+        # Whole numbers beyond their type would be cut to its limit.
+        warnings.simplefilter("error", votable.exceptions.W51)
+        found = votable.parse_single_table(
+            io.BytesIO(_OLD_VOTABLE.sub(rb"\g<1>1.3", bytes(content), count=1)), verify="warn"
+        ).to_table(use_names_over_ids=True)
     units = {name: str(found[name].unit) for name in found.colnames if found[name].unit is not None}
     columns = framed(
         pair
@@ -322,6 +339,17 @@ def _read_votable(content: memoryview, path: Path) -> pd.DataFrame:
 def _check_votable(content: bytes, path: Path) -> None:
     """Refuse what makes a reader of VOTables wait, fetch, or ask for memory that the file does not fill."""
     said = None
+    failed = re.search(
+        rb"<(?:\w+:)?INFO\b(?=[^>]*QUERY_STATUS)(?=[^>]*[\"']ERROR[\"'])[^>]*?(?:/>|>([^<]{0,200}))", content
+    )
+    if failed is not None:
+        words = " ".join((failed[1] or b"").decode("utf-8", "replace").split())
+        raise FileError(
+            f"it is the error of a query: {words!r}",
+            reason="bad-values",
+            remedy="mend the query, and get the table again",
+            path=path,
+        )
     if b"<!ENTITY" in content or b"\0" in content[:4]:
         said = "it is XML of a kind that no VOTable need be (entities, or UTF-16)"
     elif re.search(rb"<(\w+:)?STREAM\b[^>]*\b(href|encoding\s*=\s*[\"']gzip)", content):

@@ -16,7 +16,16 @@ import pyarrow.csv as pacsv
 import yaml
 
 from skyfuse.errors import FileError
-from skyfuse.survey.columns import framed, has_decimal_comma, hidden, inferred, masks, texts, with_units
+from skyfuse.survey.columns import (
+    framed,
+    has_decimal_comma,
+    hidden,
+    inferred,
+    masks,
+    may_be_thousands,
+    texts,
+    with_units,
+)
 
 _SEPARATORS = (",", "\t", ";", "|")
 _BLANKS = r"\s+"
@@ -27,7 +36,10 @@ _BLOCK = 1 << 24
 _SMALL = 1 << 20
 _BRACKETED = re.compile(r"^(.+?)\s*\[([^\[\]]*)\]$")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
+_ROW_NUMBER = re.compile(rb'(?m)^"\d+"[^\n]')
 _ECSV = b"# %ECSV"
+# Numbers in rising or falling order that are no row of data by chance.
+_GRID = 8
 
 
 def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
@@ -64,20 +76,31 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
         raise ValueError("it has no header line")
     end = _line_end(body, at)
     header = body[at:end].decode().rstrip("\n")
+    if header.lstrip()[:1] in ("|", "\\", "+"):
+        raise FileError(
+            "it is a table drawn with bars, as IPAC, databases and Markdown have it",
+            reason="unknown-kind",
+            remedy="save it as CSV, FITS or VOTable",
+            path=path,
+        )
     separator = separator or _separator(header)
     words = _words(header, separator)
     if separator == _BLANKS and len(words) == 1 and not names:
         # One column: the blanks below it are part of its cells, as in "Gaia DR3 5".
         separator = _UNIT
-    if names or (_are_numbers(words) and (at > 0 or len(words) > 1)):
-        if not names and comments:
+    if not names and not _are_names(words):
+        if comments and not comments[0].startswith(_ECSV):
             # Some tables write their header as the last comment, with a separator of its own.
             named = comments[-1].decode().lstrip("#").strip()
             names = _words(named, _separator(named))
-        if not names:
+        if len(names) != len(words) or any(map(_number, names)):
             raise FileError(
-                "it has no header", reason="no-header", remedy="name its columns, or give it one", path=path
+                f"it has no header: its first line holds the number {next(filter(_number, words))[:40]}",
+                reason="no-header",
+                remedy="name its columns, or give it one",
+                path=path,
             )
+    if names:
         if len(names) != len(words):
             raise ValueError(f"{len(names)} columns are named and its rows have {len(words)}")
         words, end = list(names), at
@@ -106,8 +129,12 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
         others = [k for k, column in enumerate(made) if not pd.api.types.is_numeric_dtype(column.dtype)]
         others = [k for k in others if kinds.get(bare[k]) != "string"]
         if any(has_decimal_comma(columns[k]) for k in others):
-            for k in others:
-                made[k] = inferred(columns[k], decimal_comma=True)
+            for k, column in enumerate(columns):
+                if k in others:
+                    made[k] = inferred(column, decimal_comma=True)
+                elif may_be_thousands(column):
+                    # Where commas are decimal, 1.234 may be a thousand; as text it is told.
+                    made[k] = texts(column)
     table = framed(zip(bare, made, strict=True))
     return with_units(table, units)
 
@@ -191,8 +218,19 @@ def _words(line: str, separator: str) -> list[str]:
     return [word.strip() for word in words]
 
 
-def _are_numbers(words: Sequence[str]) -> bool:
-    return all(_FLOAT.fullmatch(word) for word in words if word)
+def _number(word: str) -> bool:
+    return _FLOAT.fullmatch(word) is not None
+
+
+def _are_names(words: Sequence[str]) -> bool:
+    """Return whether a first line names columns: numbers do so as a grid or a count."""
+    numbers = [float(word.lower().replace("d", "e")) for word in words if _number(word)]
+    if len(numbers) == len(words):
+        return words == ["0"]
+    rising = sorted(set(numbers))
+    if len(numbers) >= _GRID and numbers in (rising, rising[::-1]):
+        return True
+    return numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1))) and numbers != [1]
 
 
 def _below_header(rest: bytes, words: list[str], separator: str, path: Path) -> tuple[bytes, dict[str, str]]:
@@ -227,6 +265,7 @@ def _below_header(rest: bytes, words: list[str], separator: str, path: Path) -> 
 
 def _parsed(rest: bytes, words: list[str], separator: str, path: Path, above: int) -> list[pa.ChunkedArray]:
     """Return the columns of the rows as text; a last field that is always empty leaves `words` and them."""
+    given = rest
     if separator == _BLANKS and b'"' not in rest:
         rest, separator = _single_blanks(rest), " "
     elif separator == _BLANKS and not (b"  " in rest or b"\t" in rest or _has_margins(rest)):
@@ -248,6 +287,11 @@ def _parsed(rest: bytes, words: list[str], separator: str, path: Path, above: in
     elif bad is not None and words[-1] == "" and bad.actual_columns == width - 1:
         words.pop()
         table, bad = _rows(rest, separator, width - 1)
+    elif bad is not None and bad.actual_columns == width + 1:
+        # R leaves the names of rows without a header.
+        named, worse = _rows(rest, separator, width + 1)
+        if named is not None and worse is None and named.num_rows == len(_ROW_NUMBER.findall(given)):
+            table, bad = named.remove_column(0), None
     if table is None or bad is not None:
         raise _ragged(bad, rest, path, above, len(words))
     columns = list(table.columns)
