@@ -83,7 +83,7 @@ def test_what_is_no_table_is_told(tmp_path):
         "text.fits.gz": (gzip.compress(b"a,b\n1,2\n"), "not-fits"),
         "text.parquet": (b"a,b\n1,2\n", "truncated"),
         "text.vot": (b"a,b\n1,2\n", "truncated"),
-        "ragged.csv": (b"# a,b\n1,2,3\n", "truncated"),
+        "ragged.csv": (b"# a,b\n1,2,3\n", "no-header"),
     }
     for name, (content, reason) in cases.items():
         path = tmp_path / name
