@@ -305,7 +305,8 @@ def test_a_committee_answers_with_its_members_mean_and_comes_back_from_one_file(
     assert not np.allclose(each[1], each[2])
     assert np.allclose(model._outputs(test), np.mean(each, axis=0), atol=1e-6)
     folder = model.save(tmp_path / "model")
-    assert {path.name for path in folder.iterdir()} == {"model.json", "weights.safetensors"}
+    names = {"checksums.json", "model.json", "weights.safetensors"}
+    assert {path.name for path in folder.iterdir()} == names
     loaded, said = load_model(folder), model.predict(test)
     assert np.array_equal(loaded.predict(test).value, said.value)
     assert kind == "regression" or np.array_equal(loaded.predict(test).probability, said.probability)

@@ -357,7 +357,8 @@ def test_all_three_models_of_the_study_run_together(sky, tmp_path):
     assert np.isfinite(one["test_r2"]).all()
     pd.testing.assert_frame_equal(without_wall(one), without_wall(two), check_exact=True)
     vgg = tmp_path / "a" / "cells" / "vggnet12-early-i4-s4"
-    assert sorted(path.name for path in vgg.iterdir()) == ["cell.json", "model", "predictions.parquet"]
+    names = ["cell.json", "checksums.json", "model", "predictions.parquet"]
+    assert sorted(path.name for path in vgg.iterdir()) == names
     assert 1 <= len(json.loads((vgg / "cell.json").read_text())["history"]["valid"]) <= 2
 
 

@@ -7,15 +7,19 @@ tells by itself: objects are put in its order, and each is compared with its nei
 - Numbers: with the ranks r of the labels in that order and dᵢ = rᵢ − (rᵢ₋₁ + rᵢ₊₁)/2, the input leaves a
   scatter of variance (2/3)·mean(dᵢ²) (Gasser, Sroka & Jennen-Steinmetz 1986, Biometrika 73, 625). The score
   is one minus its share of the variance of r: the R² of the best smooth curve, monotone or not, in any units.
+  Columns of a table may be told by the label in this way, too: bins and folds of it, which do not tell all of
+  it.
 - Classes: the number of runs of equal labels in that order (Wald & Wolfowitz 1940). K runs score 1, the
   n(1 − Σp²) + 1 that chance makes score 0; of two classes of one size, 1 % of wrong ones cost 0.04.
 
-What no single input tells, several may:
+Each counts the objects in which the input has a value: a copy with holes is a copy. What no single input
+tells, several may:
 
-- Numbers: pairs of columns by a linear fit, plain and in logarithms: sums, differences, products, ratios, a
+- Pairs of columns by a linear fit, each side plain or in logarithms: sums, differences, products, ratios, a
   label cut into whole part and fraction.
-- All labels: columns with at most `FEW` values together, by a tree of few leaves that is scored on objects
-  which it has not seen: a one-hot code, bits, digits.
+- Classes: columns of which each tells one class from all others: a one-hot code, shares of votes.
+- Columns with at most `FEW` values together, by a tree of few leaves that is scored on objects which it has
+  not seen: bits, digits.
 
 The levels are above what measurements allow. A label known to a tenth of its spread, as rates, masses and
 temperatures are, cannot be told better than R² = 0.99 by anything that was measured without it; of classes
@@ -23,9 +27,10 @@ that pipelines or eyes give, about one in a hundred is wrong, which scores 0.97.
 reach the level, the recipe names it in `trusted`. Of pixels and bins, whose light models are made to read,
 only an exact copy of a number is refused; what else reaches the level is told.
 
-Not found are: three columns or more of many values that tell the label only together, and two that so tell a
-class; a code that several pixels or bins share; a copy with noise above a tenth of the label's spread; a
-column that tells one of several classes; and anything in fewer than `LEAST` training objects.
+Not found are: three columns or more of many values that tell the label only together, and two that so tell
+one of many classes; a code that several pixels or bins share, or that stands in the last digits of a number;
+bits of which few objects have all; a copy with noise above a tenth of the label's spread; a column that tells
+one of several classes; and anything in fewer than `LEAST` training objects.
 """
 
 from __future__ import annotations
@@ -59,6 +64,8 @@ FEW = 16
 """Values of a column up to which it may be part of a code."""
 
 _FIRST, _HOPEFUL = 200, 0.1
+_SHARE = {"regression": 0.9, "classification": 0.3}
+_SURE = 8
 _BLOCK = 1 << 22
 _SHOWN = 5
 _REPORTED = 10
@@ -119,6 +126,8 @@ def look(recipe: Recipe, dataset: Dataset, goal: Target) -> list[Finding]:
         score = _score_of(label, goal.classes)
         own = [_allows(recipe, goal, name) for name in goal.leaky]
         alone = score(values)
+        if not goal.classes:
+            alone = np.maximum(alone, made_of_numbers(values, label))
         found += [
             Finding((name,), float(s), allowed, level)
             for name, s, allowed in zip(goal.leaky, alone, own, strict=True)
@@ -208,12 +217,12 @@ def _score_of(label: NDArray[Any], classes: Sequence[str]) -> Score:
 
 
 def told_of_numbers(values: NDArray[Any], label: NDArray[Any]) -> NDArray[np.float64]:
-    """Return how much of a label that is a number each input tells.
+    """Return how much of a label that is a number each input tells, of the objects in which it has a value.
 
     Parameters
     ----------
     values : ndarray, shape (n, inputs)
-        NaN where missing, which counts as one value.
+        NaN where missing; an input with fewer than `LEAST` values tells nothing.
     label : ndarray, shape (n,)
         In an order that has nothing to do with the values.
 
@@ -221,19 +230,64 @@ def told_of_numbers(values: NDArray[Any], label: NDArray[Any]) -> NDArray[np.flo
     -------
     ndarray of float64, shape (inputs,)
     """
-    rank = rankdata(label)
-    in_order = rank[np.argsort(values, axis=0, kind="stable")]
+    if len(label) < LEAST:
+        return np.zeros(values.shape[1])
+    in_order = rankdata(label)[np.argsort(values, axis=0, kind="stable")]
+    known = np.count_nonzero(~np.isnan(values), axis=0)
+    number = np.maximum(known, LEAST)
+    among = np.arange(len(label))[:, None] < known
+    mean = np.sum(in_order, axis=0, where=among) / number
+    spread = np.sum((in_order - mean) ** 2, axis=0, where=among) / number
     away = in_order[1:-1] - (in_order[:-2] + in_order[2:]) / 2
-    return np.asarray(1 - (2 / 3) * np.mean(away**2, axis=0) / np.var(rank))
+    scatter = np.sum(away**2, axis=0, where=among[2:]) / (number - 2)
+    share = np.divide((2 / 3) * scatter, spread, out=np.ones(len(known)), where=spread > 0)
+    return np.where(known >= LEAST, 1 - share, 0.0)
+
+
+def made_of_numbers(values: NDArray[Any], label: NDArray[Any]) -> NDArray[np.float64]:
+    """Return how much the label tells of each input with three values or more.
+
+    Bins and folds of a label do not tell all of it, and are made of it; what was measured without it is not
+    told by it to this level. Arguments and result as of `told_of_numbers`.
+    """
+    made = np.zeros(values.shape[1])
+    for i, column in enumerate(values.T):
+        known = ~np.isnan(column)
+        if len(np.unique(column[known])) > 2:
+            made[i] = told_of_numbers(label[known, None], column[known])[0]
+    return made
 
 
 def told_of_classes(values: NDArray[Any], label: NDArray[Any]) -> NDArray[np.float64]:
-    """Return how much of a class each input tells; arguments and result as of `told_of_numbers`."""
-    counts = np.unique(label, return_counts=True)[1]
+    """Return how much of a class each input tells; arguments and result as of `told_of_numbers`.
+
+    Of all objects, with those that have no value as one more run, or of those that have one: the higher.
+    """
+    n = len(label)
+    codes, counts = np.unique(label, return_counts=True)
     in_order = label[np.argsort(values, axis=0, kind="stable")]
-    runs = 1 + np.count_nonzero(in_order[1:] != in_order[:-1], axis=0)
-    chance = 1 + len(label) * (1 - float(np.sum((counts / len(label)) ** 2)))
-    return np.asarray(1 - (runs - len(counts)) / max(chance - len(counts), 1), dtype=np.float64)
+    changes = in_order[1:] != in_order[:-1]
+    told = _runs(1 + np.count_nonzero(changes, axis=0), counts[:, None], 1)
+    known = np.count_nonzero(~np.isnan(values), axis=0)
+    some = np.flatnonzero((known < n) & (known >= LEAST))
+    if len(some):
+        among = np.arange(n)[:, None] < known[some]
+        own = np.array([np.count_nonzero((in_order[:, some] == code) & among, axis=0) for code in codes])
+        runs = 1 + np.count_nonzero(changes[:, some] & among[1:], axis=0)
+        told[some] = np.maximum(told[some], _runs(runs, own, _SURE))
+    return told
+
+
+def _runs(runs: NDArray[np.int64], counts: NDArray[np.int64], least: int) -> NDArray[np.float64]:
+    """Return the scores of numbers of runs, shape (inputs,), of classes with counts of shape (classes, any).
+
+    Where chance makes fewer than ``least`` runs more than there are classes, the score is 0.
+    """
+    number = np.maximum(counts.sum(axis=0), 1)
+    present = np.count_nonzero(counts, axis=0)
+    over = 1 + number - np.sum(counts.astype(np.float64) ** 2, axis=0) / number - present
+    score = 1 - (runs - present) / np.maximum(over, 1)
+    return np.asarray(np.where((over < least) & (least > 1), 0.0, score), dtype=np.float64)
 
 
 def _together(
@@ -244,54 +298,93 @@ def _together(
     level: float,
 ) -> list[Finding]:
     """Return the columns that tell the label together and not alone."""
-    found = [] if classes else _pairs(values, names, label, level)
+    found = _pairs(values, names, label, classes, level)
+    if classes:
+        score, used = _each_class(values, label, level)
+        if score >= level:
+            found.append(Finding(tuple(names[i] for i in used), score, allowed=False, level=level))
     few = [i for i in range(len(names)) if 1 < len(np.unique(values[:, i])) <= FEW]
     if len(few) > 1:
         score, used = _coded(values[:, few], label, classes)
+        whole = ~np.isnan(values[:, few]).any(axis=1)
+        if score < level and 2 * LEAST <= np.count_nonzero(whole) < len(label):
+            score, used = _coded(values[whole][:, few], label[whole], classes)
         if score >= level:
             found.append(Finding(tuple(names[few[i]] for i in used), score, allowed=False, level=level))
     return found
 
 
+def _each_class(values: NDArray[np.float64], label: NDArray[Any], level: float) -> tuple[float, list[int]]:
+    """Return how much columns tell that each tell one class from all others, and the columns."""
+    codes, counts = np.unique(label, return_counts=True)
+    if len(codes) < 3 or not values.shape[1]:
+        return 0.0, []
+    told = np.array([told_of_classes(values, label == code) for code in codes])
+    best = told.argmax(axis=1)
+    sure = (told.max(axis=1) >= level) & (counts > _SURE // 2)
+    # What is in none of the classes that are told apart counts as the largest of the others.
+    wrong = (counts[~sure].sum() - max(counts[~sure], default=0)) / len(label)
+    return _of_wrong(wrong, counts), sorted({int(i) for i in best[sure]})
+
+
+def _of_wrong(wrong: float, counts: NDArray[np.int64]) -> float:
+    """Return a share of wrong classes on the scale of the runs: each wrong object makes two more of them."""
+    return 1 - 2 * float(wrong) / float(1 - np.sum((counts / counts.sum()) ** 2))
+
+
 def _pairs(
-    values: NDArray[np.float64], names: Sequence[str], label: NDArray[np.float64], level: float
+    values: NDArray[np.float64],
+    names: Sequence[str],
+    label: NDArray[Any],
+    classes: Sequence[str],
+    level: float,
 ) -> list[Finding]:
-    """Return the pairs of columns of which a linear fit, plain or in logarithms, tells the label."""
+    """Return the pairs of columns of which a linear fit tells the label; each side plain or in logarithms."""
     found: dict[tuple[int, int], float] = {}
-    ways = [(values, label)]
-    if (label > 0).all():
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ways.append((np.log(np.where(values > 0, values, np.nan)), np.log(label)))
-    for x, y in ways:
-        for i, j in _hopeful(x, y):
-            pair = x[:, [i, j]]
-            whole = np.isfinite(pair).all(axis=1)
-            if np.count_nonzero(whole) < LEAST:
-                continue
-            design = np.column_stack([pair[whole], np.ones(np.count_nonzero(whole))])
-            weights = np.linalg.lstsq(design, y[whole], rcond=None)[0]
-            score = float(told_of_numbers((design @ weights)[:, None], y[whole])[0])
-            if score >= level and score > found.get((i, j), 0):
-                found[i, j] = score
-    return [
-        Finding((names[i], names[j]), score, allowed=False, level=level) for (i, j), score in found.items()
-    ]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sides = [values, np.log(np.where(values > 0, values, np.nan))]
+    if classes:
+        codes = np.unique(label)
+        targets = [(label == code).astype(np.float64) for code in (codes[1:] if len(codes) == 2 else codes)]
+    else:
+        targets = [label, np.log(label)] if (label > 0).all() else [label]
+    score = _score_of(label, classes)
+    for x in sides:
+        for y in targets:
+            for i, j in _hopeful(x, y, _SHARE["classification" if classes else "regression"]):
+                pair = x[:, [i, j]]
+                whole = np.isfinite(pair).all(axis=1)
+                design = np.column_stack([pair[whole], np.ones(np.count_nonzero(whole))])
+                weights = np.linalg.lstsq(design, y[whole], rcond=None)[0]
+                fit = np.full((len(y), 1), np.nan)
+                fit[whole, 0] = design @ weights
+                told = float(score(fit)[0])
+                if told >= level and told > found.get((i, j), 0):
+                    found[i, j] = told
+    return [Finding((names[i], names[j]), told, allowed=False, level=level) for (i, j), told in found.items()]
 
 
-def _hopeful(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Return the pairs of columns with R² above 0.9, by the correlations alone; gaps count as the mean."""
+def _hopeful(x: NDArray[np.float64], y: NDArray[np.float64], least: float) -> list[tuple[int, int]]:
+    """Return the pairs of columns with a share above least, of the objects in which both have a value."""
     known = np.isfinite(x)
-    count = np.maximum(known.sum(axis=0), 1)
-    centred = np.where(known, x - np.where(known, x, 0).sum(axis=0) / count, 0)
-    spread = np.sqrt(np.sum(centred**2, axis=0))
-    unit = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
-    each = unit.T @ ((y - y.mean()) / np.linalg.norm(y - y.mean()))
-    both = unit.T @ unit
-    free = 1 - both**2
-    joint = each[:, None] ** 2 + each[None] ** 2 - 2 * each[:, None] * each[None] * both
+    own = np.maximum(known.sum(axis=0), 1)
+    zero = np.where(known, x, 0)
+    zero = np.where(known, zero - zero.sum(axis=0) / own, 0)
+    width = np.sqrt(np.sum(zero**2, axis=0) / own)
+    zero = np.divide(zero, width, out=np.zeros_like(zero), where=width > 0)
+    z, k = (y - y.mean()) / (y.std() or 1), known.astype(np.float64)
+    # Sums over the objects in which columns i and j are known; of i where the name has one letter.
+    n = np.maximum(k.T @ k, 1)
+    a, aa, ab = zero.T @ k / n, (zero**2).T @ k / n, zero.T @ zero / n
+    c, cc, ac = (k * z[:, None]).T @ k / n, (k * (z**2)[:, None]).T @ k / n, (zero * z[:, None]).T @ k / n
+    var, both, vary, each = aa - a**2, ab - a * a.T, cc - c**2, ac - a * c
+    # R² of a fit of two columns by their covariances with each other and with the label.
+    free = var * var.T - both**2
+    joint = each**2 * var.T + each.T**2 * var - 2 * each * each.T * both
     # Columns that are one another's copies fit no better together.
-    share = np.divide(joint, free, out=np.zeros_like(joint), where=free > 1e-10)
-    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(share > 0.9, 1))]
+    good = (free > 1e-10 * np.maximum(var * var.T, 1e-300)) & (vary > 0) & (n >= LEAST)
+    share = np.divide(joint, free * vary, out=np.zeros_like(joint), where=good)
+    return [(int(i), int(j)) for i, j in np.argwhere(np.triu(share > least, 1))]
 
 
 def _coded(
@@ -312,9 +405,7 @@ def _coded(
         told[~learn] = tree.predict(values[~learn])
         used |= set(np.flatnonzero(tree.feature_importances_ > 0.01).tolist())
     if classes:
-        shares = np.unique(label, return_counts=True)[1] / len(label)
-        # On the scale of the runs: each wrong object makes two more of them.
-        score = 1 - 2 * float(np.mean(told != target)) / float(1 - np.sum(shares**2))
+        score = _of_wrong(np.mean(told != target), np.unique(label, return_counts=True)[1])
     else:
         score = 1 - float(np.mean((told - target) ** 2)) / float(np.var(target))
     return score, sorted(used)
