@@ -57,6 +57,7 @@ def test_predictions_are_those_of_the_library_to_the_last_bit(seed, n, features,
     new = sky(rng, 400, features)
     expected = theirs.predict(new)
     assert np.array_equal(ours.predict(new), expected)
+    assert np.array_equal(ours.predict(new, threads=3), expected)
     again = ours.text()
     assert np.array_equal(lightgbm.Booster(model_str=again).predict(new), expected)
     assert parse_boosted(again, features, outputs).text() == again

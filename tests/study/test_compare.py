@@ -191,8 +191,12 @@ def test_small_units_and_far_objects_make_no_labels_equal(unit, offset):
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, 1e9 + 0.1, -7.7e-12])
 def test_equal_labels_are_told_from_rounding(value):
-    with pytest.raises(DataError, match="all labels of these 9 objects are equal"):
-        outcome(np.full(9, value), np.arange(9.0)).score()
+    flat = outcome(np.full(9, value), np.arange(9.0))
+    assert flat.score()["r2"] is None
+    assert "all labels of these 9 objects are equal" in flat.undefined()
+    boot = bootstrap({"m": flat}, sigma=np.ones(9), samples=20)
+    assert np.isnan([boot.point["m"]["r2"], *boot.interval("m", "r2"), *boot.distance("m")]).all()
+    assert boot.interval("m", "mae")[0] <= boot.point["m"]["mae"] <= boot.interval("m", "mae")[1]
     with pytest.raises(DataError, match="all labels are equal"):
         attainable_r2(np.full(9, value), np.ones(9))
 

@@ -153,12 +153,23 @@ def test_attainable_r2_by_hand():
         ([1.0], [1.0], "at least two"),
         ([1.0, np.nan], [1.0, 2.0], "1 of 2 labels or predictions are not finite"),
         ([1.0, 2.0], [np.inf, 2.0], "not finite"),
-        ([3.0, 3.0], [1.0, 2.0], "all labels of these 2 objects are equal"),
     ],
 )
 def test_bad_values(y, p, message):
     with pytest.raises(DataError, match=message):
         regression(y, p).score()
+
+
+def test_a_score_without_meaning_is_none_with_its_reason():
+    outcome = regression([3.0, 3.0], [1.0, 2.0])
+    assert outcome.score() == {
+        "r2": None,
+        "mae": 1.5,
+        "rmse": pytest.approx(np.sqrt(2.5)),
+        "nmad": pytest.approx(1.4826 * 0.5),
+    }
+    assert outcome.undefined() == "R² has no meaning: all labels of these 2 objects are equal"
+    assert regression([3.0, 4.0], [1.0, 2.0]).undefined() is None
 
 
 def test_bad_probabilities():

@@ -1,9 +1,13 @@
+import io
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
+from sklearn.metrics import f1_score
 
 from skyfuse.disk import locked
 from skyfuse.errors import DataError, StoreError, UsageError
@@ -14,7 +18,7 @@ from skyfuse.study.metrics import Outcome, attainable_r2
 from skyfuse.study.results import WALL_COLUMNS
 from skyfuse.study.run import Study
 
-from .sky import SmallSky, small_recipe
+from .sky import SmallSky, class_recipe, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -367,3 +371,72 @@ def test_a_parameter_that_a_model_cannot_take_is_told_before_the_work(sky, tmp_p
     with pytest.raises(UsageError, match=r"gives tree a parameter .* mend models\.tree"):
         Study(small_recipe(models={"tree": {"grid": grid}})).run(sky, tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+TABLE = {
+    "modalities": ["table"],
+    "columns": ["shape", "line"],
+    "zooms": {},
+    "reference": {},
+    "fusions": ["table"],
+    "flaws": [],
+    "published": [],
+    "leaking": [],
+    "models": {"tree": {"grid": {"max_depth": [1, 3]}}, "knn": {}, "lightgbm": {"fixed": {"max_rounds": 3}}},
+    "embeddings": {"methods": ["pca"]},
+    "clusters": 2,
+}
+
+
+def flat(sky, parts, label, value):
+    for part in parts:
+        sky.table.loc[sky.split()[part], label] = value
+
+
+def strict(folder):
+    """Return every JSON file of a study by its name, read without NaN."""
+
+    def refused(name):
+        raise AssertionError(name)
+
+    found = {path.relative_to(folder): path.read_text() for path in folder.rglob("*.json")}
+    return {str(name): json.loads(text, parse_constant=refused) for name, text in found.items()}
+
+
+@pytest.mark.parametrize("parts", [["calibration"], ["train", "valid", "calibration", "test"]])
+def test_a_part_of_equal_labels_ends_in_a_report_that_says_so(tmp_path, parts):
+    sky = SmallSky(tmp_path / "dataset")
+    flat(sky, parts, "AVG", 0.1)
+    result = Study(small_recipe(**TABLE)).run(sky, tmp_path / "study", truth=sky.truth)
+    page = result.report.read_text()
+    for part in ("train", "calibration", "test"):
+        equal = f"all labels of these {len(sky.split()[part])} objects are equal"
+        assert (f"On the {part} part R² has no meaning: {equal}" in page) == (part in parts)
+        assert result.results[f"{part}_r2"].isna().all() == (part in parts)
+        assert result.results[f"{part}_mae"].notna().all()
+    notes = strict(tmp_path / "study")
+    note = notes["cells/knn-table/cell.json"]
+    assert set(note["undefined"]) == set(parts)
+    assert [part for part, scores in note["metrics"].items() if scores["r2"] is None] == sorted(
+        parts, key=list(note["metrics"]).index
+    )
+    console = Console(file=io.StringIO(), width=120)
+    console.print(result.table())
+    assert ("–" in console.file.getvalue()) == ("test" in parts)
+
+
+def test_a_test_part_of_one_class_and_constant_inputs_end_in_a_report(tmp_path):
+    sky = SmallSky(tmp_path / "dataset")
+    flat(sky, ["test", "calibration"], "kind", "low")
+    sky.table["line"], sky.table["shape"] = 0.1, 7.3
+    content = {**TABLE, "models": {"logistic": {}, "forest": {"fixed": {"trees": 5}}}}
+    result = Study(class_recipe(**content)).run(sky, tmp_path / "study")
+    table = pd.read_parquet(tmp_path / "study" / "cells" / "forest-table" / "predictions.parquet")
+    test = table[table["part"] == "test"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn says that classes are never predicted.
+        expected = f1_score(test["label"], test["prediction"], average="macro", zero_division=0)
+    found = result.results.set_index("cell").loc["forest-table", "test_f1_macro"]
+    assert found == pytest.approx(expected)
+    assert "embeddings" not in result.report.read_text()[:2000]
+    strict(tmp_path / "study")

@@ -7,8 +7,9 @@ else stands in it is refused or, where it has no bearing on a prediction, left b
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,20 @@ _OF_HEAD = {
 }
 _LEFT_IF_MISSING = 2
 """Bit of ``decision_type``; the two above it say what counts as missing."""
-_ZERO_IS_MISSING, _NAN_IS_MISSING = 1, 2
-_BLOCK = 64
+_ZERO_IS_MISSING = 1
+_BLOCK = 128
 _DECISIONS = (0, 2, 4, 6, 8, 10)
 
 _LARGEST = repr(float(np.finfo(np.float64).max))
 
-_ZERO = float(np.float32(1e-35))
+_ZERO = np.float32(1e-35)
 """Size up to which LightGBM takes a number for zero."""
+
+_NODE = np.dtype(
+    [("cut", "f4"), ("none", "f4"), ("feature", "i4"), ("left", "i4"), ("right", "i4"), ("lost", "i4")]
+)
+"""A node: right above its cut, to ``lost`` where the size is not above ``none``, as of NaN. A leaf leads to
+itself."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,27 @@ class Boosted:
             sides.append(np.where(child < 0, child - np.repeat(leaf, nodes), child + np.repeat(node, nodes)))
         return np.where(nodes > 0, node, -1 - leaf), sides[0], sides[1]
 
-    def predict(self, x: NDArray[np.float32]) -> Numbers:
+    @cached_property
+    def _nodes(self) -> tuple[Indices, NDArray[Any]]:
+        """Roots, and all inner nodes followed by all leaves, as `_NODE`."""
+        roots, left, right = self._links
+        cuts = self.arrays["threshold"]
+        missing = self.arrays["decision_type"] >> 2
+        nodes = np.zeros(len(cuts) + int(self.leaves.sum()), dtype=_NODE)
+        inner, leaves = np.split(nodes, [len(cuts)])
+        inner["cut"] = _below(cuts)
+        inner["none"] = np.where(missing == _ZERO_IS_MISSING, _ZERO, -1)
+        inner["feature"] = self.arrays["split_feature"]
+        for side, child in (("left", left), ("right", right)):
+            inner[side] = np.where(child < 0, len(cuts) - 1 - child, child)
+            leaves[side] = np.arange(len(cuts), len(nodes))
+        # Where NaN is not set apart, LightGBM takes it for 0.
+        told = (self.arrays["decision_type"] & _LEFT_IF_MISSING) != 0
+        inner["lost"] = np.where(np.where(missing == 0, cuts >= 0, told), inner["left"], inner["right"])
+        leaves["lost"], leaves["none"] = leaves["left"], -1
+        return np.where(roots < 0, len(cuts) - 1 - roots, roots), nodes
+
+    def predict(self, x: NDArray[np.float32], *, threads: int = 1) -> Numbers:
         """Return the values (n,) of a regression, or the probabilities (n, outputs) of a classification.
 
         They are LightGBM's own to the last bit: the same decisions, and sums in the same order.
@@ -114,10 +141,19 @@ class Boosted:
         ----------
         x : ndarray of float32, shape (n, features)
             NaN where unknown.
+        threads : int
+            Number of threads that share the objects.
         """
         found = np.zeros((len(x), self.outputs))
-        keys = ("split_feature", "threshold", "decision_type", "leaf_value")
-        _add(found, x, *self._links, *(self.arrays[key] for key in keys))
+        walked = partial(_add, *self._nodes, self.arrays["leaf_value"])
+        threads = min(threads, -(-len(x) // _BLOCK))
+        if threads > 1:
+            parts = zip(np.array_split(found, threads), np.array_split(x, threads), strict=True)
+            with ThreadPoolExecutor(threads) as pool:
+                # Views of `found`: each thread fills its own objects.
+                list(pool.map(lambda part: walked(*part), parts))
+        else:
+            walked(found, x)
         if self.outputs == 1:
             return found[:, 0]
         _softmax(found)
@@ -293,41 +329,44 @@ def _numbers(key: str, lines: list[str]) -> NDArray[Any]:
     return np.array([kind(word) for word in joined.split(" ")] if joined else [], dtype=kind)
 
 
+def _below(cuts: Numbers) -> NDArray[np.float32]:
+    """Return cuts as float32 that part every float32 as these do, where tiny samples count as 0."""
+    with np.errstate(over="ignore"):
+        near = cuts.astype(np.float32)
+    least = np.float32(-np.inf)
+    near = np.where(near.astype(np.float64) > cuts, np.nextafter(near, least), near)
+    near = np.where((cuts >= 0) & (near < _ZERO), _ZERO, near)
+    return np.where((cuts < 0) & (near >= -_ZERO), np.nextafter(-_ZERO, least), near)
+
+
 @njit(cache=True, nogil=True)
-def _add(
-    found: Numbers,
-    x: NDArray[np.float32],
-    roots: Indices,
-    left: Indices,
-    right: Indices,
-    feature: Indices,
-    threshold: Numbers,
-    decision: Indices,
-    value: Numbers,
-) -> None:
+def _add(roots: Indices, nodes: NDArray[Any], value: Numbers, found: Numbers, x: NDArray[np.float32]) -> None:
     """Add the values of the leaves in which each object ends to `found`, (n, outputs)."""
-    outputs = found.shape[1]
-    # By blocks of objects, so that a tree stays in the processor's nearest memory for a while.
+    outputs, inner = found.shape[1], len(nodes) - len(value)
+    at = np.empty(_BLOCK, np.int32)
+    # By blocks of objects, so that a tree stays in the processor's nearest memory. All objects of a block
+    # take a step before any takes the next: the processor works on many at once, where the way of one alone
+    # leaves it waiting. Those that are in their leaf stay there.
     for start in range(0, len(x), _BLOCK):
-        stop = min(start + _BLOCK, len(x))
+        count = min(_BLOCK, len(x) - start)
         for tree in range(len(roots)):
             output = tree % outputs
-            for i in range(start, stop):
-                step = roots[tree]
-                while step >= 0:
+            at[:count] = roots[tree]
+            walking = roots[tree] < inner
+            while walking:
+                walking = False
+                for k in range(count):
                     # Unsigned, an index costs no look at whether it counts from the end.
-                    node = np.uint64(step)
-                    sample = np.float64(x[i, np.uint64(feature[node])])
-                    if abs(sample) > _ZERO:
-                        goes_left = sample <= threshold[node]
-                    else:
-                        missing, unknown = decision[node] >> 2, np.isnan(sample)
-                        if missing == _ZERO_IS_MISSING or (unknown and missing == _NAN_IS_MISSING):
-                            goes_left = (decision[node] & _LEFT_IF_MISSING) != 0
-                        else:
-                            goes_left = threshold[node] >= 0
-                    step = left[node] if goes_left else right[node]
-                found[i, output] += value[np.uint64(-1 - step)]
+                    node = nodes[np.uint32(at[k])]
+                    sample = x[np.uint64(start + k), np.uint32(node.feature)]
+                    # All three are read, so that no branch has to be guessed.
+                    left, right, lost = node.left, node.right, node.lost
+                    known = right if sample > node.cut else left
+                    step = known if abs(sample) > node.none else lost
+                    at[k] = step
+                    walking |= step < inner
+            for k in range(count):
+                found[start + k, output] += value[np.uint64(at[k] - inner)]
 
 
 @njit(cache=True, nogil=True)

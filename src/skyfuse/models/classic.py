@@ -701,7 +701,7 @@ class LightGBM(_Classic):
         )
 
     def _predict(self, x: Arrays) -> Numbers:
-        return self._boosted.predict(_matrix(x))
+        return self._boosted.predict(_matrix(x), threads=self.params["threads"])
 
     def _write(self, folder: Path) -> dict[str, Any]:
         (folder / files.TEXT).write_text(self._boosted.text(), encoding="ascii")

@@ -30,7 +30,7 @@ class Bootstrap:
     Attributes
     ----------
     point : dict of str to dict of str to float
-        Score of each model on the objects themselves: ``point[model][metric]``.
+        Score of each model on the objects themselves: ``point[model][metric]``; NaN where it has no meaning.
     draws : dict of str to dict of str to ndarray of float64, shape (samples,)
         The same over the resamples; resample k holds the same objects for every model.
     attainable : float or None
@@ -110,7 +110,7 @@ def bootstrap(
     Raises
     ------
     DataError
-        Lengths differ, all labels are equal, or there are fewer than two groups.
+        Lengths differ, or there are fewer than two groups.
     """
     y = next(iter(outcomes.values())).truth
     for name, outcome in outcomes.items():
@@ -119,7 +119,10 @@ def bootstrap(
                 f"{name} predicts {len(outcome.truth)} objects, others {len(y)}",
                 remedy="predict the same objects with every model",
             )
-    point = {name: outcome.score() for name, outcome in outcomes.items()}
+    point = {
+        name: {metric: np.nan if value is None else value for metric, value in outcome.score().items()}
+        for name, outcome in outcomes.items()
+    }
     variance = None if sigma is None else paired(y, sigma)[1] ** 2
     _, group = np.unique(np.arange(len(y)) if groups is None else np.asarray(groups), return_inverse=True)
     if len(group) != len(y):
@@ -142,7 +145,8 @@ def bootstrap(
     }
     if sigma is None:
         return Bootstrap(point, draws)
-    return Bootstrap(point, draws, attainable_r2(y, sigma), np.concatenate(attainable))
+    known = np.nan if np.isnan(spread_of(y, np.ones((1, len(y))))[0]) else attainable_r2(y, sigma)
+    return Bootstrap(point, draws, known, np.concatenate(attainable))
 
 
 def _counts(group: NDArray[np.intp], n_groups: int, samples: int, seed: int) -> Iterator[NDArray[np.float64]]:
@@ -171,7 +175,12 @@ def best_single(scores: Mapping[str, float]) -> str:
     known = [name for name in MODALITIES if name in scores]
     if not known:
         raise DataError("no single modality was fitted", remedy="name one among the fusions")
-    return max(known, key=lambda name: scores[name])
+    return max(known, key=lambda name: ranked(scores[name]))
+
+
+def ranked(score: float) -> float:
+    """Return a score as one that sorts: below all others where it has no meaning."""
+    return -np.inf if np.isnan(score) else score
 
 
 def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
@@ -220,7 +229,7 @@ def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
             cell = {**cell_of, **dict(zip(also["fusion"], also["cell"], strict=True))}
             if not fused or not singles or (variant and not len(also)):
                 continue
-            single, best = best_single(score_of), max(fused, key=lambda fusion: score_of[fusion])
+            single, best = best_single(score_of), max(fused, key=lambda fusion: ranked(score_of[fusion]))
             for fusion in fused:
                 for other in singles:
                     what = "fusion" if other == single else "single"

@@ -72,6 +72,11 @@ def embed(
     return {part: np.asarray(xy, dtype=np.float64) for part, xy in points.items()}
 
 
+def spans(train: NDArray[np.float32]) -> bool:
+    """Return whether at least two features vary in the training part: what varies less is no plane."""
+    return int(np.count_nonzero(_moments(train.reshape(len(train), -1).astype(np.float64))[1] > 0)) >= 2
+
+
 def embed_dataset(dataset: Dataset, *, method: str, modality: str, zoom: int, seed: int) -> pd.DataFrame:
     """Place all objects of a dataset in a plane.
 
@@ -231,10 +236,7 @@ def _principal(arrays: Mapping[str, NDArray[np.float32]], seed: int) -> dict[str
 
     flat = {part: values.reshape(len(values), -1).astype(np.float64) for part, values in arrays.items()}
     train = flat["train"]
-    seen = np.isfinite(train)
-    count = seen.sum(axis=0)
-    mean = np.where(seen, train, 0).sum(axis=0) / np.maximum(count, 1)
-    spread = np.sqrt(np.where(seen, (train - mean) ** 2, 0).sum(axis=0) / np.maximum(count, 1))
+    mean, spread = _moments(train)
     # Features that never vary in training (always invalid, say) carry nothing.
     kept = spread > 0
     if np.count_nonzero(kept) < 2:
@@ -248,6 +250,17 @@ def _principal(arrays: Mapping[str, NDArray[np.float32]], seed: int) -> dict[str
     number = min(COMPONENTS, len(train) - 1, int(np.count_nonzero(kept)))
     pca = PCA(number, svd_solver="randomized", random_state=seed).fit(scaled["train"])
     return {part: pca.transform(values) for part, values in scaled.items()}
+
+
+def _moments(train: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of the finite values of each feature, 0 where nothing differs."""
+    seen = np.isfinite(train)
+    count = np.maximum(seen.sum(axis=0), 1)
+    mean = np.where(seen, train, 0).sum(axis=0) / count
+    spread = np.sqrt(np.where(seen, (train - mean) ** 2, 0).sum(axis=0) / count)
+    # Rounding of the mean leaves a trace of spread where there is none.
+    differs = np.where(seen, train, -np.inf).max(axis=0) > np.where(seen, train, np.inf).min(axis=0)
+    return mean, np.where(differs, spread, 0)
 
 
 def _tsne(scores: Mapping[str, NDArray[np.float64]], seed: int) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class Fitter:
         stop: NDArray[np.int64],
         held: NDArray[np.int64],
         seed: int,
-    ) -> dict[str, float]:
+    ) -> dict[str, float | None]:
         """Return the scores of one fit inside the training part; positions in it, see `tune.Judge`."""
         model = MODELS[name](**parameters)
         y = self.goal.label[rows]
@@ -192,9 +192,11 @@ class Fitter:
         )
         predictions.to_parquet(growing / "predictions.parquet", index=False)
         test = predictions[predictions["part"] == "test"]
-        metrics = facts[0]["metrics"]
+        metrics, undefined = facts[0]["metrics"], facts[0]["undefined"]
         for part in _POOLED:
-            metrics[part] = self._outcome(predictions[predictions["part"] == part]).score()
+            found = self._outcome(predictions[predictions["part"] == part])
+            metrics[part] = found.score()
+            undefined |= {part: reason} if (reason := found.undefined()) else {}
         seen = self.recipe.task.kind == "classification" and bool(self.dataset.zooms)
         if cell.role == "reference" and seen:
             shown = gallery(self.dataset, test, seed_of(self.recipe.seed, f"gallery {cell.name}"))
@@ -211,6 +213,7 @@ class Fitter:
             "classes": list(self.goal.classes),
             "n": {**facts[0]["n"], "test": len(test)},
             "metrics": metrics,
+            "undefined": undefined,
             "history": facts[0]["history"],
             "parameters_count": facts[0]["parameters_count"],
             "seconds": {
@@ -265,9 +268,8 @@ class Fitter:
             inference_seconds = time.perf_counter() - started
             baseline = self._baseline(lot.inputs["train"], lot.inputs[part])
             tables[part] = frame(self.goal, lot.rows[part], part, number, prediction, baseline)
-        metrics = {
-            part: self._outcome(table).score() for part, table in tables.items() if part != "calibration"
-        }
+        found = {part: self._outcome(table) for part, table in tables.items() if part != "calibration"}
+        metrics = {part: outcome.score() for part, outcome in found.items()}
         task = self.recipe.task
         columns = self.feed.columns(cell.variant)
         inputs = card_inputs(self.dataset, cell.zooms, columns, self.recipe.smooth)
@@ -287,6 +289,11 @@ class Fitter:
         fact = {
             "n": {part: len(rows) for part, rows in lot.rows.items()},
             "metrics": {part: scores for part, scores in metrics.items() if part != "test"},
+            "undefined": {
+                part: reason
+                for part in ("train", "valid")
+                if part in found and (reason := found[part].undefined())
+            },
             "history": {**history, "best": int(history["best"])},
             "parameters_count": getattr(model, "parameter_count", None),
             "seconds": {"train": train_seconds, "inference": inference_seconds},

@@ -103,23 +103,18 @@ class Outcome:
             if not np.isfinite(self.probability).all():
                 raise DataError("probabilities are not finite", remedy="leave these objects out")
 
-    def score(self) -> dict[str, float]:
-        """Return the scores of these objects by name.
+    def score(self) -> dict[str, float | None]:
+        """Return the scores of these objects by name, None where one has no meaning (see `undefined`)."""
+        found = {name: float(v[0]) for name, v in self.scores(np.ones((1, len(self.truth)))).items()}
+        return {name: value if np.isfinite(value) else None for name, value in found.items()}
 
-        Raises
-        ------
-        DataError
-            The truth does not vary, so that R² or the explained share has no meaning.
-        """
-        found = self.scores(np.ones((1, len(self.truth))))
+    def undefined(self) -> str | None:
+        """Return in one clause why the primary score of these objects has no meaning; None where it has."""
         primary = PRIMARY[self.kind]
-        if np.isnan(found[primary][0]):
-            equal = "labels" if self.kind == "regression" else "inputs"
-            raise DataError(
-                f"{LABELS[primary]} has no meaning: all {equal} of these {len(self.truth)} objects are equal",
-                remedy=f"score objects whose {equal} differ",
-            )
-        return {name: float(values[0]) for name, values in found.items()}
+        if self.score()[primary] is not None:
+            return None
+        equal = "labels" if self.kind == "regression" else "inputs"
+        return f"{LABELS[primary]} has no meaning: all {equal} of these {len(self.truth)} objects are equal"
 
     def scores(self, counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return the scores of resamples in which object j stands counts[i, j] times.

@@ -185,9 +185,11 @@ class Findings:
             row["parameters"] = json.dumps(note["parameters"], sort_keys=True)
             row |= {f"n_{part}": note["n"][part] for part in PARTS}
             names = names_of(self.recipe.task)
-            row |= {f"{part}_{name}": note["metrics"][part][name] for part in PARTS for name in names}
+            row |= {
+                f"{part}_{name}": _number(note["metrics"][part][name]) for part in PARTS for name in names
+            }
             primary = PRIMARY[self.recipe.task.kind]
-            known = note["metrics"]["calibration"][primary]
+            known = row[f"calibration_{primary}"]
             row["choice"] = self.folds.get(cell.name, np.nan) if self.recipe.choice == "folds" else known
             for name in names:
                 row[f"test_{name}_low"], row[f"test_{name}_high"] = boot.interval(cell.name, name)
@@ -239,7 +241,7 @@ class Findings:
                 table = self.tests[name][whole]
                 enough = len(table) > 1 and len(set(table["label"])) > 1
                 scored = outcome(table, self.recipe.task, self.goal.classes).score() if enough else {}
-                row[key] = scored.get(primary, np.nan)
+                row[key] = _number(scored.get(primary))
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -296,6 +298,10 @@ class Findings:
                     row["outliers"] = float(np.mean(np.abs(part) > self.recipe.task.outlier))
                     rows.append(row)
         return pd.DataFrame(rows, columns=columns)
+
+
+def _number(score: float | None) -> float:
+    return np.nan if score is None else score
 
 
 def _covered(table: pd.DataFrame) -> dict[str, float]:

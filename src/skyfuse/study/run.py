@@ -512,8 +512,7 @@ class _Run:
         for modality, zoom in wanted:
             inputs = self.fitter.feed.inputs({modality: zoom})
             arrays = {part: inputs[part][modality] for part in PARTS}
-            if arrays["train"][0].size < 2:
-                # One column is a line, not a plane.
+            if not views.spans(arrays["train"]):
                 continue
             place = {"modality": modality, "zoom": zoom}
             for method in self.recipe.embeddings.methods:
@@ -532,7 +531,8 @@ class _Run:
             names = [name for name in map(str, table) if name not in ("row", "part", "label")]
             values = {part: table.loc[table["part"] == part, names].to_numpy(np.float32) for part in PARTS}
             ((modality, zoom),) = cell.zooms.items()
-            groups.append(self._clusters(cell.name, modality, zoom, values))
+            if views.spans(values["train"]):
+                groups.append(self._clusters(cell.name, modality, zoom, values))
         columns = ["method", "modality", "zoom", "row", "part", "x", "y"]
         self._write("embeddings.parquet", _joined(points, columns))
         self._write("correlations.parquet", pd.DataFrame(found))

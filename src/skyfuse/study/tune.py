@@ -25,6 +25,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import DatabaseError
 
 from skyfuse.errors import StoreError
+from skyfuse.study.compare import ranked
 
 if TYPE_CHECKING:
     from skyfuse.config import ModelPlan, Scalar, Search
@@ -44,7 +45,7 @@ COLUMNS = (
 """Columns of every table of trials, before the scores by name."""
 
 Judge = Callable[
-    [dict[str, Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int], dict[str, float]
+    [dict[str, Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int], dict[str, float | None]
 ]
 """Fits parameters on some objects, stops on others, and returns the scores on a third group; with a seed."""
 
@@ -60,7 +61,7 @@ class Tuning:
     trials : DataFrame
         One row a point in the order of trying: method, number, parameters (JSON), folds, the mean, standard
         deviation and list of the primary score over the folds, chosen, wall time in seconds, and the mean of
-        each score by name.
+        each score by name, over the folds in which it has a meaning.
     seconds : float
         Wall time of all trials together, of earlier interrupted runs too.
     """
@@ -174,13 +175,14 @@ def tune(
             trial.set_user_attr("seconds", time.perf_counter() - started)
             if progress is not None:
                 progress(", ".join(f"{key} {_short(value)}" for key, value in point.items()))
-            study.tell(trial, float(np.mean(scores[primary])))
+            # The store takes no NaN: a point that no fold can score is behind all others.
+            study.tell(trial, ranked(_mean(scores[primary])))
         found_trials = _finished(study)[:wanted]
     if points is not None:
         by_point = {json.dumps(trial.params): trial for trial in found_trials}
         found_trials = [by_point[json.dumps(point)] for point in points]
     rows = [_row(trial, search.method, k, primary) for k, trial in enumerate(found_trials)]
-    best = int(np.argmax([row["score"] for row in rows]))
+    best = int(np.argmax([ranked(row["score"]) for row in rows]))
     for index, row in enumerate(rows):
         row["chosen"] = index == best
     trials = pd.DataFrame(rows)
@@ -194,13 +196,23 @@ def _row(trial: optuna.trial.FrozenTrial, method: str, number: int, primary: str
         "number": number,
         "parameters": json.dumps(trial.params),
         "folds": len(scores[primary]),
-        "score": float(np.mean(scores[primary])),
-        "score_std": float(np.std(scores[primary])),
-        "score_folds": list(scores[primary]),
+        "score": _mean(scores[primary]),
+        "score_std": float(np.std(known)) if (known := _known(scores[primary])) else np.nan,
+        "score_folds": [np.nan if score is None else score for score in scores[primary]],
         "chosen": False,
         "seconds": trial.user_attrs["seconds"],
     }
-    return {**values, **{metric: float(np.mean(each)) for metric, each in scores.items()}}
+    return {**values, **{metric: _mean(each) for metric, each in scores.items()}}
+
+
+def _known(scores: Sequence[float | None]) -> list[float]:
+    return [score for score in scores if score is not None]
+
+
+def _mean(scores: Sequence[float | None]) -> float:
+    """Return the mean over the folds whose score has a meaning, NaN where none has."""
+    known = _known(scores)
+    return float(np.mean(known)) if known else np.nan
 
 
 def _short(value: Scalar) -> str:
@@ -240,8 +252,8 @@ def _cross_validated(
     folds: Sequence[NDArray[np.int64]],
     scored: int | None,
     seed: int,
-) -> dict[str, list[float]]:
-    scores: dict[str, list[float]] = {}
+) -> dict[str, list[float | None]]:
+    scores: dict[str, list[float | None]] = {}
     for k, held in enumerate(folds[:scored]):
         stop = folds[(k + 1) % len(folds)]
         train = np.concatenate([fold for j, fold in enumerate(folds) if j not in (k, (k + 1) % len(folds))])

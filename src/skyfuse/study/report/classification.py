@@ -93,7 +93,9 @@ def draw(study: Folder) -> Iterator[Drawn]:
     """Yield the figures of a classification."""
     tables = {row["cell"]: study.predictions(row["cell"]) for row in study.leaders}
     yield from _matrices(study, tables)
-    yield _roc(study, tables[study.best["cell"]])
+    best = tables[study.best["cell"]]
+    if len(set(best["label"])) > 1:
+        yield _roc(study, best)
     yield _reliability(study, tables)
     yield from _galleries(study)
 

@@ -235,7 +235,8 @@ def _embeddings(study: Folder) -> Iterator[Drawn]:
         # A few far points would press all others into a corner.
         for values, limits in ((view["x"], axis.set_xlim), (view["y"], axis.set_ylim)):
             a, b = np.percentile(values, [0.5, 99.5])
-            limits(a - 0.08 * (b - a), b + 0.08 * (b - a))
+            pad = 0.08 * (b - a) or abs(a) or 1.0
+            limits(a - pad, b + pad)
         title = f"{METHOD_NAMES[place[0]]}, {place[1]}" + ("" if place[1] == "table" else f" zoom {place[2]}")
         if place in rho.index:
             r: Any = rho.loc[place, :]

@@ -15,6 +15,7 @@ from scipy.stats import betabinom
 from skyfuse.config import Recipe, load_recipe
 from skyfuse.disk import read_json
 from skyfuse.errors import StoreError
+from skyfuse.study.compare import ranked
 from skyfuse.study.metrics import PRIMARY, names_of
 from skyfuse.study.report.common import FIXED_COLOURS, PALETTE, fusion_name, metric_name, model_name, records
 
@@ -108,6 +109,11 @@ class Folder:
         return table[table["variant"].isna()]
 
     @property
+    def undefined(self) -> dict[str, str]:
+        """Why the score that chooses has no meaning, by part, where it has none."""
+        return dict(self.cells[self.best["cell"]].get("undefined", {}))
+
+    @property
     def rounds(self) -> int:
         """How many times the split goes round; with more than one, every object is tested once."""
         return int(self.recipe.split.rounds)
@@ -131,7 +137,7 @@ class Folder:
     @cached_property
     def leaders(self) -> list[dict[str, Any]]:
         """Each model's best cell by the choice, see `Recipe.choice`, the best of all first."""
-        rows = sorted(records(self.reference), key=lambda row: -float(row["choice"]))
+        rows = sorted(records(self.reference), key=lambda row: -ranked(float(row["choice"])))
         found: dict[str, dict[str, Any]] = {}
         for row in rows:
             found.setdefault(str(row["model"]), row)

@@ -37,7 +37,8 @@ def draw(study: Folder) -> Iterator[Drawn]:
     truth = np.concatenate([table["label"].to_numpy(dtype=float) for table in tables])
     errors = np.concatenate([(table["prediction"] - table["label"]).abs().to_numpy() for table in tables])
     reach = float(np.quantile(errors, 0.995)) or 1.0
-    pad = 0.05 * float(np.ptp(truth))
+    # Equal labels get an axis, too.
+    pad = 0.05 * float(np.ptp(truth)) or abs(float(truth[0])) or 1.0
     limits = (float(truth.min()) - pad, float(truth.max()) + pad)
     for k, (cell, table) in enumerate(zip(cells, tables, strict=True)):
         i, j = divmod(k, across)

@@ -40,7 +40,8 @@ def draw(study: Folder) -> Iterator[Drawn]:
     yield from _differences(study)
     yield from _zooms(study)
     yield from _learning(study)
-    yield _cost(study)
+    if study.results[f"test_{study.primary}"].notna().any():
+        yield _cost(study)
     yield _runtime(study)
 
 
