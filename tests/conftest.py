@@ -26,3 +26,9 @@ def small_sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sky") / "sky"
     write_mock(out, fields=1, objects=60, seed=11)
     return out
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave signals alone where the command line is called within the tests' own process."""
+    monkeypatch.setattr("skyfuse.stop.listen", lambda: None)

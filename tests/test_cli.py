@@ -22,9 +22,8 @@ class Done:
 
 @pytest.fixture
 def skyfuse(monkeypatch, capsys, tmp_path):
-    """Call the command line in an empty folder, with the signals left to the tests."""
+    """Call the command line in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("skyfuse.stop.listen", lambda: None)
 
     def call(*words: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["skyfuse", *map(str, words)])
