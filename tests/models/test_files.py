@@ -4,6 +4,7 @@ import os
 import pickle
 import shutil
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -377,7 +378,7 @@ def test_impossible_fusion_weights_are_refused(weights, saved):
         ({"kind": "classification"}, "for classification of 0 classes"),
         ({"classes": ["a", "b"]}, "for regression of 2 classes"),
         ({"kind": "classification", "classes": ["a", "a"]}, "for classification of 2 classes"),
-        ({"kind": "classification", "classes": ["a", "b"]}, "value is float64 of shape"),
+        ({"kind": "classification", "classes": ["a", "b"]}, "value is F64 of shape"),
         ({"interval": {}}, "does not fit its card"),
         ({"interval": {"level": 0.9, "thresholds": [0.1], "tie": 0.5}}, "calibration is damaged"),
         ({"files": {"../arrays.safetensors": "0"}}, "not those of a tree model"),
@@ -481,3 +482,79 @@ def test_card_claiming_a_huge_network_costs_nothing(saved):
     edit(folder, shapes={"image": [2**30, 8, 8], "spectrum": [2**30]})
     with pytest.raises(StoreError):
         load_model(folder)
+
+
+def forged(path, change):
+    """Rewrite the header of a file of safetensors, the numbers left as they are."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    name = next(name for name in header if name != "__metadata__")
+    told = change(header, name)
+    text = json.dumps(header).encode()
+    path.write_bytes((told or len(text)).to_bytes(8, "little") + text + content[8 + length :])
+
+
+def _lie(key, value):
+    return lambda header, name: header[name].update({key: value})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header, name: 2**62,
+        lambda header, name: 3,
+        _lie("dtype", "F16"),
+        _lie("dtype", "U128"),
+        _lie("shape", [2**40, 2**30]),
+        _lie("shape", []),
+        _lie("data_offsets", [0, 2**60]),
+        _lie("data_offsets", [0, 4]),
+        _lie("data_offsets", [8, 0]),
+        lambda header, name: header.pop(name) and None,
+        lambda header, name: header.update(more={"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}),
+        lambda header, name: header.update(
+            more={"dtype": "F32", "shape": [2**32], "data_offsets": [2**20, 2**20 + 2**34]}
+        ),
+        lambda header, name: header.update({"x" * 2**21: header[name]}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["svm", "vggnet12"])
+def test_headers_that_lie_are_refused_before_memory_is_taken(kind, change, saved):
+    folder = saved(kind)
+    forged(folder / WEIGHTS[kind], change)
+    edit(folder)
+    tracemalloc.start()
+    with pytest.raises(StoreError, match=r"safetensors|belong|fit its card|those of the network") as caught:
+        load_model(folder)
+    assert len(str(caught.value).splitlines()) == 1
+    assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    tracemalloc.stop()
+
+
+def test_huge_weights_are_refused_unread(saved):
+    folder = saved("vggnet12")
+    with (folder / WEIGHTS["vggnet12"]).open("r+b") as file:
+        file.truncate(10 * 2**30)
+    with pytest.raises(StoreError, match="is larger than 4294967296 bytes"):
+        load_model(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(saved):
+    folder = saved("vggnet12")
+    path = folder / WEIGHTS["vggnet12"]
+    content = bytearray(path.read_bytes())
+    content[-4:] = np.float32(np.nan).tobytes()
+    path.write_bytes(content)
+    edit(folder)
+    with pytest.raises(StoreError, match="is not finite"):
+        load_model(folder)
+
+
+def test_cards_that_claim_endless_features_or_members_cost_nothing(saved):
+    folder = saved("lightgbm")
+    edit(folder, shapes={"table": [2**31 - 1]})
+    with pytest.raises(StoreError, match="does not name 2147483647 features"):
+        load_model(folder)
+    with pytest.raises(UsageError, match="members 1000000000"):
+        MODELS["hybrid"](members=10**9)

@@ -221,6 +221,9 @@ def parse_boosted(text: str, features: int, outputs: int) -> Boosted:
     ValueError, OverflowError
         If it holds anything else.
     """
+    # Each feature has a name in the text, so that a card cannot claim more than it pays for.
+    if features > len(text):
+        raise ValueError(f"it does not name {features} features")
     # What follows (importances, parameters of the training) has no bearing on a prediction.
     trees, mark, _ = text.partition("\nend of trees\n")
     first, *blocks = trees.split("\nTree=")

@@ -64,6 +64,7 @@ _CONTINUUM_TERMS = 4
 """Polynomial terms of the continuum that is taken off before the network looks for lines."""
 
 _LAYERS = 3
+_MOST_MEMBERS = 99
 
 
 class Source(NamedTuple):
@@ -139,13 +140,15 @@ class Hybrid(Model):
         check_parameters(templates, rejection)
         if (
             min(epochs, threads, width, members) < 1
+            or members > _MOST_MEMBERS
             or draws < 256
             or not (0 < learning_rate < 1 and 0 <= dropout < 1)
         ):
             raise UsageError(
                 f"draws {draws}, epochs {epochs}, width {width}, learning_rate {learning_rate}, "
                 f"dropout {dropout}, members {members} or threads {threads} is out of range",
-                remedy="give 256 draws or more, rates between 0 and 1, and 1 or more for the others",
+                remedy="give 256 draws or more, rates between 0 and 1, and 1 or more for the others, "
+                f"{_MOST_MEMBERS} members at most",
             )
         super().__init__(
             templates=templates,

@@ -250,19 +250,11 @@ class Network(Model):
         return {"scaler": self._scaler.to_dict(), "mean": self._mean, "std": self._std}
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:
-        tensors = files.read_tensors(folder)
         # On the meta device the layers cost nothing, whatever sizes a card claims, until the weights have
         # proved them.
         with torch.device("meta"):
             network = self._built()
-        expected = {name: (tensor.shape, tensor.dtype) for name, tensor in network.state_dict().items()}
-        if expected != {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}:
-            raise StoreError(
-                "weights are not those of the network that model.json describes",
-                remedy="train the model again",
-                path=folder,
-            )
-        network.load_state_dict(tensors, assign=True)
+        network.load_state_dict(files.read_tensors(folder, network), assign=True)
         self._network = network.eval()
         self._scaler = Scaler.from_dict(state["scaler"])
         self._mean, self._std = float(state["mean"]), float(state["std"])
