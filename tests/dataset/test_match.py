@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.coordinates import SkyCoord, angular_separation
 from astropy.io import fits
@@ -337,6 +339,30 @@ def test_partitions_that_nothing_touches_are_not_read(sides, tmp_path):
     table = pd.read_parquet(tmp_path / "none.parquet")
     assert len(table) == 0
     assert {"object_id", "ra_b", "separation"} <= set(table.columns)
+
+
+def test_partitions_that_rounded_whole_numbers_are_told(tmp_path):
+    ra, dec = np.linspace(0, 350, 40), np.linspace(-80, 80, 40)
+    root = write_hats(tmp_path / "x.cube", ra, dec, [str(k) for k in range(40)], 10)
+    paths = sorted(root.rglob("Npix=*.parquet"))
+    assert len(paths) > 2
+    whole = pq.read_schema(paths[0]).append(pa.field("number", pa.int64()))
+    for path in paths:
+        table = pq.read_table(path, partitioning=None)
+        pq.write_table(table.append_column("number", pa.array([2**60 + 1] * len(table))), path)
+    for name in ("_common_metadata", "_metadata"):
+        (root / "dataset" / name).unlink(missing_ok=True)
+    pq.write_metadata(whole, root / "dataset" / "_common_metadata")
+    pd.DataFrame({"ra": ra, "dec": dec}).to_parquet(tmp_path / "b.parquet")
+    match_files(root, tmp_path / "b.parquet", tmp_path / "o.parquet")
+    assert set(pd.read_parquet(tmp_path / "o.parquet")["number"]) == {2**60 + 1}
+    table = pq.read_table(paths[1], partitioning=None)
+    column = table["number"].cast(pa.float64(), safe=False)
+    pq.write_table(table.set_column(table.num_columns - 1, "number", column), paths[1])
+    with pytest.raises(DataError, match="'number' is double here and int64 in the catalogue") as caught:
+        match_files(root, tmp_path / "b.parquet", tmp_path / "p.parquet")
+    assert caught.value.path == paths[1]
+    assert not (tmp_path / "p.parquet").exists()
 
 
 def test_a_cube_stands_for_its_objects_and_a_damaged_catalogue_is_told(sides, tmp_path):

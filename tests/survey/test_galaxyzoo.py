@@ -99,6 +99,7 @@ def folder(tmp_path):
     (tmp_path / "other" / "text.jpg").write_text("no image")
     (tmp_path / "other" / ".hidden.png").write_text("no image")
     (tmp_path / "other" / "empty.jpeg").touch()
+    Image.new("RGB", (4, 4)).save(tmp_path / "other" / "other.tif")
     return tmp_path
 
 
@@ -113,7 +114,9 @@ def test_images_are_averaged_over_area_and_damaged_ones_told(folder):
     np.testing.assert_allclose(loaded[:, 2, 0, 0], 100 / 255)
     np.testing.assert_allclose(loaded[:, 2, 1], 0)
     np.testing.assert_array_equal(images.load([3, 0]), loaded[[3, 0]])
-    assert {path.rpartition("/")[2] for path in images.damaged} == {"cut.png", "text.jpg", "empty.jpeg"}
+    assert {path.rpartition("/")[2] for path in images.damaged} == {
+        *("cut.png", "text.jpg", "empty.jpeg", "other.tif"),
+    }
     assert all("\n" not in line and path in line for path, line in images.damaged.items())
 
 

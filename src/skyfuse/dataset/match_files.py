@@ -148,6 +148,8 @@ class _Hats:
         along = np.argsort(starts)
         self.starts, self.stops = starts[along], stops[along]
         self._parts = [parts[k] for k in along]
+        self._pixels = [pixels[k] for k in along]
+        self._suffix = str(getattr(info, "npix_suffix", None) or ".parquet")
         self.rows = int(info.total_rows)
         if not pixels:
             raise DataError("the catalogue has no rows", remedy="give a catalogue with data", path=path)
@@ -167,7 +169,36 @@ class _Hats:
 
     def read(self, part: int) -> pa.Table:
         frame = self._frame(self._parts[part][0])
-        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+        self._check_types(part, table.schema)
+        return table
+
+    def _check_types(self, part: int, shown: pa.Schema) -> None:
+        """Refuse a partition that holds as floats what is whole in the catalogue, or the reverse."""
+        from hats.io.paths import pixel_catalog_file
+        from hats.pixel_math import HealpixPixel
+
+        base = self._whole.hc_structure.catalog_base_dir
+        place = pixel_catalog_file(base, HealpixPixel(*self._pixels[part]), npix_suffix=self._suffix)
+        path = Path(str(place))
+        for file in sorted(path.rglob("*.parquet")) if path.is_dir() else [path]:
+            schema = pq.read_schema(file)
+            for field in schema:
+                kinds = [field.type, shown.field(field.name).type if field.name in shown.names else None]
+                if kinds[1] is None or not (
+                    any(map(pa.types.is_floating, kinds)) and any(map(pa.types.is_integer, kinds))
+                ):
+                    continue
+                whole = pq.read_table(file, columns=[field.name], partitioning=None)[field.name]
+                values = np.abs(whole.cast(pa.float64(), safe=False).fill_null(0).to_numpy())
+                narrow = pa.float32() in kinds
+                if (values >= (2.0**24 if narrow else 2.0**53)).any():
+                    raise DataError(
+                        f"the column {field.name!r} is {kinds[0]} here and {kinds[1]} in the catalogue, "
+                        "and its whole numbers have lost digits",
+                        remedy="write it as integers, or as text, in all partitions",
+                        path=file,
+                    )
 
     def cells(self, order: int) -> IntArray:
         return np.stack([self.starts, self.stops], axis=1)
@@ -431,10 +462,14 @@ def match_files(
         See `match`.
     """
     mode, radius, output = checked_mode(mode), checked_radius(radius), Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix not in (".parquet", ".csv"):
+        raise UsageError(
+            "its name does not say how to write the table", path=output, remedy="end it in .parquet or .csv"
+        )
     for path in (a, b):
         if output.exists() and Path(path).exists() and output.samefile(path):
             raise UsageError("would replace an input", path=output, remedy="give another name for the result")
+    output.parent.mkdir(parents=True, exist_ok=True)
     sides = [_open(Path(a), columns_a), _open(Path(b), columns_b)]
     left, right = sides
     if isinstance(left, _Table) and isinstance(right, _Table):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from skyfuse import identifiers
 from skyfuse.errors import DataError, FileError
@@ -50,6 +50,7 @@ _KINDS = ("_debiased", "_weighted_fraction", "_fraction")
 # gz2_class of the published table writes "between" as i, and goes on with arms and oddities, e.g. SBb2m(r).
 _PUBLISHED = r"^(E[ric]|Se[rbn]|SB?[abcd])"
 _IMAGES = (".jpg", ".jpeg", ".png")
+_OTHER_IMAGES = (".tif", ".tiff", ".webp", ".gif", ".bmp", ".jp2", ".jfif", ".avif", ".heic")
 # Of a larger one, colours and their averages would take half a gigabyte and more.
 _MOST_PIXELS = 50_000_000
 _AGAIN = "get the file again from its source"
@@ -266,6 +267,8 @@ class Images:
 def read_images(source: str | Path | Sequence[str | Path], size: int) -> Images:
     """Find colour images, and check that each can be read.
 
+    Images of other formats (TIFF, WebP, GIF, BMP …) count as damaged.
+
     Parameters
     ----------
     source : path or sequence of path
@@ -289,7 +292,9 @@ def read_images(source: str | Path | Sequence[str | Path], size: int) -> Images:
         files = [
             path
             for path in folder.rglob("*")
-            if path.suffix.lower() in _IMAGES and not path.name.startswith(".") and path.is_file()
+            if path.suffix.lower() in (*_IMAGES, *_OTHER_IMAGES)
+            and not path.name.startswith(".")
+            and path.is_file()
         ]
     else:
         folder, files = None, [Path(path) for path in source]
@@ -313,13 +318,23 @@ def read_images(source: str | Path | Sequence[str | Path], size: int) -> Images:
 
 def _load(path: Path, size: int, *, coarse: bool = False) -> NDArray[np.float32]:
     """Return one image as (3, size, size), 0 to 1, the way up that its EXIF data say."""
+    if path.suffix.lower() in _OTHER_IMAGES:
+        raise FileError(
+            f"images that end in {path.suffix} are not read",
+            reason="damaged-image",
+            remedy="convert it to JPEG or PNG",
+            path=path,
+        )
     try:
         with _opened(path) as image:
             if image.width * image.height > _MOST_PIXELS:
                 raise Image.DecompressionBombError
             if coarse:
                 image.draft("RGB", (size, size))
-            colour, most = _colour(ImageOps.exif_transpose(image))
+            image.load()
+            # Without need it copies the image.
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            colour, most = _colour(ImageOps.exif_transpose(image) if turned else image)
     except Image.DecompressionBombError as error:
         raise FileError(
             f"the image has more than {_MOST_PIXELS:,} pixels",
@@ -351,6 +366,8 @@ def _opened(path: Path) -> Image.Image:
 
 def _colour(image: Image.Image) -> tuple[Image.Image, int]:
     """Return an image as RGB or, of grey ones of 16 bits, as float, and the value of white."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, of no known scale")
     if image.mode.startswith("I"):
         # Pillow would cut off what is above 255.
         return image.convert("I").convert("F"), 65535
