@@ -97,7 +97,8 @@ def test_a_fits_file_cut_anywhere_is_told(
 ) -> None:
     content = model[: 6 + int(cut * (len(model) - 6))]
     reason = verdict(tmp_path_factory.getbasetemp(), content, wanted("a", "spectrum"))
-    assert reason in ("truncated", "wrong-hdus")
+    # A piece of the next header is no end, and no header either.
+    assert reason in ("truncated", "wrong-hdus", "damaged")
 
 
 def test_a_published_checksum_must_agree_and_then_vouches_for_the_rest(tmp_path: Path, model: bytes) -> None:
