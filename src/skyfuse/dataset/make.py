@@ -38,7 +38,7 @@ Progress = Callable[[int, int, str], None]
 Read = Callable[[Modality, int, NDArray[np.int64]], Samples]
 """Arrays of one modality and zoom of some rows of the source."""
 
-FORMAT = 2
+FORMAT = 3
 """Version of the folder's layout; `Dataset.open` refuses any other."""
 TABLE, ARRAYS, META, SPLITS = "table.parquet", "arrays.h5", "dataset.json", "splits.json"
 DERIVED: dict[str, Modality] = {"ew": "spectrum", "indices": "spectrum", "morphology": "image"}

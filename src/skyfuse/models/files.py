@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CARD = "model.json"
 FORMAT: Literal["skyfuse-model"] = "skyfuse-model"
-VERSION: Literal[2] = 2
+VERSION: Literal[3] = 3
 CARD_LIMIT = 16 * 2**20
 """Bytes beyond which a ``model.json`` is not one: the largest, with scalers of 4,620 bins, stay below 1
 MB."""
@@ -167,7 +167,7 @@ class Card(_Strict):
     """
 
     format: Literal["skyfuse-model"]
-    version: Literal[2]
+    version: Literal[3]
     name: str
     kind: Kind
     classes: list[str]

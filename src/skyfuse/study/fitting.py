@@ -35,7 +35,7 @@ from skyfuse.study.tune import take
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
 
-FORMAT = 3
+FORMAT = 4
 """Version of a study's folder."""
 
 _POOLED = ("calibration", "test")
