@@ -54,6 +54,28 @@ def test_sampled_spectra_are_cut_and_joined(tmp_path):
     assert spectra.rejected == {}
 
 
+def test_of_names_that_differ_in_case_alone_the_plain_one_serves(tmp_path):
+    content = sampled() | {"source_id": np.arange(5), "BP_FLUX": np.zeros(5)}
+    pd.DataFrame({name: list(column) for name, column in content.items()}).to_parquet(tmp_path / "xp.parquet")
+    spectra = read_xp(tmp_path / "xp.parquet")
+    assert spectra.table["source_id"].tolist() == list(range(5))
+    assert spectra.table["SOURCE_ID"].tolist() == content["SOURCE_ID"].tolist()
+    np.testing.assert_array_equal(spectra.samples.value[:, :80], content["bp_flux"][:, 34:114])
+
+
+@pytest.mark.parametrize("form", ["({})", "[{}]", "{{{}}}"])
+def test_words_for_missing_within_vectors(tmp_path, form):
+    content = sampled(2)
+    cells = {
+        name: [form.format(",".join(["--", "NaN", "null", *map(str, row.tolist()[3:])])) for row in column]
+        for name, column in content.items()
+        if column.ndim == 2
+    }
+    pd.DataFrame({"source_id": [1, 2], **cells}).to_csv(tmp_path / "xp.csv", index=False)
+    spectra = read_xp(tmp_path / "xp.csv")
+    np.testing.assert_array_equal(spectra.samples.value[:, :80], content["bp_flux"][:, 34:114])
+
+
 def test_csv_with_vectors_as_text(tmp_path):
     content = sampled(2)
     rows = {

@@ -98,6 +98,12 @@ def overlapping_pairs(
     return pairs[~separated]
 
 
+def _distinct(pairs: IntArray, n: int) -> IntArray:
+    """Return pairs of n objects in order, each once."""
+    code = np.unique(pairs.min(axis=1) * n + pairs.max(axis=1))
+    return np.stack([code // n, code % n], axis=1)
+
+
 def _components(n: int, pairs: IntArray) -> IntArray:
     graph = coo_matrix((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
@@ -224,7 +230,7 @@ def near_pairs(ra: ArrayLike, dec: ArrayLike, reach: ArrayLike, *, limited: bool
     j = np.fromiter((k for near in found for k in near), np.int64, len(i))
     apart = np.degrees(2 * np.arcsin(np.minimum(np.linalg.norm(v[i] - v[j], axis=1) / 2, 1))) * 3600
     near = (i != j) & (apart <= (each[i] + each[j]) / 2)
-    return np.unique(np.sort(np.stack([i[near], j[near]], axis=1), axis=1), axis=0)
+    return _distinct(np.stack([i[near], j[near]], axis=1), len(v))
 
 
 def sky_groups(
@@ -287,7 +293,7 @@ def _with_neighbours(
         near = near_pairs(ra, dec, np.minimum(reach, limit), limited=limit > FIBRE_ARCSEC)
         if near is None:
             continue
-        both = np.unique(np.sort(np.concatenate([pairs, near]), axis=1), axis=0)
+        both = _distinct(np.concatenate([pairs, near]), len(ra))
         sizes = np.bincount(_components(len(ra), both), minlength=1)
         if sizes[sizes > largest].sum() <= _CROWDED * len(ra):
             break

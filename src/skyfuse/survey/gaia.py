@@ -18,7 +18,7 @@ from scipy.interpolate import PchipInterpolator
 
 from skyfuse import identifiers
 from skyfuse.errors import DataError, FileError, UsageError
-from skyfuse.survey.columns import floats
+from skyfuse.survey.columns import MISSING, floats
 from skyfuse.survey.records import Samples
 from skyfuse.survey.tables import read_table
 
@@ -136,7 +136,9 @@ def read_xp(path: str | Path) -> XpSpectra:
     """
     path = Path(path)
     table = read_table(path)
-    lower = {str(name).lower(): name for name in table.columns}
+    lower = {str(name).lower(): name for name in reversed(table.columns)}
+    # Of names that differ in case alone the plain one serves.
+    lower |= {name: name for name in table.columns if name in lower}
     if "source_id" not in lower:
         raise _wrong_columns(path, "it has no column source_id")
     table = table.rename(columns={name: key for key, name in lower.items()})
@@ -226,9 +228,9 @@ def _vectors(
 def _vector(cell: Any) -> NDArray[np.float64] | None:
     """Return one cell's numbers: an array, or text such as ``(1.0, 2.0)``; None where it is missing."""
     if isinstance(cell, str):
-        words = cell.strip().strip("()[]").replace(",", " ").split()
+        words = cell.strip().strip("()[]{}").replace(",", " ").split()
         try:
-            return np.array([np.nan if word == "null" else float(word) for word in words])
+            return np.array([np.nan if word in MISSING else float(word) for word in words])
         except ValueError:
             return np.array([np.nan])
     if np.ndim(cell) == 0:

@@ -128,6 +128,10 @@ def read_table(path: str | Path, *, names: Sequence[str] = ()) -> pd.DataFrame:
             )
     except (DataError, FileError):
         raise
+    except FileNotFoundError as error:
+        raise FileError(
+            "it is not there", reason="unreadable", remedy="give the path of a table", path=path
+        ) from error
     except OSError as error:
         # Of a damaged file pyarrow and others say so by an OSError without a number.
         reason = "unreadable" if error.errno else "truncated"

@@ -271,7 +271,7 @@ def _parsed(rest: bytes, words: list[str], separator: str, path: Path, above: in
     elif separator == _BLANKS and not (b"  " in rest or b"\t" in rest or _has_margins(rest)):
         separator = " "
     else:
-        before = any(blank in rest for blank in (b' "', b'\t"'))
+        before = b'"' in rest and any(blank in rest for blank in (b' "', b'\t"'))
         if separator == _BLANKS or (before and re.search(re.escape(separator).encode() + rb'[ \t]+"', rest)):
             rest, separator = _rewritten(rest, separator)
     if not rest or rest.isspace():
