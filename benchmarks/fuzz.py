@@ -615,7 +615,6 @@ def _astropy(damaged: Path, whole: Path, values: Values) -> str | None:
     found = []
     for path in (damaged, whole):
         with fits.open(path, memmap=False, ignore_missing_end=False) as hdus:
-            hdus.verify("exception")
             contents = [
                 (hdu.header.tostring(), None if hdu.data is None else hdu.data.tobytes()) for hdu in hdus
             ]
@@ -777,8 +776,7 @@ def _read_table(path: Path) -> Values:
 
 def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
     """Say that pandas, pyarrow, numpy or astropy read the same values from the damaged file."""
-    from astropy.io import votable
-    from astropy.table import Table
+    from astropy.io import fits, votable
 
     from skyfuse.survey.columns import MISSING, MISSING_NUMBERS
 
@@ -788,16 +786,26 @@ def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
         other = pd.read_parquet(damaged)
     elif damaged.suffix == ".npy":
         other = pd.DataFrame(np.load(damaged))
+    elif damaged.suffix == ".ecsv":
+        other = _ecsv_cells(damaged)
     elif damaged.suffix == ".vot":
         found = votable.parse_single_table(damaged, verify="ignore").to_table(use_names_over_ids=True)
         other = found.to_pandas()
     else:
-        other = Table.read(damaged).to_pandas()
-    if list(other.columns) != list(values.columns) or len(other) != len(values):
+        with fits.open(damaged, memmap=False) as hdus:
+            # The standard allows columns without a name, and astropy does not.
+            for k in range(1, hdus[1].header["TFIELDS"] + 1):
+                hdus[1].header.setdefault(f"TTYPE{k}", f"col{k}")
+            data = hdus[1].data
+            other = pd.DataFrame({name: data.field(k).tolist() for k, name in enumerate(data.columns.names)})
+    # A name of nothing but blanks is none.
+    names = [str(name).strip() or f"Unnamed: {k}" for k, name in enumerate(other.columns)]
+    if names != list(values.columns) or len(other) != len(values):
         return None
-    for name in other.columns:
-        for one, two in zip(other[name], values[name], strict=True):
-            text = one.decode("latin-1") if isinstance(one, bytes) else str(one)
+    for k, name in enumerate(names):
+        for one, two in zip(other.iloc[:, k], values[name], strict=True):
+            # Text of FITS ends with its first NUL.
+            text = one.partition(b"\0")[0].decode("latin-1") if isinstance(one, bytes) else str(one)
             said, taken = text.strip(), "" if pd.isna(two) else str(two).strip()
             if said == taken or (not taken and said in (*MISSING, *MISSING_NUMBERS)):
                 continue
@@ -807,6 +815,36 @@ def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
             except ValueError:
                 return None
     return "an independent reader finds the same values"
+
+
+def _ecsv_cells(path: Path) -> pd.DataFrame:
+    """Return the cells of an ECSV file as text; ValueError where they are not of the types that it tells."""
+    import yaml
+
+    from skyfuse.survey.columns import MISSING, MISSING_NUMBERS
+
+    # Line ends and blank lines are of no matter; nor are tabs between words.
+    text = re.sub(r"\r\n?", "\n", path.read_bytes().decode("utf-8")).replace("\t", " ")
+    rows = [line for line in text.split("\n") if line.strip(" ")]
+    if not rows[0].startswith("# %ECSV"):
+        raise ValueError("it is no ECSV")
+    entries = [re.fullmatch(r"# *- *(\{.*\})\s*", line) for line in rows if line.startswith("#")]
+    told = [yaml.safe_load(entry[1]) for entry in entries if entry]
+    split = [
+        next(iter(csv.reader([line.strip(" ")], delimiter=" ", skipinitialspace=True)))
+        for line in rows
+        if line[0] != "#"
+    ]
+    names = [str(entry["name"]) for entry in told]
+    if split[0] != names or any(len(row) != len(names) for row in split):
+        raise ValueError("its rows are not of the columns that it tells")
+    for row in split[1:]:
+        for cell, entry in zip(row, told, strict=True):
+            if cell.strip() not in (*MISSING, *MISSING_NUMBERS) and entry["datatype"] != "string":
+                value = int(cell) if entry["datatype"] == "int64" else float(cell)
+                if entry["datatype"] == "int64" and not -(2**63) <= value < 2**63:
+                    raise ValueError(f"{cell} is beyond 64 bits")
+    return pd.DataFrame(split[1:], columns=names)
 
 
 def _never(damaged: Path, whole: Path, values: Values) -> str | None:

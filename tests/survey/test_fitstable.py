@@ -21,6 +21,16 @@ def write(path, *columns, kind=fits.BinTableHDU):
     return path
 
 
+@pytest.mark.parametrize("card", ["TTYPE1  = 7", "TTYPE1  = 1e-320", "TTYPE1  = 'a' b", "TFORM1  = 1J"])
+def test_names_and_forms_of_columns_are_text(tmp_path, card):
+    Table({"a": np.arange(3, dtype=np.int32)}).write(tmp_path / "t.fits")
+    content = (tmp_path / "t.fits").read_bytes()
+    place = content.index(card[:8].encode())
+    (tmp_path / "t.fits").write_bytes(content[:place] + card.ljust(80).encode() + content[place + 80 :])
+    with pytest.raises(FileError, match=f"says {card[:6]} = .*, not text"):
+        read_table(tmp_path / "t.fits")
+
+
 def test_every_type_is_read_as_astropy_reads_it(tmp_path):
     rng = np.random.default_rng(3)
     rows = 7

@@ -169,6 +169,63 @@ def test_types_of_ecsv_count(tmp_path):
         read_table(tmp_path / "bomb.ecsv")
 
 
+ECSV = [
+    "# %ECSV 1.0",
+    "# ---",
+    "# datatype:",
+    "# - {name: n, datatype: int8}",
+    "# - {name: x, datatype: float64}",
+]
+ECSV += ["# - {name: good, datatype: bool}", "n x good"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        ([*ECSV, "1 2.5 True", "n 2.5 True"], "n is int8"),
+        ([*ECSV, "1 2.5 True", "1.5 2.5 True"], "n is int8"),
+        ([*ECSV, "1 2.5 True", "300 2.5 True"], "n is int8"),
+        ([*ECSV, "1 2.5 True", "2 2.x5 True"], "x is float64"),
+        ([*ECSV, "1 2.5 True", "2 2.5 maybe"], "good is bool"),
+        ([*ECSV[:-1], "1 2.5 True", "2 2.5 True"], "tells of the columns n, x, good"),
+        ([*ECSV[:-1], "x n good", "1 2.5 True"], "tells of the columns n, x, good"),
+        ([*ECSV[1:], "1 2.5 True"], "does not begin as ECSV"),
+        ([*ECSV, "1 2.5 \xff"], "no text"),
+    ],
+)
+def test_an_ecsv_table_is_what_its_header_tells(tmp_path, lines, fault):
+    (tmp_path / "t.ecsv").write_bytes("\n".join(lines).encode("latin-1"))
+    with pytest.raises(FileError, match=fault) as caught:
+        read_table(tmp_path / "t.ecsv")
+    assert "\n" not in str(caught.value)
+
+
+def test_holes_of_an_ecsv_table_are_of_any_type(tmp_path):
+    (tmp_path / "t.ecsv").write_text("\n".join([*ECSV, "1 2 True", '"" "" ""']))
+    table = read_table(tmp_path / "t.ecsv")
+    assert table.isna().all(axis=1).tolist() == [False, True]
+    assert (table["n"][0], table["x"][0], table["good"][0]) == (1, 2.0, True)
+    assert table["x"].dtype == np.float64
+
+
+def test_bytes_among_utf_8_are_damage_and_not_latin_1(tmp_path):
+    (tmp_path / "t.csv").write_bytes("name,n\nMüller,1\nMayer,2\n".encode())
+    assert read_table(tmp_path / "t.csv")["name"].tolist() == ["Müller", "Mayer"]
+    (tmp_path / "l.csv").write_bytes("name,n\nMüller,1\nMayer,2\n".encode("latin-1"))
+    assert read_table(tmp_path / "l.csv")["name"].tolist() == ["Müller", "Mayer"]
+    (tmp_path / "d.csv").write_bytes("name,n\nMüller,1\nMayer,2\n".encode().replace(b"May", b"M\xffy"))
+    with pytest.raises(FileError, match="bytes that are no text"):
+        read_table(tmp_path / "d.csv")
+
+
+def test_a_header_of_one_field_does_not_stand_above_rows_of_more(tmp_path):
+    (tmp_path / "t.csv").write_text("id\n1,2.5,STAR\n2,3.5,QSO\n")
+    with pytest.raises(FileError, match="header has one field and its rows have more"):
+        read_table(tmp_path / "t.csv")
+    (tmp_path / "decimal.csv").write_text("x\n1,5\n2,25\n")
+    assert read_table(tmp_path / "decimal.csv")["x"].tolist() == [1.5, 2.25]
+
+
 def test_columns_of_one_name_are_all_kept(tmp_path):
     (tmp_path / "t.csv").write_text("a,a,a.1\n1,2,3\n")
     assert read_table(tmp_path / "t.csv").to_dict("list") == {"a": [1], "a.1": [2], "a.1.1": [3]}

@@ -59,6 +59,7 @@ _FORMATS = {
     "Q": (">i8", 16),
 }
 _TFORM = re.compile(r"(\d*)([LXBIJKAEDCM])(?:\d*|:.*)|([01]?)([PQ])[LXBIJKAEDCM](?:\(\d*\))?")
+_QUOTED = re.compile(r" *'(?:[^']|'')*' *(?:/.*)?")
 _INTEGER = re.compile(r"[+-]?\d+")
 _FLOAT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?")
 # How bzip2 and gzip begin: by what the bytes say, not by the name, since archives rename files both ways.
@@ -102,6 +103,15 @@ class Header(Mapping[str, str | float | int | bool]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._cards)
+
+    def is_quoted(self, key: str) -> bool:
+        """Return whether a value is written as text, with nothing but a comment behind it."""
+        return _QUOTED.fullmatch(self._cards[key]) is not None
+
+    def quoted(self, key: str) -> str:
+        """Return a value that is written as text; empty where there is none."""
+        card = self._cards.get(key, "")
+        return str(_value(card)) if card.lstrip()[:1] == "'" else ""
 
     def replaced(self, names: Mapping[str, str]) -> Header:
         """Return a copy in which each key of `names` has the value of another keyword."""
@@ -215,7 +225,7 @@ def text(header: Header, key: str, path: Path) -> str:
     if key not in header:
         raise FileError(f"its header has no {key}", reason="missing-keyword", remedy=_AGAIN, path=path)
     value = header[key]
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not header.is_quoted(key):
         raise _not(header, key, path, "text")
     return value.strip()
 
@@ -668,7 +678,7 @@ def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) 
         repeat, letter = _form(str(header.get(f"TFORM{column}", "")))
         if not letter:
             raise _wrong_table(path, f"TFORM{column} of a table is not understood")
-        name = str(header.get(f"TTYPE{column}", "")).upper()
+        name = header.quoted(f"TTYPE{column}").upper()
         if not name:
             raise _wrong_table(path, f"TTYPE{column} of a table, the name of a column, is missing")
         if letter == "X":

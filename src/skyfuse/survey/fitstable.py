@@ -85,8 +85,9 @@ def read_fits(content: memoryview, path: Path) -> pd.DataFrame:
         raise _contradicts(path, f"its header tells of {fields} columns in {rows} rows of {width} bytes")
     if rows == 0:
         raise DataError("the table has no rows", remedy="give a table with data", path=path)
-    names = [str(header.get(f"TTYPE{k}", "")).strip() or f"col{k}" for k in range(1, fields + 1)]
-    units = {name: str(header[f"TUNIT{k}"]) for k, name in enumerate(names, 1) if header.get(f"TUNIT{k}")}
+    names = [_text(header, f"TTYPE{k}", path) or f"col{k}" for k in range(1, fields + 1)]
+    told = {name: _text(header, f"TUNIT{k}", path) for k, name in enumerate(names, 1)}
+    units = {name: unit for name, unit in told.items() if unit}
     records = np.ndarray((rows, width), np.uint8, content, hdu.start)
     if header.get("XTENSION") == "TABLE":
         columns = _ascii(header, names, records, path)
@@ -96,6 +97,10 @@ def read_fits(content: memoryview, path: Path) -> pd.DataFrame:
     if b"--BEGIN-ASTROPY-SERIALIZED-COLUMNS--" in bytes(content[: hdu.start]):
         table = _without_hidden(table)
     return with_units(table, units)
+
+
+def _text(header: raw.Header, key: str, path: Path) -> str:
+    return raw.text(header, key, path) if key in header else ""
 
 
 def _without_hidden(table: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +144,7 @@ def _binary(
 ) -> Iterator[tuple[str, Any]]:
     forms = []
     for k in range(1, len(names) + 1):
-        form = _TFORM.match(str(header.get(f"TFORM{k}", "")))
+        form = _TFORM.match(_text(header, f"TFORM{k}", path))
         if form is None:
             raise _contradicts(path, f"TFORM{k} of its table is not understood")
         forms.append((int(form[1] or 1), form[2], form[3]))
@@ -276,7 +281,7 @@ def _ascii(
     header: raw.Header, names: list[str], records: NDArray[np.uint8], path: Path
 ) -> Iterator[tuple[str, Any]]:
     for k, name in enumerate(names, 1):
-        form = _ASCII.fullmatch(str(header.get(f"TFORM{k}", "")))
+        form = _ASCII.fullmatch(_text(header, f"TFORM{k}", path))
         at = raw.integer(header, f"TBCOL{k}", path) - 1
         if form is None or at < 0 or at + int(form[2]) > records.shape[1] or int(form[2]) == 0:
             raise _contradicts(path, f"TFORM{k} or TBCOL{k} of its table is not understood")

@@ -54,7 +54,7 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
     Parameters
     ----------
     content : bytes
-        UTF-8, UTF-16 with or without its mark, else Latin-1.
+        UTF-8, UTF-16 with or without its mark, else Latin-1; ECSV is UTF-8 alone.
     path : Path
         For messages.
     names : sequence of str
@@ -64,10 +64,17 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
     ------
     FileError
         ``no-header``, or ``bad-values``: a row has more or fewer fields than the header, bytes are no text, a
-        quote is never closed, or there are several tables.
+        quote is never closed, there are several tables, or an ECSV header tells of others.
     """
     body = _utf8(content, path)
     comments, at = _comments(body)
+    if ".ecsv" in path.name.lower() and not body.startswith(_ECSV):
+        raise FileError(
+            "it does not begin as ECSV does (# %ECSV)",
+            reason="bad-values",
+            remedy="get the file again if its beginning is lost, or give it a name that ends in .csv",
+            path=path,
+        )
     separator = None
     if body[at : at + 4].lower() == b"sep=":
         # The first line by which spreadsheets tell it.
@@ -108,11 +115,17 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
     if any(line.startswith(b"#") for line in comments):
         # Emptied, not removed, so that lines keep their numbers.
         rest = re.sub(rb"(?m)^#[^\n]*", b"", rest)
+    if separator == _UNIT:
+        _check_alone(rest, path)
     rest, units = _below_header(rest, words, separator, path)
     columns = _parsed(rest, words, separator, path, body.count(b"\n", 0, end))
     kinds: dict[str, str] = {}
     if comments and comments[0].startswith(_ECSV):
         kinds, told, masked = _ecsv(comments)
+        if list(kinds) != words:
+            raise ValueError(
+                f"its ECSV header tells of the columns {', '.join(kinds)}, not {', '.join(words)}"
+            )
         units |= told
         if masked:
             shown = hidden(dict(zip(words, columns, strict=True)), masked)
@@ -120,14 +133,13 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
     elif words and words[0] == "" and columns:
         # An unnamed first column is the row number that pandas writes.
         words, columns = words[1:], columns[1:]
+    made = [_column(name, column, kinds.get(name, "")) for name, column in zip(words, columns, strict=True)]
     bare = [found[1] if (found := _BRACKETED.match(name)) else name for name in words]
     units |= {found[1]: found[2] for name in words if (found := _BRACKETED.match(name))}
     bare = [name or f"Unnamed: {k}" for k, name in enumerate(bare)]
-    made = [_column(column, kinds.get(name, "")) for name, column in zip(bare, columns, strict=True)]
-    if b"," in rest and (separator != "," or b'"' in rest):
+    if not kinds and b"," in rest and (separator != "," or b'"' in rest):
         # Only what was taken for text may be numbers with commas.
         others = [k for k, column in enumerate(made) if not pd.api.types.is_numeric_dtype(column.dtype)]
-        others = [k for k in others if kinds.get(bare[k]) != "string"]
         if any(has_decimal_comma(columns[k]) for k in others):
             for k, column in enumerate(columns):
                 if k in others:
@@ -139,13 +151,29 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
     return with_units(table, units)
 
 
-def _column(column: pa.ChunkedArray, kind: str) -> Any:
+def _column(name: str, column: pa.ChunkedArray, kind: str) -> Any:
+    """Return a column as what all of its cells are, or of the kind that an ECSV header tells."""
     if kind == "string":
         return texts(column)
     found = inferred(column)
-    if kind.startswith("float") and pd.api.types.is_integer_dtype(found.dtype):
-        return pd.Series(found).to_numpy(np.float64, na_value=np.nan)
-    return found
+    if not kind:
+        return found
+    found = pd.Series(found)
+    held = found.dropna()
+    number = pd.api.types.is_numeric_dtype(found.dtype) and not pd.api.types.is_bool_dtype(found.dtype)
+    whole = pd.api.types.is_integer_dtype(found.dtype)
+    if kind.startswith("float") and whole:
+        return found.to_numpy(np.float64, na_value=np.nan)
+    if kind.startswith(("int", "uint")) and whole and len(held):
+        limits = np.iinfo(kind)
+        fits = limits.min <= held.min() and held.max() <= limits.max
+    else:
+        fits = {"f": number, "i": whole, "u": whole, "b": pd.api.types.is_bool_dtype(found.dtype)}.get(
+            kind[:1], True
+        )
+    if len(held) and not fits:
+        raise ValueError(f"its ECSV header tells that {name} is {kind}, which not all of its cells are")
+    return found.array
 
 
 def _utf8(content: bytes, path: Path) -> bytes:
@@ -165,6 +193,9 @@ def _utf8(content: bytes, path: Path) -> bytes:
             try:
                 content.decode("utf-8")
             except UnicodeDecodeError:
+                # Between characters of UTF-8, other bytes are no Latin-1 but damage.
+                if content.startswith(_ECSV) or not content.decode("utf-8", "ignore").isascii():
+                    raise
                 content = content.decode("latin-1").encode()
     except UnicodeDecodeError as error:
         raise _no_text(path) from error
@@ -342,6 +373,18 @@ def _rows(rest: bytes, separator: str, width: int) -> tuple[pa.Table | None, Any
     table, bad = attempt(threads=len(rest) > _SMALL)
     # Of threads the first to fail need not be that of the first row.
     return (table, None) if bad is None else attempt(threads=False)
+
+
+def _check_alone(rest: bytes, path: Path) -> None:
+    """Refuse rows of several fields below a header of one; of decimal commas each has one at most."""
+    rows = len(re.findall(rb"(?m)^[ \t]*[^ \t\n]", rest))
+    if b'"' not in rest and rows and any(rest.count(one.encode()) >= 2 * rows for one in _SEPARATORS):
+        raise FileError(
+            "its header has one field and its rows have more",
+            reason="bad-values",
+            remedy="give it a header that names all columns, or quote fields that hold the separator",
+            path=path,
+        )
 
 
 def _has_margins(rest: bytes) -> bool:
