@@ -284,6 +284,19 @@ def test_the_same_build_mends_what_is_damaged_beside_the_tiles(copy: tuple[Path,
     assert check(cube) == []
 
 
+def test_the_same_build_mends_the_memory_of_the_scan(copy: tuple[Path, Path]) -> None:
+    sky, cube = copy
+    before = held(cube)
+    memory = cube / "ledger" / "scan.jsonl"
+    content = bytearray(memory.read_bytes())
+    content[len(content) // 2] ^= 4
+    memory.write_bytes(bytes(content) + b"added\n")
+    assert [problem for problem in check(cube) if "scan.jsonl" in problem]
+    assert build([sky], cube, workers=1).built == 0
+    assert held(cube) == before
+    assert check(cube) == []
+
+
 def stopping(name: str, moment: int, calls: Iterator[int], real: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
         if next(calls) == moment:
