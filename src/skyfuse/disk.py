@@ -40,15 +40,13 @@ def replaced(path: Path) -> Iterator[Path]:
     # Random rather than the process's number: the same number may run on several machines of a cluster.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException as error:
+        with named(path):
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+    except BaseException:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            # A full disk fails in calls that know no names.
-            error.filename = str(path)
         raise
     # The rename itself lives in the folder's entry.
     folder = os.open(path.parent, os.O_RDONLY)
@@ -59,7 +57,28 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path, work: str) -> Iterator[None]:
+def named(place: str | Path) -> Iterator[None]:
+    """Give what fails on a full disk the name of what is written: it fails in calls that know no names.
+
+    Parameters
+    ----------
+    place : str or Path
+        A file, or the folder where several are written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(place)
+        raise
+
+
+class BusyError(StoreError):
+    """Another process writes the folder."""
+
+
+@contextmanager
+def locked(folder: Path, work: str, what: str = "folder") -> Iterator[None]:
     """Hold a folder against a second writer; the system lets go when the process ends, however it ends.
 
     Parameters
@@ -68,13 +87,17 @@ def locked(folder: Path, work: str) -> Iterator[None]:
         Made if it is not there.
     work : str
         What writes it, in one word, e.g. ``study``.
+    what : str
+        What it is.
 
     Raises
     ------
     UsageError
         If it is a file.
     StoreError
-        If it cannot be made, or another writer holds it.
+        If it cannot be made.
+    BusyError
+        If another writer holds it.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError("is a file", remedy="give a folder", path=folder)
@@ -89,14 +112,22 @@ def locked(folder: Path, work: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(
-                f"another {work} writes this folder", remedy="wait until it ends or stop it", path=folder
+            raise BusyError(
+                f"another {work} writes this {what}", remedy="wait until it ends or stop it", path=folder
             ) from error
         except OSError:
             pass  # Some cluster file systems have no locks; then the user has to see to it.
         yield
     finally:
         os.close(descriptor)
+
+
+def is_of_disk(error: BaseException | None) -> bool:
+    """Tell whether SQLite failed for the disk, as a full one, and not for what its file holds."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    return name.startswith(
+        ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")
+    )
 
 
 def dumps(content: Any) -> str:

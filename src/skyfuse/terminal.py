@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skyfuse.disk import named, replaced
 from skyfuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,8 +123,6 @@ def table_path(output: Path) -> Path:
 
 def write_table(table: pd.DataFrame, output: Path) -> None:
     """Write a table where `table_path` allowed it, whole or not at all."""
-    from skyfuse.disk import replaced
-
     with replaced(output.absolute()) as partial:
         if output.suffix == ".csv":
             table.to_csv(partial, index=False)
@@ -133,7 +132,8 @@ def write_table(table: pd.DataFrame, output: Path) -> None:
 
 def say(text: str, as_json: bool, data: Any) -> None:
     """Print the human text, or the same facts as JSON."""
-    typer.echo(json.dumps(_plain(data), indent=2, allow_nan=False) if as_json else text)
+    with named("standard output"):
+        typer.echo(json.dumps(_plain(data), indent=2, allow_nan=False) if as_json else text)
 
 
 def _plain(value: Any) -> Any:

@@ -36,7 +36,7 @@ from skyfuse.cube.catalogue import write_catalogue
 from skyfuse.cube.grid import GRIDS
 from skyfuse.cube.layout import FORMAT, TILE_ORDER, VERSION, tile_path
 from skyfuse.cube.scan import Record, Reject, Runner, Scan, remember, scan, sort_out, walk
-from skyfuse.cube.staging import INDEXES, TILES, clean, go_on, lock, next_folder, switch
+from skyfuse.cube.staging import INDEXES, TILES, WRITER, clean, go_on, next_folder, switch
 from skyfuse.cube.standing import Standing, read_standing
 from skyfuse.cube.tiles import (
     FLUX_UNIT,
@@ -49,7 +49,7 @@ from skyfuse.cube.tiles import (
     ledger_path,
     plan,
 )
-from skyfuse.disk import dumps, replaced, write_json
+from skyfuse.disk import dumps, locked, replaced, write_json
 from skyfuse.errors import DataError, StoreError, UsageError, shown
 from skyfuse.processes import Context
 from skyfuse.survey.records import BANDS
@@ -197,11 +197,11 @@ def build(
     if not files and not not_files:
         raise DataError("holds no files", remedy="name a folder with SDSS frames or spectra", path=inputs[0])
     _require_own(out)
-    with lock(out), _runner(workers, dask, len(files)) as run:
+    with locked(out, *WRITER), _runner(workers, dask, len(files)) as run:
         go_on(out)
         clean(out)
         standing = None if replace else read_standing(out, grid)
-        cache = out / "ledger" / "scan.jsonl"
+        cache = out / _CACHE
         try:
             given = scan(files, cache, run, progress)
         except KeyboardInterrupt:
@@ -502,7 +502,7 @@ def _require_own(out: Path) -> None:
     """Raise UsageError if the folder is there and is no cube's."""
     if out.exists() and not out.is_dir():
         raise UsageError("is a file", remedy="name a folder for the cube", path=out)
-    if not out.is_dir() or (out / "ledger" / "lock").is_file():
+    if not out.is_dir() or (out / _CACHE).is_file():
         return
     known = {"cube.json", NAME, "ledger", *INDEXES}
     strange = sorted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +112,14 @@ def write_cutout(cut: NDData, out: Path | str) -> None:
     hdus = fits.HDUList([_primary()])
     hdus.extend(_image_hdus(cut, ""))
     with replaced(out) as partial:
-        hdus.writeto(partial)
+        _save(hdus, partial)
+
+
+def _save(hdus: fits.HDUList, path: Path) -> None:
+    # Not by Astropy itself, whose errors on a full disk are none of the system's.
+    content = io.BytesIO()
+    hdus.writeto(content)
+    path.write_bytes(content.getbuffer())
 
 
 def _file(out: Path | str) -> Path:
@@ -202,7 +210,7 @@ def _write_fits(
         for hdu in _image_hdus(cut, f"{number}_"):
             hdu.header["OBJECT"] = object_id
             hdus.append(hdu)
-    hdus.writeto(path)
+    _save(hdus, path)
 
 
 def _write_votable(cube: Cube, path: Path, table: pd.DataFrame, spectra: Samples, zoom: int) -> None:

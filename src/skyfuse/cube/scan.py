@@ -252,6 +252,7 @@ def _append(cache: Path, records: Iterable[Record]) -> None:
 
 
 def _append_lines(cache: Path, records: Iterable[Record]) -> None:
+    cache.parent.mkdir(parents=True, exist_ok=True)
     with cache.open("ab+") as file:
         # A line that a killed build left half-written must not swallow the next one.
         end = file.seek(0, os.SEEK_END)

@@ -6,18 +6,19 @@ next build goes on with it, and so does the next reader.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 from skyfuse.checksums import NAME, read_stamped, stamped
-from skyfuse.disk import write_json
+from skyfuse.disk import BusyError, locked, write_json
 from skyfuse.errors import StoreError
+
+WRITER = ("build", "cube")
+"""What writes a cube, and what it writes, for `skyfuse.disk.locked`."""
 
 INDEXES = ("objects", "frames", "spectra")
 TILES = "Norder=*/Dir=*/Npix=*.h5"
@@ -31,10 +32,6 @@ _OWN = re.compile(
     r"|cube\.json|checksums\.json|(objects|frames|spectra)/(hats\.properties|partition_info\.csv"
     r"|dataset/(_metadata|_common_metadata|Norder=\d+/Dir=\d+/Npix=\d+\.parquet))"
 )
-
-
-class BusyError(StoreError):
-    """Another build holds the cube."""
 
 
 def next_folder(out: Path) -> Path:
@@ -63,7 +60,7 @@ def switch(out: Path, keep: Collection[str]) -> None:
     Parameters
     ----------
     out : Path
-        Folder of the cube, held by `lock`.
+        Folder of the cube, held by `locked`.
     keep : collection of str
         Files of the present state that belong to the next one too, by relative path.
     """
@@ -74,7 +71,7 @@ def switch(out: Path, keep: Collection[str]) -> None:
 
 
 def go_on(out: Path) -> None:
-    """Finish a switch that has begun, if one has; `out` is held by `lock`."""
+    """Finish a switch that has begun, if one has; `out` is held by `locked`."""
     if not _journal(out).is_file():
         return
     steps = read_stamped(_journal(out))
@@ -123,34 +120,6 @@ def clean(out: Path) -> None:
                 path.rmdir()
 
 
-@contextmanager
-def lock(out: Path) -> Iterator[None]:
-    """Hold the cube against a second build; the system lets go when the process ends, however it ends.
-
-    Raises
-    ------
-    BusyError
-        If another build holds it.
-    StoreError
-        If it cannot be written.
-    """
-    try:
-        (out / "ledger").mkdir(parents=True, exist_ok=True)
-        held = (out / "ledger" / "lock").open("w")
-    except OSError as error:
-        raise StoreError(
-            f"cannot be written ({error.strerror})", remedy="name a folder that you may write", path=out
-        ) from error
-    with held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError(
-                "another build writes this cube", remedy="wait until it ends or stop it", path=out
-            ) from error
-        yield
-
-
 def is_switching(out: Path) -> bool:
     """Tell whether a switch has begun and not ended."""
     return _journal(out).is_file()
@@ -167,7 +136,7 @@ def settle(out: Path) -> None:
     deadline = time.monotonic() + _PATIENCE
     while is_switching(out):
         try:
-            with lock(out):
+            with locked(out, *WRITER):
                 go_on(out)
         except BusyError:
             if time.monotonic() > deadline:

@@ -8,9 +8,10 @@ it needs a margin catalogue of B as wide as the radius, and knows no one-to-one.
 
 from __future__ import annotations
 
+import io
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
@@ -327,7 +328,10 @@ def _find_parts(
 
 def _save(path: Path, rows: NDArray[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, rows, allow_pickle=False)
+    # Not by NumPy itself, whose error on a full disk is none of the system's.
+    content = io.BytesIO()
+    np.save(content, rows, allow_pickle=False)
+    path.write_bytes(content.getbuffer())
 
 
 def _load(folder: Path) -> NDArray[Any]:
@@ -408,7 +412,7 @@ def _write_parts(
     ]
     schema = pa.schema(fields)
     parts = _parts(scratch / "rows")
-    with replaced(output.absolute()) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with pq.ParquetWriter(output, schema) as writer:
         for n, part in enumerate(parts):
             tell(n, len(parts), "writing partitions of A")
             files = sorted((scratch / "rows" / str(part)).glob("*.parquet"))
@@ -472,24 +476,29 @@ def match_files(
     output.parent.mkdir(parents=True, exist_ok=True)
     sides = [_open(Path(a), columns_a), _open(Path(b), columns_b)]
     left, right = sides
-    if isinstance(left, _Table) and isinstance(right, _Table):
-        placed = [(side.frame, *side.positions(0)) for side in (left, right)]
-        result = match_tables(placed[0], placed[1], radius, mode, progress)
-        if result.table is not None:
-            with replaced(output.absolute()) as partial:
-                if output.suffix == ".csv":
-                    result.table.to_csv(partial, index=False)
-                else:
-                    result.table.to_parquet(partial, index=False)
+    tables = isinstance(left, _Table) and isinstance(right, _Table)
+    if not tables and output.suffix == ".csv":
+        raise UsageError(
+            "a match with a HATS catalogue is written as Parquet", path=output, remedy="end it in .parquet"
+        )
+    # The table takes its place last: where the disk is full, one that stands there keeps its counts.
+    with replaced(output.absolute()) as partial:
+        if isinstance(left, _Table) and isinstance(right, _Table):
+            placed = [(side.frame, *side.positions(0)) for side in (left, right)]
+            result = match_tables(placed[0], placed[1], radius, mode, progress)
+            if result.table is not None and output.suffix == ".csv":
+                result.table.to_csv(partial, index=False)
+            elif result.table is not None:
+                result.table.to_parquet(partial, index=False)
             result.table = None
-    else:
-        if output.suffix == ".csv":
-            raise UsageError(
-                "a match with a HATS catalogue is written as Parquet",
-                path=output,
-                remedy="end it in .parquet",
-            )
-        result = _match_parts(left, right, output, radius, mode, progress)
+        else:
+            result = _match_parts(left, right, partial, radius, mode, progress)
+        _write_counts(output, sides, result)
+    return result
+
+
+def _write_counts(output: Path, sides: Sequence[_Table | _Hats], result: CrossMatch) -> None:
+    """Write counts and origin beside a match."""
     libraries = ["numpy", "pandas", "pyarrow"]
     if any(isinstance(side, _Hats) for side in sides):
         libraries += ["lsdb", "hats"]
@@ -506,7 +515,6 @@ def match_files(
         },
     }
     write_json(output.with_suffix(".json"), result.to_dict() | {"provenance": origin})
-    return result
 
 
 def _open(path: Path, columns: tuple[str, str] | None) -> _Table | _Hats:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from skyfuse.disk import parse_json
+from skyfuse.disk import is_of_disk, parse_json
 from skyfuse.errors import DataError, StoreError
 
 NAME = "ledger.sqlite"
@@ -541,7 +541,7 @@ class Ledger:
 def _unreadable(error: Exception, path: Path) -> StoreError:
     """Return what is wrong with a ledger: its disk, or itself."""
     name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+    if is_of_disk(error):
         remedy = "check the free disk space and the permissions of its folder; the same command goes on"
     elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         remedy = "wait for the other program that has it open, or stop it"

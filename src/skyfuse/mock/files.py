@@ -11,6 +11,8 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from skyfuse.disk import named
+
 
 def write_once(path: Path, make: Callable[[], bytes]) -> None:
     """Write a file whole or not at all; leave one that is there, since its bytes would be the same."""
@@ -19,8 +21,13 @@ def write_once(path: Path, make: Callable[[], bytes]) -> None:
     data = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        with named(path):
+            temporary.write_bytes(data)
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def npy_bytes(array: NDArray[Any]) -> bytes:

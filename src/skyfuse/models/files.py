@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from skyfuse.checksums import NAME as CHECKSUMS
 from skyfuse.checksums import digest as file_digest
 from skyfuse.checksums import named_sha256, write_checksums
-from skyfuse.disk import parse_json, replaced, sha256
+from skyfuse.disk import named, parse_json, replaced, sha256
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
 from skyfuse.models.base import AUXILIARY, MODALITIES, MODELS, Kind, Model
 from skyfuse.models.uncertainty import Conformal
@@ -210,7 +210,8 @@ def save_model(model: Model, folder: str | Path) -> Path:
     # Without its card a folder is no model: one that is interrupted half-way is never taken for a whole one.
     (folder / CARD).unlink(missing_ok=True)
     (folder / CHECKSUMS).unlink(missing_ok=True)
-    state = model._write(folder)
+    with named(folder):
+        state = model._write(folder)
     own = {key: model.card[key] for key in ("label", "inputs", "split", "metrics") if key in model.card}
     own["metrics"] = {key: _finite(value) for key, value in own.get("metrics", {}).items()}
     libraries = {"skyfuse": version("skyfuse"), "numpy": np.__version__}
@@ -361,10 +362,12 @@ def _class(card: Card, folder: Path) -> type[Model]:
 
 def write_arrays(arrays: dict[str, NDArray[Any]], folder: Path) -> None:
     """Write a classic model's arrays as safetensors."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    # save_file takes the bytes as they lie, whatever the strides say.
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / ARRAYS)
+    # It takes the bytes as they lie, whatever the strides say.
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    # Not by safetensors itself, whose error on a full disk is none of the system's.
+    (folder / ARRAYS).write_bytes(content)
 
 
 Layout = Mapping[str, tuple[str, tuple[str, ...]]]
@@ -444,9 +447,11 @@ def _header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def write_tensors(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     """Write a network's weights as safetensors."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    # See `write_arrays`.
+    (folder / TENSORS).write_bytes(content)
 
 
 def read_tensors(folder: Path, network: torch.nn.Module) -> dict[str, torch.Tensor]:

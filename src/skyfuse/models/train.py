@@ -15,9 +15,10 @@ from typing import Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from skyfuse.disk import named
 from skyfuse.errors import DataError, StoreError
 from skyfuse.models.base import METRIC, History, Kind, Progress
 from skyfuse.models.networks import evaluation_batch, torch_state
@@ -380,8 +381,10 @@ class _Watch:
             tensors |= {f"optimizer.{i}.{key}": tensor for key, tensor in state.items()}
         part = path.with_suffix(".part")
         metadata = {"fingerprint": self.fingerprint, "history": json.dumps(self.history)}
-        save_file(_clone(tensors), part, metadata=metadata)
-        part.replace(path)
+        with named(path):
+            # Not by safetensors itself, whose error on a full disk is none of the system's.
+            part.write_bytes(save(_clone(tensors), metadata=metadata))
+            part.replace(path)
 
     def resume(self, path: Path) -> None:
         """Take up an earlier training of the same network, data, settings and seed, if there is one."""

@@ -107,10 +107,13 @@ def predict(
             )
             fitted.require_inputs(given.dataset, data)
         except SkyfuseError as error:
-            if work not in error.remedy:
-                raise
-            # The ledger it points to goes away with the temporary cube.
-            error.remedy = "see why with skyfuse build"
+            if isinstance(error.__cause__, OSError) and error.path and error.path.is_relative_to(work):
+                # What lies there goes away, and the same command begins anew.
+                error.path = Path(work).parent
+                error.remedy = "make room in this folder of temporary files, or name another as TMPDIR"
+            elif work in error.remedy:
+                # The ledger it points to goes away with the temporary cube.
+                error.remedy = "see why with skyfuse build"
             raise
         # Of a reconstruction the label only colours the report's views.
         name = RECONSTRUCTED if fitted.kind == "reconstruction" else label["name"]

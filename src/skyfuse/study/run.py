@@ -28,7 +28,7 @@ import pandas as pd
 
 from skyfuse.checksums import NAME, damaged, seal
 from skyfuse.config import PARTS, Fusion, ModelPlan, Recipe, load_recipe
-from skyfuse.disk import locked, read_json, replaced, write_json
+from skyfuse.disk import locked, named, read_json, replaced, write_json
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models.base import MODELS, Arrays
 from skyfuse.models.fusion import LateFusion
@@ -306,7 +306,7 @@ def _points(plan_: ModelPlan) -> list[dict[str, Any]]:
 @contextmanager
 def _own_folder(folder: Path, mark: str, what: str) -> Iterator[Path]:
     """Hold a folder, which must be new, empty, or carry the mark of an earlier run."""
-    with locked(folder, what):
+    with locked(folder, what), named(folder):
         _check_folder(folder, mark, what)
         yield folder
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,9 +22,11 @@ import numpy as np
 import optuna
 import pandas as pd
 from numpy.typing import NDArray
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import SQLAlchemyError
 
+from skyfuse.disk import is_of_disk
 from skyfuse.errors import StoreError
 from skyfuse.study.compare import ranked
 
@@ -274,10 +277,7 @@ def _trials(store: Path, name: str) -> Iterator[optuna.Study]:
     # Optuna logs each trial at INFO; the progress bar says the same.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        try:
-            storage = optuna.storages.RDBStorage(f"sqlite:///{store}")
-        except DatabaseError as error:
-            raise StoreError("is no store of trials", remedy="delete it and run again", path=store) from error
+        storage = optuna.storages.RDBStorage(f"sqlite:///{store}")
         try:
             study = optuna.create_study(
                 storage=storage,
@@ -292,5 +292,21 @@ def _trials(store: Path, name: str) -> Iterator[optuna.Study]:
         finally:
             storage.remove_session()
             storage.engine.dispose()
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise _unusable(error, store) from error
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+def _unusable(error: BaseException, store: Path) -> StoreError:
+    """Return what is wrong with a store: its disk, or itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, sqlite3.Error):
+        cause = cause.__cause__
+    if is_of_disk(cause):
+        return StoreError(
+            f"cannot be read or written ({cause})",
+            remedy="check the free disk space and the permissions of its folder; the same command goes on",
+            path=store,
+        )
+    return StoreError("is no store of trials", remedy="delete it and run again", path=store)
