@@ -401,7 +401,11 @@ def _stated(damaged: Path, whole: Path, values: Values) -> str | None:
     def held(said: Any, taken: Any) -> bool:
         if isinstance(said, dict):
             return isinstance(taken, dict) and all(
-                str(k) in taken and held(v, taken[str(k)]) for k, v in said.items()
+                key in taken and held(v, taken[key])
+                # The word ``true`` as a name stays text.
+                for key, v in (
+                    (str(k).lower() if isinstance(k, bool) else str(k), v) for k, v in said.items()
+                )
             )
         if isinstance(said, list):
             return isinstance(taken, list) and len(said) == len(taken) and all(map(held, said, taken))

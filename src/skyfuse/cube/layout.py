@@ -399,7 +399,8 @@ def _directory(
     try:
         with h5py.File(path, "r", locking=False) as file:
             file.visititems(note)
-    except (OSError, RuntimeError) as error:
+    # Damage makes the library raise whatever its parser stumbles over.
+    except Exception as error:
         raise StoreError(f"is not a whole HDF5 file ({error})", remedy="build it again", path=path) from error
     return found
 
@@ -412,7 +413,7 @@ def _map(path: Path, name: str, stamp: tuple[int, int, int]) -> NDArray[Any]:
     offset, shape, dtype = directory[name]
     if math.prod(shape) == 0:
         return np.empty(shape, dtype)
-    if offset is None or offset + math.prod(shape) * dtype.itemsize > stamp[2]:
+    if dtype.hasobject or offset is None or offset + math.prod(shape) * dtype.itemsize > stamp[2]:
         raise StoreError(
             f"array {name} is not contiguous or runs over the file's end", remedy="build it again", path=path
         )
