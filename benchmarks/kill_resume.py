@@ -1,11 +1,15 @@
-"""Kill a build (SIGKILL) at random moments, go on, and compare every tile byte for byte.
+"""Stop a build at random moments, go on, and compare every tile byte for byte.
 
 An uninterrupted build tells how long each phase takes: recognising files, building tiles, finishing. The
 kills take the phases in turn, each at a random moment of its phase, and none counts that came after the
-build's end. Every other one takes the workers at the same instant; else they find their parent gone. Each
-build begins anew, and small tiles make it many tasks.
+build's end. Most are SIGKILL, every other one of them takes the workers at the same instant, else they find
+their parent gone; then come SIGTERM and SIGINT. Each build begins anew, and small tiles make it many tasks.
 
-Example: python benchmarks/kill_resume.py sky/ --kills 20
+With --standing each build adds to a copy of a cube. After the kill, readers must find the old state or the
+new one, whole.
+
+Examples: python benchmarks/kill_resume.py sky/ --kills 20
+          python benchmarks/kill_resume.py more/ --kills 20 --standing sky/
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ import numpy as np
 
 from skyfuse.cube.build import build
 from skyfuse.cube.check import check
+from skyfuse.cube.query import Cube
 
+WAYS = ("all", signal.SIGKILL, signal.SIGTERM, "all", signal.SIGINT)
 PHASES = ("recognising files", "building tiles", "finishing")
 SCRIPT = """
 import sys
@@ -55,11 +61,14 @@ def hashes(cube: Path) -> dict[str, str]:
 def start(cube: Path, arguments: argparse.Namespace) -> subprocess.Popen[bytes]:
     """Start a build that writes a line as each phase begins, and one at the end."""
     shutil.rmtree(cube, ignore_errors=True)
+    if arguments.standing:
+        shutil.copytree(cube.parent / "standing.cube", cube)
     numbers = (str(arguments.workers), str(arguments.tile_bytes))
     # The arguments are the caller's own.
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(cube), *numbers, *map(str, arguments.inputs)],
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         bufsize=0,
         start_new_session=True,
     )
@@ -74,23 +83,30 @@ def spans(cube: Path, arguments: argparse.Namespace) -> list[float]:
     return np.diff(moments).tolist()
 
 
-def kill(cube: Path, arguments: argparse.Namespace, phase: int, delay: float, *, group: bool) -> int:
-    """Kill a build `delay` seconds into a phase; return the phase it was in, 3 if it had ended."""
+def kill(cube: Path, arguments: argparse.Namespace, phase: int, delay: float, way: str | int) -> int:
+    """Stop a build `delay` seconds into a phase; return the phase it was in, 3 if it had ended."""
     process = start(cube, arguments)
     for _ in range(phase + 1):
         process.stdout.readline()
     time.sleep(delay)
-    if group:
+    if way == "all":
         os.killpg(process.pid, signal.SIGKILL)
     else:
-        process.kill()
+        process.send_signal(way)
     process.wait()
     return phase + process.stdout.read().count(b"\n")
+
+
+def held(cube: Path) -> set[str]:
+    """Return what readers find in a cube."""
+    opened = Cube.open(cube)
+    return {*opened.frames["sha256"], *opened.spectra["sha256"]}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("inputs", type=Path, nargs="+", help="files or folders to build from")
+    parser.add_argument("--standing", type=Path, nargs="*", default=[], help="what the cube holds before")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tile-bytes", type=int, default=8 * 1024**2, help="limit at which a tile splits")
@@ -99,8 +115,14 @@ def main() -> int:
     chance = np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         whole, cube = Path(name) / "whole.cube", Path(name) / "killed.cube"
+        states = []
+        if arguments.standing:
+            standing = Path(name) / "standing.cube"
+            build(arguments.standing, standing, workers=1, max_tile_bytes=arguments.tile_bytes)
+            states.append(held(standing))
         lengths = spans(whole, arguments)
         expected = hashes(whole)
+        states.append(held(whole))
         print(
             f"{len(expected)} tiles; "
             + ", ".join(f"{what} {length:.2f} s" for what, length in zip(PHASES, lengths, strict=True))
@@ -111,15 +133,16 @@ def main() -> int:
             number = hit.total()
             phase = number % len(PHASES)
             delay = chance.uniform(0.0, lengths[phase])
-            phase = kill(cube, arguments, phase, delay, group=number % 2 == 0)
+            phase = kill(cube, arguments, phase, delay, WAYS[number % len(WAYS)])
             if phase == len(PHASES):
                 continue
             hit[PHASES[phase]] += 1
             done = len(hashes(cube))
+            found = not arguments.standing or (held(cube) in states and not check(cube))
             report = build(
                 arguments.inputs, cube, workers=arguments.workers, max_tile_bytes=arguments.tile_bytes
             )
-            same = hashes(cube) == expected and not check(cube)
+            same = found and hashes(cube) == expected and not check(cube)
             equal += same
             verdict = "equal" if same else "DIFFERENT"
             print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from skyfuse.checksums import replace_covered, stamped
+from skyfuse.cube import staging
 from skyfuse.cube.build import build
 from skyfuse.cube.check import check
 from skyfuse.cube.query import Cube
@@ -338,6 +340,57 @@ def test_an_addition_may_stop_anywhere(
         shutil.copytree(saved, cube)
     assert switched > 2
     assert (held(cube), tile_hashes(cube), check(cube)) == (both, tiles, [])
+
+
+@pytest.fixture
+def half(copy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a cube whose further build was stopped when its switch was about to begin."""
+
+    def stop(_out: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "go_on", stop)
+        with pytest.raises(KeyboardInterrupt):
+            build([more(tmp_path / "more")], copy[1], workers=1)
+    assert is_switching(copy[1])
+    return copy[1]
+
+
+def test_a_switch_may_stop_at_every_step(half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Path(shutil.copytree(half, tmp_path / "whole.cube"))
+    both = held(whole)
+    real = {name: getattr(os, name) for name in ("fsync", "replace", "unlink", "rmdir")}
+    for moment in itertools.count(1, 2):
+        cube = Path(shutil.copytree(half, tmp_path / f"{moment}.cube"))
+        calls = itertools.count(1)
+        with monkeypatch.context() as patch:
+            for name, function in real.items():
+                patch.setattr(os, name, stopping(name, moment, calls, function))
+            try:
+                staging.go_on(cube)
+                break
+            except KeyboardInterrupt:
+                pass
+        assert held(cube) == both
+        if moment % 10 == 1:
+            assert (state(cube), check(cube)) == (state(whole), [])
+        shutil.rmtree(cube)
+    assert moment > 30
+
+
+def test_a_reader_that_cannot_end_a_switch_says_so(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("replace", "unlink", "mkdir"):
+        monkeypatch.setattr(os, name, refuse)
+    with pytest.raises(StoreError) as caught:
+        Cube.open(half)
+    assert str(caught.value) == (
+        f"{half}: is a cube whose build was stopped in its last step (Read-only file system); "
+        "run the same skyfuse build again to go on"
+    )
 
 
 def test_an_open_cube_never_mixes_two_states(copy: tuple[Path, Path], tmp_path: Path) -> None:
