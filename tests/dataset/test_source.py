@@ -294,6 +294,17 @@ def test_each_folder_of_images_has_its_own_labels(tmp_path):
         assert told["a", "1"] == told["b", "0"] == "spiral"
 
 
+def test_a_folder_without_labels_does_not_take_those_of_another_s_images_of_the_same_names(tmp_path):
+    write_images(tmp_path / "a", [f"{k}" for k in range(40)])
+    write_images(tmp_path / "b", [f"{k}" for k in range(38, 42)])
+    rows = {"objid": range(42), "shape": ["round", "spiral"] * 21}
+    pd.DataFrame(rows).to_csv(tmp_path / "a" / "labels.csv", index=False)
+    arguments = {"reader": "images", "label": "shape", "image_size": 8}
+    data = open_source([tmp_path / "a", tmp_path / "b"], tmp_path / "w", **arguments)
+    assert data.funnel.steps[2].count == 42
+    assert set(data.table.loc[data.table["folder"] == "b", "name"]) == {"40", "41"}
+
+
 def test_images_in_folders_of_their_class(tmp_path):
     write_images(tmp_path / "sky" / "spiral", [f"s{k}" for k in range(20)])
     with pytest.raises(DataError, match="no table with 'class' is beside the images, nor are they sorted"):

@@ -403,7 +403,10 @@ def _open_images(
 def _joined_images(
     images: Images, tables: Mapping[Path | None, pd.DataFrame], label: str | None
 ) -> tuple[list[Path], pd.DataFrame, str]:
-    """Join each image with the table in its folder or the nearest above it, else with the first one."""
+    """Join each image with the table in its folder or the nearest above it, else with the first one.
+
+    Another folder's image is left out where that table's folder has one of the same name.
+    """
     beside: dict[Path, Path | None] = {}
     for path in tables:
         if path is not None:
@@ -418,6 +421,11 @@ def _joined_images(
     parts, remarks = [], []
     for path in dict.fromkeys(serves):
         own = np.flatnonzero([path == served for served in serves])
+        if path is not None:
+            beneath = np.array([path.resolve().parent in images.paths[k].resolve().parents for k in own])
+            named = {images.paths[k].stem for k in own[beneath]}
+            # Of two images of one name the table means that of its own folder.
+            own = own[beneath | np.array([images.paths[k].stem not in named for k in own])]
         some, whole = replace(images, paths=tuple(images.paths[k] for k in own)), tables[path]
         told = whole[select.find_column(whole, label)] if label is not None and _has(whole, label) else None
         try:
