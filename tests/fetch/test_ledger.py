@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -18,6 +19,22 @@ def file(name: str, **more: object) -> Wanted:
 
 def rows(ledger: Ledger, now: float = 1.0) -> list[Row]:
     return list(ledger.waiting(now))
+
+
+def test_an_index_that_has_lost_a_row_is_told(tmp_path):
+    with Ledger.open(tmp_path) as ledger:
+        ledger.add(Wanted(f"{k}.fits", f"https://example.org/{k}", "spectrum") for k in range(5))
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema = 1")
+        stored = db.execute("SELECT sql FROM sqlite_master WHERE name = 'waiting'").fetchone()[0]
+        db.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'waiting'", (f"{stored} AND id <> 3",))
+    # The index is made anew without the row, then called what it was.
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME, isolation_level=None)) as db:
+        db.execute("REINDEX waiting")
+        db.execute("PRAGMA writable_schema = 1")
+        db.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'waiting'", (stored,))
+    with pytest.raises(StoreError, match="index of waiting files"):
+        Ledger.open(tmp_path)
 
 
 def test_a_wanted_file_comes_back_as_it_was_asked_for(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -290,6 +290,13 @@ class Ledger:
             count, first = self._rows(query)[0]
             if count:
                 raise _damaged(f"{count:,} rows of its table {table}, the first is {first}", self._path)
+        # Rows that the index has lost would never be fetched.
+        by_index, by_table = (
+            self._rows(f"SELECT count(*), total(id) FROM files {way} WHERE state = 'waiting'")  # noqa: S608
+            for way in ("INDEXED BY waiting", "NOT INDEXED")
+        )
+        if by_index != by_table:
+            raise _damaged("its index of waiting files", self._path)
 
     @property
     def _path(self) -> Path:
@@ -534,8 +541,12 @@ class Ledger:
         """Yield the rows of a query that ends in `_PAGED`, the id first; rows may change between pages."""
         last = 0
         while page := self._rows(query, last=last, page=_PAGE, **values):
+            ids = [last, *(row[0] for row in page)]
+            # A damaged index may name rows again, without end.
+            if any(one >= other for one, other in pairwise(ids)):
+                raise _damaged("the order of its rows", self._path)
             yield page
-            last = page[-1][0]
+            last = ids[-1]
 
 
 def _unreadable(error: Exception, path: Path) -> StoreError:
