@@ -532,9 +532,10 @@ def predict(
 
     output = table_path(output)
     named = dict(text.partition("=")[::2] for text in columns or [])
-    if not all(ours and theirs for ours, theirs in named.items()):
+    if len(named) < len(columns or []) or not all(ours and theirs for ours, theirs in named.items()):
         raise UsageError(
-            f"--column {' '.join(columns or [])} names no two columns", remedy="write e.g. --column u=MAG_U"
+            f"--column {' --column '.join(columns or [])} does not name two columns each, once",
+            remedy="write e.g. --column u=MAG_U",
         )
     with progress_bars() as progress:
         table = predict_records(

@@ -141,6 +141,11 @@ def dumps(content: Any) -> str:
     return text
 
 
+def names_file(path: Path) -> bool:
+    """Tell whether a name in a folder is that of a file, or of a link that has lost its file."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON (NaN refused), whole or not at all."""
     text = dumps(content)

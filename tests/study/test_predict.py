@@ -270,6 +270,13 @@ def test_columns_are_found_as_in_the_training(tables, tmp_path, names, columns):
     assert found["value"].tolist() == expected.tolist()
 
 
+def test_numbers_beyond_float32_name_the_file_that_was_given(tables, tmp_path):
+    folder, table = tables
+    table.assign(u=1e300).to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(DataError, match=r"new.csv: u of .* is 1e\+300, beyond float32"):
+        predict(folder / "value", tmp_path / "new.csv")
+
+
 def test_columns_that_are_not_there_or_there_twice_are_told(tables, tmp_path):
     folder, table = tables
     path = tmp_path / "new.csv"

@@ -242,6 +242,23 @@ def test_no_study_or_half_a_study(tmp_path):
         write_report(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("data.json", lambda path: path.write_text("{}")),
+        ("study.json", lambda path: path.write_text("{}")),
+        ("results.parquet", lambda path: pd.DataFrame({"a": [1]}).to_parquet(path)),
+        ("objects.parquet", lambda path: pd.DataFrame({"label": ["a"]}).to_parquet(path)),
+    ],
+)
+def test_results_that_do_not_fit_together_are_one_line(tmp_path, name, change):
+    folder = write_folder(tmp_path / "study", "regression")
+    change(folder / name)
+    with pytest.raises(StoreError, match=r"its stored results do not fit together .* run the study again"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
 # -------------------------------------------------------------------------------- numbers of its own
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 
@@ -126,6 +127,17 @@ def test_jpegs_cut_off_are_told(tmp_path):
     images = read_images([tmp_path / "a.jpg", tmp_path / "b.jpg"], 4)
     assert [path.name for path in images.paths] == ["a.jpg"]
     assert len(images.damaged) == 1
+
+
+def test_a_lost_link_counts_as_damaged_and_names_that_are_no_text_are_told_as_codes(tmp_path):
+    Image.new("RGB", (9, 9), (9, 9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / os.fsdecode(b"\xff.png")).write_bytes((tmp_path / "a.png").read_bytes())
+    images = read_images(tmp_path, 4)
+    assert list(images.damaged) == [str(tmp_path / "gone.png")]
+    assert list(images.table["name"]) == ["a", "\\udcff"]
+    images.table.to_parquet(tmp_path / "table.parquet")
+    assert list(images.rows_of(pd.DataFrame({"name": ["a"]}))) == [0, -1]
 
 
 def test_grey_images_get_three_equal_channels(tmp_path):

@@ -25,7 +25,8 @@ from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.make import DERIVED, NOTHING_LEFT
 from skyfuse.dataset.select import Funnel, find_column, numbers
 from skyfuse.dataset.source import from_images, from_xp, tables_in
-from skyfuse.errors import DataError, FileError, SkyfuseError, StoreError, UsageError
+from skyfuse.disk import names_file
+from skyfuse.errors import DataError, FileError, SkyfuseError, StoreError, UsageError, shown
 from skyfuse.survey.gaia import XpSpectra, read_xp
 from skyfuse.survey.galaxyzoo import Images, read_images
 from skyfuse.survey.recognise import recognise
@@ -104,7 +105,7 @@ class _Ledger:
 
     def count_others(self, root: Path, used: Sequence[Path]) -> None:
         """Count the files of a folder that are of no use."""
-        others = len({path for path in root.rglob("*") if path.is_file()} - {*used})
+        others = len({path for path in root.rglob("*") if names_file(path)} - {*used})
         if others:
             self.others[_OTHERS] = others
 
@@ -157,14 +158,12 @@ def open_given(
     Raises
     ------
     StoreError
-        If the path does not exist, or the model's card does not tell what read its training's files.
+        If the model's card does not tell what read its training's files.
     UsageError
         If columns are named where the data is no table.
     DataError, FileError
         If nothing can be read, or the data lacks what the model reads.
     """
-    if not path.exists():
-        raise StoreError("does not exist", path=path, remedy="give a cube, a dataset, a file or a folder")
     reader = inputs["reader"]
     stored = next((kind for kind in ("dataset", "cube") if (path / f"{kind}.json").is_file()), None)
     if (id_column or names) and (stored is not None or reader != "table"):
@@ -262,7 +261,7 @@ def _of_cube(path: Path, work: Path, grid: str, wanted: dict[str, Any]) -> Given
             continue
         # The ledger's message begins with the path, which is told already.
         said = reject.message.removeprefix(f"{reject.path}: ").partition("; ")[0]
-        names = pd.DataFrame({"file": [_printable(file.name)], **_header_names(file)})
+        names = pd.DataFrame({"file": [shown(file.name)], **_header_names(file)})
         ledger.add(names, _NONE, reject.reason, said, status="rejected")
     return ledger.given(dataset, by="file")
 
@@ -282,12 +281,7 @@ def _header_names(file: Path) -> dict[str, Any]:
 
 def _file_name(file: Path, root: Path) -> str:
     """Return a file's name as it stands under what the user pointed at."""
-    return _printable(file.name if file == root else str(file.relative_to(root)))
-
-
-def _printable(name: str) -> str:
-    """Return a file name as text; it may hold bytes that are none."""
-    return name.encode("utf-8", "replace").decode()
+    return shown(file.name if file == root else str(file.relative_to(root)))
 
 
 # ----------------------------------------------------------------------------------------------------- tables
@@ -473,7 +467,7 @@ def _of_scene(path: Path, target: Path, size: int, zooms: Sequence[int], wanted:
     ledger.add(_image_names(scene.images.paths, path), row, "no-features", "no row of the table is its own")
     _add_damaged(ledger, scene.images, path, (*scene.images.paths, scene.features))
     lonely = np.setdiff1d(np.arange(scene.rows), scene.row)
-    names = pd.DataFrame({"file": _printable(scene.features.name), "row": lonely})
+    names = pd.DataFrame({"file": shown(scene.features.name), "row": lonely})
     ledger.add(names, np.full(len(lonely), -1, dtype=np.int64), "no-image", "no image is its own")
     wanted = {**wanted, "split": None}
     return ledger.given(from_images(target, scene.table, scene.images, zooms, [], "scene", Funnel(), wanted))
@@ -481,7 +475,7 @@ def _of_scene(path: Path, target: Path, size: int, zooms: Sequence[int], wanted:
 
 def _image_names(paths: Sequence[Path], root: Path) -> pd.DataFrame:
     files = [_file_name(path, root) for path in paths]
-    return pd.DataFrame({"file": files, "name": [_printable(path.stem) for path in paths]})
+    return pd.DataFrame({"file": files, "name": [shown(path.stem) for path in paths]})
 
 
 def _add_damaged(ledger: _Ledger, images: Images, root: Path, used: Sequence[Path]) -> None:

@@ -22,8 +22,8 @@ from skyfuse.dataset.arrays import ARRAY_MODALITIES
 from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.labels import match_identifiers
 from skyfuse.dataset.make import position_names
-from skyfuse.disk import sha256
-from skyfuse.errors import DataError, FileError, StoreError, UsageError
+from skyfuse.disk import names_file, sha256
+from skyfuse.errors import DataError, FileError, StoreError, UsageError, shown
 from skyfuse.survey.gaia import XpSpectra, read_xp
 from skyfuse.survey.galaxyzoo import MORPHOLOGY, Images, read_images, read_votes
 from skyfuse.survey.records import Samples
@@ -221,7 +221,7 @@ def tables_in(given: Sequence[Path]) -> Iterator[Path]:
             yield path
             continue
         for file in sorted(path.rglob("*")):
-            if (_TABLE_NAME.fullmatch(file.name) or _ANNZ_NAME.fullmatch(file.name)) and file.is_file():
+            if (_TABLE_NAME.fullmatch(file.name) or _ANNZ_NAME.fullmatch(file.name)) and names_file(file):
                 yield file
 
 
@@ -231,7 +231,7 @@ def _stem(path: Path) -> str:
 
 
 def _digests(files: Sequence[Path]) -> dict[str, str]:
-    return {f"{number}: {path.name}": sha256(path) for number, path in enumerate(files)}
+    return {f"{number}: {shown(path.name)}": sha256(path) for number, path in enumerate(files)}
 
 
 def _has(table: pd.DataFrame, label: str) -> bool:

@@ -92,6 +92,8 @@ def predict(
         If the data lacks what the model reads, or was made on another wavelength grid or cutout size.
     """
     choice, data = choose(Path(model)), Path(data)
+    if not data.exists():
+        raise StoreError("does not exist", path=data, remedy="give a cube, a dataset, a file or a folder")
     fitted = load_model(choice.model)
     inputs, label = fitted.card.get("inputs"), fitted.card.get("label")
     if not inputs or not label:
@@ -106,22 +108,26 @@ def predict(
                 data, Path(work), inputs, id_column=id_column, names=columns, progress=progress
             )
             fitted.require_inputs(given.dataset, data)
+            # Of a reconstruction the label only colours the report's views.
+            name = RECONSTRUCTED if fitted.kind == "reconstruction" else label["name"]
+            told = _answers(fitted, given, name, progress)
+            if draws:
+                every = np.arange(len(given.dataset))
+                spread = propagate(fitted, given.dataset, every, draws=draws, seed=seed)
+                what = "agreement" if fitted.classes else "spread"
+                told[f"{name}_{what}"] = spread[what].to_numpy()
         except SkyfuseError as error:
-            if isinstance(error.__cause__, OSError) and error.path and error.path.is_relative_to(work):
-                # What lies there goes away, and the same command begins anew.
+            # What is made on the way goes away.
+            made = error.path is not None and error.path.is_relative_to(work)
+            if made and isinstance(error.__cause__, OSError):
+                # The same command begins anew.
                 error.path = Path(work).parent
                 error.remedy = "make room in this folder of temporary files, or name another as TMPDIR"
-            elif work in error.remedy:
-                # The ledger it points to goes away with the temporary cube.
+            elif made:
+                error.path = data
+            if work in error.remedy:
                 error.remedy = "see why with skyfuse build"
             raise
-        # Of a reconstruction the label only colours the report's views.
-        name = RECONSTRUCTED if fitted.kind == "reconstruction" else label["name"]
-        told = _answers(fitted, given, name, progress)
-        if draws:
-            spread = propagate(fitted, given.dataset, np.arange(len(given.dataset)), draws=draws, seed=seed)
-            what = "agreement" if fitted.classes else "spread"
-            told[f"{name}_{what}"] = spread[what].to_numpy()
     return _table(given, told, choice)
 
 
@@ -162,13 +168,15 @@ def choose(path: Path) -> Choice:
         raise StoreError(
             "is a study that has not finished", path=folder, remedy="run the same study again to go on"
         )
-    from skyfuse.study.report.folder import read_folder
+    from skyfuse.study.report.folder import fitting, read_folder
 
     study = read_folder(folder)
+    with fitting(folder):
+        best = str(study.best["cell"])
     why = f"chosen by the study {study.recipe.name}"
     if study.rounds > 1:
         why += f", fitted in the first of its {study.rounds} rounds"
-    return Choice(folder / "cells" / str(study.best["cell"]) / "model", why)
+    return Choice(folder / "cells" / best / "model", why)
 
 
 def _answers(fitted: Model, given: Given, label: str, progress: Progress | None) -> pd.DataFrame:

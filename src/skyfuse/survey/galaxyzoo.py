@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from skyfuse import identifiers
-from skyfuse.errors import DataError, FileError
+from skyfuse.disk import names_file
+from skyfuse.errors import DataError, FileError, shown
 from skyfuse.survey.columns import floats
 from skyfuse.survey.tables import read_table
 
@@ -165,9 +166,9 @@ class Images:
         """Name without suffix, file name, and folder of each image."""
         return pd.DataFrame(
             {
-                "name": [path.stem for path in self.paths],
-                "file": [path.name for path in self.paths],
-                "folder": [path.parent.name for path in self.paths],
+                "name": [shown(path.stem) for path in self.paths],
+                "file": [shown(path.name) for path in self.paths],
+                "folder": [shown(path.parent.name) for path in self.paths],
             }
         )
 
@@ -195,7 +196,7 @@ class Images:
         DataError
             No column names any image.
         """
-        names = pd.Series([path.stem for path in self.paths], dtype=object)
+        names = pd.Series([shown(path.stem) for path in self.paths], dtype=object)
         best, found, rounded = 0, None, None
         for name in table.columns:
             column = table[name]
@@ -231,7 +232,7 @@ class Images:
             No column names any image.
         """
         own, theirs = identifiers.codes(
-            pd.Series([path.stem for path in self.paths], dtype=object), self.naming(table)
+            pd.Series([shown(path.stem) for path in self.paths], dtype=object), self.naming(table)
         )
         first = pd.Series(np.arange(len(theirs)), index=theirs)[theirs >= 0].groupby(level=0).first()
         return first.reindex(own, fill_value=-1).to_numpy(np.int64)
@@ -294,7 +295,7 @@ def read_images(source: str | Path | Sequence[str | Path], size: int) -> Images:
             for path in folder.rglob("*")
             if path.suffix.lower() in (*_IMAGES, *_OTHER_IMAGES)
             and not path.name.startswith(".")
-            and path.is_file()
+            and names_file(path)
         ]
     else:
         folder, files = None, [Path(path) for path in source]

@@ -19,7 +19,7 @@ from skyfuse.study.report import (
     tuning,
 )
 from skyfuse.study.report.common import crossing, figure, metric_name, number, percent, seconds, signed, style
-from skyfuse.study.report.folder import read_folder
+from skyfuse.study.report.folder import fitting, read_folder
 from skyfuse.study.report.tables import content
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def write_report(folder: str | Path) -> Path:
     Raises
     ------
     StoreError
-        The folder is no study, or is not finished.
+        The folder is no study, is not finished, or holds results that do not fit together.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -69,13 +69,14 @@ def write_report(folder: str | Path) -> Path:
         "crossing": crossing,
     }
     source = (resources.files("skyfuse.study") / "report.html.j2").read_text(encoding="utf-8")
-    # A figure is told as text and forgotten before the next one is drawn: a study has up to fifty.
-    with style():
-        pictures = {
-            picture.name: {"uri": picture.uri, "alt": picture.alt, "caption": picture.caption}
-            for picture in _drawn(study)
-        }
-    page = environment.from_string(source).render(**content(study), pictures=pictures)
+    with fitting(study.path):
+        # A figure is told as text and forgotten before the next one is drawn: a study has up to fifty.
+        with style():
+            pictures = {
+                picture.name: {"uri": picture.uri, "alt": picture.alt, "caption": picture.caption}
+                for picture in _drawn(study)
+            }
+        page = environment.from_string(source).render(**content(study), pictures=pictures)
     replace_covered(study.path, "report.html", page.encode())
     return study.path / "report.html"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -244,6 +247,29 @@ class Folder:
         }
 
 
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Tell what goes wrong with the stored results of a study as theirs, in one line.
+
+    Raises
+    ------
+    StoreError
+        They lack something, or hold what does not fit: they are damaged, or of another version.
+    """
+    from jinja2 import UndefinedError
+
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OSError, UndefinedError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        raise StoreError(
+            f"its stored results do not fit together ({type(error).__name__}: {error})",
+            remedy="see what is damaged with skyfuse check, or run the study again in a new folder",
+            path=path,
+        ) from error
+
+
 def read_folder(path: Path) -> Folder:
     """Read a finished study.
 
@@ -276,8 +302,8 @@ def read_folder(path: Path) -> Folder:
                 remedy="run the study again: it finishes what is missing",
                 path=path,
             ) from error
-    cells = {
-        name: read_json(path / "cells" / name / "cell.json") for name in tables["results"]["cell"].tolist()
-    }
+    with fitting(path):
+        names = [str(name) for name in tables["results"]["cell"]]
+    cells = {name: read_json(path / "cells" / name / "cell.json") for name in names}
     header, data = read_json(path / "study.json"), read_json(path / "data.json")
     return Folder(path, load_recipe(path / "recipe.yaml"), header, data, cells=cells, **tables)
