@@ -216,10 +216,10 @@ def verbs(work: Path, url: str) -> dict[str, Verb]:
 
     def stores() -> None:
         write_mock(sky, fields=1, objects=160, seed=11)
-        write_mock(work / "more", fields=1, objects=6, seed=12)
         write_mock(work / "few", fields=1, objects=6, seed=13)
         build([sky], cube, workers=1)
         build([work / "few"], work / "few.cube", workers=1)
+        build([work / "few" / "photoObj"], work / "frames.cube", workers=1)
         plan = Study.from_recipe("sfr", quick=True)
         model = plan.recipe.models["lightgbm"].model_copy(update={"grid": {"max_depth": [2, 3]}})
         recipe = plan.recipe.model_copy(
@@ -239,14 +239,14 @@ def verbs(work: Path, url: str) -> dict[str, Verb]:
         f"export, {kind}": Verb(f"export {work}/few.cube out --format {kind}", "out")
         for kind in ("fits", "votable", "numpy")
     }
-    standing = {"few.cube": work / "few.cube"}
-    add = f"build {work}/more few.cube --workers 1"
+    standing = {"a.cube": work / "frames.cube"}
+    add = f"build {few}/spectro a.cube --workers 1"
     fetch = f"fetch sdss spectra got --per-class 4 --archive {url}"
     tables = "spectra,sfr,gaia,zoo,lamost,catalogue,scene"
     return {
         "build": Verb(f"build {few} new.cube --workers 1", "new.cube"),
-        "build, adding": Verb(add, "few.cube", standing),
-        "build, replacing": Verb(f"{add} --replace", "few.cube", standing),
+        "build, adding": Verb(add, "a.cube", standing),
+        "build, replacing": Verb(f"{add} --replace", "a.cube", standing),
         "mock": Verb("mock sky --fields 1 --objects 6", "sky"),
         "mock, tables": Verb(f"mock sky --fields 1 --objects 20 --products {tables}", "sky"),
         "study": Verb(f"study {recipe} --data {data} -o out", "out"),

@@ -9,7 +9,7 @@ With --standing each build adds to a copy of a cube. After the kill, readers mus
 new one, whole.
 
 Examples: python benchmarks/kill_resume.py sky/ --kills 20
-          python benchmarks/kill_resume.py more/ --kills 20 --standing sky/
+          python benchmarks/kill_resume.py sky/spectro --kills 20 --standing sky/photoObj
 """
 
 from __future__ import annotations
@@ -35,15 +35,22 @@ from skyfuse.cube.query import Cube
 WAYS = ("all", signal.SIGKILL, signal.SIGTERM, "all", signal.SIGINT)
 PHASES = ("recognising files", "building tiles", "finishing")
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from skyfuse.cube.build import build
 
+told = set()
+
 def tell(done, total, what):
-    if done == total:
+    # Tiles are built in two goes where a file fails that stood in the way of another.
+    if done == total and what not in told:
+        told.add(what)
         print(flush=True)
 
 if __name__ == "__main__":
+    # Where this was started in the background, Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print(flush=True)
     build([Path(path) for path in sys.argv[4:]], Path(sys.argv[1]), workers=int(sys.argv[2]),
           max_tile_bytes=int(sys.argv[3]), progress=tell)
