@@ -675,6 +675,8 @@ def _other_vectors(damaged: Path, whole: Path, values: Values) -> str | None:
     """Say that astropy or the csv module find these numbers, and what is left out is not of use."""
     from astropy.table import Table
 
+    from skyfuse.survey.columns import MISSING
+
     if damaged.suffix == ".fits":
         table = Table.read(damaged)
         names = {name.lower(): name for name in table.colnames}
@@ -683,7 +685,7 @@ def _other_vectors(damaged: Path, whole: Path, values: Values) -> str | None:
         text = _text(damaged)
         rows = [
             {key.strip().lower(): cell for key, cell in row.items()}
-            for row in csv.DictReader(io.StringIO(text))
+            for row in csv.DictReader(io.StringIO(text, newline=None))
         ]
     if len(rows) != len(values["rows"]):
         return None
@@ -694,7 +696,7 @@ def _other_vectors(damaged: Path, whole: Path, values: Values) -> str | None:
             return np.ma.filled(np.ma.asarray(cell, np.float64), np.nan)
         words = cell.strip("()[] ").replace(",", " ").split()
         try:
-            return np.array([np.nan if word == "null" else float(word) for word in words] or [np.nan] * 120)
+            return np.array([np.nan if word in MISSING else float(word) for word in words] or [np.nan] * 120)
         except ValueError:
             return np.full(120, np.nan)
 
@@ -792,6 +794,7 @@ def _read_table(path: Path) -> Values:
 
 def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
     """Say that pandas, pyarrow, numpy or astropy read the same values from the damaged file."""
+    import pyarrow.parquet as pq
     from astropy.io import fits, votable
 
     from skyfuse.survey.columns import MISSING, MISSING_NUMBERS
@@ -799,7 +802,8 @@ def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
     if damaged.suffix == ".csv":
         other = pd.read_csv(io.StringIO(_text(damaged)), dtype=str, keep_default_na=False)
     elif damaged.suffix == ".parquet":
-        other = pd.read_parquet(damaged)
+        # Without what pandas notes of its own.
+        other = pq.ParquetFile(damaged).read().to_pandas(ignore_metadata=True)
     elif damaged.suffix == ".npy":
         other = pd.DataFrame(np.load(damaged))
     elif damaged.suffix == ".ecsv":

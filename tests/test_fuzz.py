@@ -30,6 +30,10 @@ def test_mutants_do_no_harm(name):
     assert (tally.outcomes["refused"] > 0) == (name != "cube-ledger")
 
 
+def test_a_parquet_file_that_made_arrow_abort_is_refused():
+    assert fuzz.run("table-parquet", 1, first=100929, workers=1).outcomes == {"refused": 1}
+
+
 def test_shares_make_up_all_mutants():
     assert sum(SHARES.values()) >= 2000
     assert all(SHARES.values())
