@@ -26,6 +26,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import multiprocessing
@@ -678,7 +679,10 @@ def _other_vectors(damaged: Path, whole: Path, values: Values) -> str | None:
     from skyfuse.survey.columns import MISSING
 
     if damaged.suffix == ".fits":
-        table = Table.read(damaged)
+        # Of no use to a reader, and astropy cannot do without.
+        extend = b"EXTEND  =" + b"T".rjust(21) + b" " * 50
+        content = re.sub(rb"(?s)EXTEND  =.{71}", extend, damaged.read_bytes(), count=1)
+        table = Table.read(io.BytesIO(content), format="fits")
         names = {name.lower(): name for name in table.colnames}
         rows = [{key: table[name][k] for key, name in names.items()} for k in range(len(table))]
     else:
@@ -687,6 +691,8 @@ def _other_vectors(damaged: Path, whole: Path, values: Values) -> str | None:
             {key.strip().lower(): cell for key, cell in row.items()}
             for row in csv.DictReader(io.StringIO(text, newline=None))
         ]
+        # A line of nothing but blanks is none.
+        rows = [row for row in rows if any((cell or "").strip() for cell in row.values())]
     if len(rows) != len(values["rows"]):
         return None
     kept = [row for row, fault in zip(rows, values["rows"]["fault"], strict=True) if not fault]
@@ -694,7 +700,7 @@ def _other_vectors(damaged: Path, whole: Path, values: Values) -> str | None:
     def vector(cell: Any) -> Any:
         if not isinstance(cell, str):
             return np.ma.filled(np.ma.asarray(cell, np.float64), np.nan)
-        words = cell.strip("()[] ").replace(",", " ").split()
+        words = cell.strip().strip("()[] ").replace(",", " ").split()
         try:
             return np.array([np.nan if word in MISSING else float(word) for word in words] or [np.nan] * 120)
         except ValueError:
@@ -848,7 +854,9 @@ def _ecsv_cells(path: Path) -> pd.DataFrame:
     rows = [line for line in text.split("\n") if line.strip(" ")]
     if not rows[0].startswith("# %ECSV"):
         raise ValueError("it is no ECSV")
-    entries = [re.fullmatch(r"# *- *(\{.*\})\s*", line) for line in rows if line.startswith("#")]
+    # Comments further down tell of nothing.
+    header = itertools.takewhile(lambda line: line.startswith("#"), rows)
+    entries = [re.fullmatch(r"# *- *(\{.*\})\s*", line) for line in header]
     told = [yaml.safe_load(entry[1]) for entry in entries if entry]
     split = [
         next(iter(csv.reader([line.strip(" ")], delimiter=" ", skipinitialspace=True)))

@@ -286,6 +286,27 @@ def test_the_same_build_mends_what_is_damaged_beside_the_tiles(copy: tuple[Path,
     assert check(cube) == []
 
 
+def test_earlier_rejects_that_cannot_be_known_are_told(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    sky, _ = pair
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "spec.fits").write_bytes(b"no FITS")
+    report = build([sky, tmp_path / "bad"], tmp_path / "b.cube", workers=1)
+    assert not report.forgotten
+    again = build([sky], report.out, workers=1)
+    assert again.rejected == report.rejected == {"not-fits": 1}
+    assert not again.forgotten
+    table = report.out / "ledger" / "rejects.parquet"
+    # Parquet tells nothing of this flip: the path would be another one.
+    content = bytearray(table.read_bytes())
+    content[content.index(b"spec.fits")] ^= 1
+    table.write_bytes(bytes(content))
+    again = build([sky], report.out, workers=1)
+    assert again.forgotten
+    assert "was damaged and is made anew" in str(again)
+    again = build([tmp_path / "bad", sky], report.out, workers=1)
+    assert (again.rejected, again.forgotten) == ({"not-fits": 1}, False)
+
+
 def test_the_same_build_mends_the_memory_of_the_scan(copy: tuple[Path, Path]) -> None:
     sky, cube = copy
     before = held(cube)

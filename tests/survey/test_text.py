@@ -186,6 +186,7 @@ ECSV += ["# - {name: good, datatype: bool}", "n x good"]
         ([*ECSV, "1 2.5 True", "1.5 2.5 True"], "n is int8"),
         ([*ECSV, "1 2.5 True", "300 2.5 True"], "n is int8"),
         ([*ECSV, "1 2.5 True", "2 2.x5 True"], "x is float64"),
+        ([*ECSV, "1 2.5 True", "2 2.5D0 True"], "x is float64"),
         ([*ECSV, "1 2.5 True", "2 2.5 maybe"], "good is bool"),
         ([*ECSV[:-1], "1 2.5 True", "2 2.5 True"], "no header"),
         ([*ECSV[:-1], "x n good", "1 2.5 True"], "tells of the columns n, x, good"),

@@ -89,6 +89,8 @@ class BuildReport:
         Tiles of the cube, and how many tile tasks this run had to do; the others stood there unchanged.
     seconds : float
         Wall time.
+    forgotten : bool
+        Whether the table of rejects of earlier builds was damaged: of them only files given now are told.
     """
 
     out: Path
@@ -103,6 +105,7 @@ class BuildReport:
     tiles: int
     built: int
     seconds: float
+    forgotten: bool = False
 
     @property
     def ingested(self) -> int:
@@ -124,6 +127,11 @@ class BuildReport:
         ]
         if self.gone:
             lines.append(f"{'ingested, file gone now':<24}{self.gone:>9}")
+        if self.forgotten:
+            lines.append(
+                "The table of rejected files was damaged and is made anew: those of earlier builds are in it "
+                "only if they were given again."
+            )
         if self.rejects:
             lines.append(f"Each rejected file with its reason: {self.out / 'ledger' / 'rejects.parquet'}")
         return "\n".join(lines)
@@ -221,7 +229,9 @@ def build(
         earlier = [] if standing is None else standing.earlier_rejects(records, not_files)
         tasks = 0
         while True:
-            found = sort_out(records, [*not_files, *earlier], () if standing is None else standing.records)
+            found = sort_out(
+                records, [*not_files, *(earlier or ())], () if standing is None else standing.records
+            )
             plans, todo = task.prepare(found)
             _build_tiles(out, plans, todo, run, progress)
             tasks += len(todo)
@@ -230,7 +240,8 @@ def build(
             # same frame.
             failed = [reject for reject in _tile_rejects(entries) if reject.path in found.doubled]
             if not failed:
-                return task.finish(plans, entries, found, tasks, started)
+                report = task.finish(plans, entries, found, tasks, started)
+                return dataclasses.replace(report, forgotten=earlier is None)
             remember(cache, records, failed)
 
 

@@ -143,15 +143,23 @@ class Standing:
                 path=self.out,
             )
 
-    def earlier_rejects(self, asked: Mapping[str, Record], again: Sequence[Reject]) -> list[Reject]:
-        """Return the rejects of earlier builds whose files are still there and were not asked for now."""
+    def earlier_rejects(self, asked: Mapping[str, Record], again: Sequence[Reject]) -> list[Reject] | None:
+        """Return the rejects of earlier builds whose files are still there and were not asked for now.
+
+        None where the table of them is damaged.
+        """
         if not self.finished:
             return []
         try:
-            table = pq.read_table(self.out / "ledger" / "rejects.parquet").to_pylist()
+            files = read_checksums(self.out)
+        except StoreError:
+            files = None
+        try:
+            content = verified(self.out, "ledger/rejects.parquet", files)
+            table = pq.read_table(pa.BufferReader(content)).to_pylist()
             found = [Reject(row["path"], row["reason"], row["message"]) for row in table]
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
-            return []
+        except (StoreError, OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+            return None
         now = {*asked, *self.records, *(reject.path for reject in again)}
         return [reject for reject in found if reject.path not in now and Path(reject.path).exists()]
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from skyfuse.checksums import damaged, seal
 from skyfuse.config import PARTS, Recipe
-from skyfuse.disk import read_json, write_json
+from skyfuse.disk import read_json, read_parquet, write_json
 from skyfuse.errors import StoreError
 from skyfuse.models.base import MODELS, Arrays, History, Model
 from skyfuse.models.files import load_model
@@ -188,7 +188,7 @@ class Fitter:
         rounds = [growing / "rounds" / str(number) for number in range(len(self.goal.rounds))]
         facts = [read_json(folder / "round.json") for folder in rounds]
         predictions = pd.concat(
-            [pd.read_parquet(folder / "predictions.parquet") for folder in rounds], ignore_index=True
+            [read_parquet(folder / "predictions.parquet") for folder in rounds], ignore_index=True
         )
         predictions.to_parquet(growing / "predictions.parquet", index=False)
         test = predictions[predictions["part"] == "test"]

@@ -14,6 +14,7 @@ from skyfuse.dataset.make import label_table
 from skyfuse.dataset.select import with_label
 from skyfuse.dataset.source import labels_of, open_source
 from skyfuse.dataset.split import SplitPlan
+from skyfuse.disk import read_parquet
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.mock import write_mock
 
@@ -126,7 +127,7 @@ def prepare(
         split=split_plan(recipe),
         progress=progress,
     )
-    return dataset, None if truth is None else pd.read_parquet(truth)
+    return dataset, None if truth is None else read_parquet(truth)
 
 
 def check_sources(recipe: Recipe, sources: Sequence[Path], labels: Path | None) -> None:

@@ -28,7 +28,7 @@ import pandas as pd
 
 from skyfuse.checksums import NAME, damaged, seal
 from skyfuse.config import PARTS, Fusion, ModelPlan, Recipe, load_recipe
-from skyfuse.disk import locked, named, read_json, replaced, write_json
+from skyfuse.disk import locked, named, read_json, read_parquet, replaced, write_json
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models.base import MODELS, Arrays
 from skyfuse.models.fusion import LateFusion
@@ -244,7 +244,7 @@ class Study:
             _Run(narrow, dataset, folder, progress, goal).tune()
             if covered:
                 seal(folder)
-        return pd.read_parquet(folder / "trials.parquet")
+        return read_parquet(folder / "trials.parquet")
 
 
 def with_templates(recipe: Recipe, templates: str | Path | None) -> Recipe:
@@ -527,7 +527,7 @@ class _Run:
                     found.append({"method": method, **place, **views.correlations(xy, labels)})
             groups.append(self._clusters("inputs", modality, zoom, arrays))
         for cell in latents:
-            table = pd.read_parquet(self.fitter.place(cell) / "latent.parquet")
+            table = read_parquet(self.fitter.place(cell) / "latent.parquet")
             names = [name for name in map(str, table) if name not in ("row", "part", "label")]
             values = {part: table.loc[table["part"] == part, names].to_numpy(np.float32) for part in PARTS}
             ((modality, zoom),) = cell.zooms.items()

@@ -28,8 +28,10 @@ MISSING_NUMBERS = ("-", "---", "...", "…", "–", "—", "none")
 """Words that stand for one where all others are numbers; among texts they may mean something."""
 
 _BOOLEANS = ("True", "TRUE", "true", "False", "FALSE", "false")
-# A decimal point or a comma, Fortran's D as exponent, and the sign that typesetters write.
+# A decimal point or a comma, Fortran's D as exponent, and the sign that typesetters write; what they mean,
+# first what Python takes too.
 _NUMBER = r"^[+\-−]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eEdD][+\-−]?[0-9]+)?$"
+_SPELLINGS = ((r"^\+", ""), ("−", "-"), ("[dD]", "e"), (",", "."))
 _WHOLE = r"^[+\-]?[0-9]{16,}$"
 _DECIMAL_COMMA = r"^[^,]*,[^,]*$"
 # 1,234 may be a thousand and more, or one and a bit; 0,123 and 1,2 are no thousands.
@@ -97,7 +99,7 @@ def texts(column: pa.Array | pa.ChunkedArray) -> pd.Series[Any]:
     return found
 
 
-def inferred(column: pa.ChunkedArray, *, decimal_comma: bool = False) -> Any:
+def inferred(column: pa.ChunkedArray, *, decimal_comma: bool = False, plain: bool = False) -> Any:
     """Return a column of text as numbers, truth values or text, whichever all of its cells are.
 
     Whole numbers become int64 or uint64, other numbers float64; ``1.5D+03`` is one, ``inf`` too, and what is
@@ -109,6 +111,8 @@ def inferred(column: pa.ChunkedArray, *, decimal_comma: bool = False) -> Any:
     column : ChunkedArray of string
     decimal_comma : bool
         Whether 1,5 is a number.
+    plain : bool
+        Whether only what Python takes for a number is one: neither ``1.5D+03`` nor what typesetters write.
     """
     found = _whole(column)
     if found is not None:
@@ -131,7 +135,7 @@ def inferred(column: pa.ChunkedArray, *, decimal_comma: bool = False) -> Any:
     numbers = _without(held, MISSING_NUMBERS)
     spelled = numbers.null_count < len(numbers) and pc.all(pc.match_substring_regex(numbers, _NUMBER)).as_py()
     if spelled and (decimal_comma or not pc.any(pc.match_substring(numbers, ",")).as_py()):
-        for written, meant in (("[dD]", "e"), ("−", "-"), (r"^\+", ""), (",", ".")):
+        for written, meant in _SPELLINGS[:1] if plain else _SPELLINGS:
             numbers = pc.replace_substring_regex(numbers, written, meant)
         found = _number(numbers)
     return held.to_pandas() if found is None else found

@@ -109,9 +109,8 @@ class Header(Mapping[str, str | float | int | bool]):
         return _QUOTED.fullmatch(self._cards[key]) is not None
 
     def quoted(self, key: str) -> str:
-        """Return a value that is written as text; empty where there is none."""
-        card = self._cards.get(key, "")
-        return str(_value(card)) if card.lstrip()[:1] == "'" else ""
+        """Return a value that is written as text, see `is_quoted`; empty where there is none."""
+        return str(self[key]) if key in self and self.is_quoted(key) else ""
 
     def replaced(self, names: Mapping[str, str]) -> Header:
         """Return a copy in which each key of `names` has the value of another keyword."""
@@ -675,7 +674,7 @@ def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) 
     at = 0
     names, formats, offsets, unsigned = [], [], [], []
     for column in range(1, integer(header, "TFIELDS", path, 0, 999) + 1):
-        repeat, letter = _form(str(header.get(f"TFORM{column}", "")))
+        repeat, letter = _form(header.quoted(f"TFORM{column}"))
         if not letter:
             raise _wrong_table(path, f"TFORM{column} of a table is not understood")
         name = header.quoted(f"TTYPE{column}").upper()

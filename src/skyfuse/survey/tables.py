@@ -24,6 +24,7 @@ from skyfuse.identifiers import whole_numbers
 from skyfuse.survey import fits as raw
 from skyfuse.survey.columns import framed, hidden, masks, of_arrow, spread, with_units
 from skyfuse.survey.fitstable import MOST_COLUMNS, read_fits
+from skyfuse.survey.footer import values_told
 from skyfuse.survey.forms import FITS, HEAD, NUMPY, PARQUET, VOTABLE, form_of
 from skyfuse.survey.text import read_text
 
@@ -285,11 +286,9 @@ def _elements(dtype: np.dtype[Any]) -> int:
 def _read_parquet(path: Path) -> pd.DataFrame:
     size, told = path.stat().st_size, pq.read_metadata(path)
     # What is repeated is stored once, so that a small file may stand for any number of cells.
-    parts = [told.row_group(number) for number in range(told.num_row_groups)]
-    # pyarrow aborts where a damaged file's note on one column contradicts itself: only lists are looked up.
     lists = [k for k in range(told.num_columns) if told.schema.column(k).max_repetition_level]
     cells = told.num_rows * (told.num_columns - len(lists))
-    cells += sum(part.column(k).num_values for part in parts for k in lists)
+    cells += sum(values[k] for values in (values_told(path) if lists else ()) for k in lists)
     if max(cells, told.num_rows) > _MOST_CELLS + _MOST_CELLS_A_BYTE * size:
         raise FileError(
             f"its {size} bytes tell of {told.num_rows} rows with {cells} cells",

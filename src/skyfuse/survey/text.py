@@ -155,7 +155,7 @@ def _column(name: str, column: pa.ChunkedArray, kind: str) -> Any:
     """Return a column as what all of its cells are, or of the kind that an ECSV header tells."""
     if kind == "string":
         return texts(column)
-    found = inferred(column)
+    found = inferred(column, plain=bool(kind))
     if not kind:
         return found
     found = pd.Series(found)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom
 
 from skyfuse.config import Recipe, load_recipe
-from skyfuse.disk import read_json
+from skyfuse.disk import read_json, read_parquet
 from skyfuse.errors import StoreError
 from skyfuse.study.compare import ranked
 from skyfuse.study.metrics import PRIMARY, names_of
@@ -205,13 +205,13 @@ class Folder:
 
     def predictions(self, cell: str) -> pd.DataFrame:
         """Return the predictions of a cell on the test parts of all rounds."""
-        table = pd.read_parquet(self.path / "cells" / cell / "predictions.parquet")
+        table = read_parquet(self.path / "cells" / cell / "predictions.parquet")
         return table[table["part"] == "test"].reset_index(drop=True)
 
     def beside(self, cell: str, name: str) -> pd.DataFrame | None:
         """Return a table that only some cells have (``gallery``, ``latent``, ``examples``), or None."""
         path = self.path / "cells" / cell / f"{name}.parquet"
-        return pd.read_parquet(path) if path.is_file() else None
+        return read_parquet(path) if path.is_file() else None
 
     def row(self, model: str, fusion: str) -> dict[str, Any] | None:
         """Return the compared cell of a model and an input, if there is one."""
@@ -295,8 +295,8 @@ def read_folder(path: Path) -> Folder:
             tables[name] = pd.DataFrame()
             continue
         try:
-            tables[name] = pd.read_parquet(file)
-        except (OSError, ValueError) as error:
+            tables[name] = read_parquet(file)
+        except StoreError as error:
             raise StoreError(
                 f"{name}.parquet is missing or damaged",
                 remedy="run the study again: it finishes what is missing",
