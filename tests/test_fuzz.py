@@ -57,9 +57,14 @@ def unnamed(path):
         raise DataError("is damaged", remedy="mend it")
 
 
+class TwoLinesError(DataError):
+    def __str__(self):
+        return f"{self.path}: is\ndamaged"
+
+
 def of_two_lines(path):
     if path.read_text() != "12 and 34":
-        raise DataError("is\ndamaged", remedy="mend it", path=path)
+        raise TwoLinesError("is damaged", remedy="mend it", path=path)
 
 
 def named(path):
