@@ -152,7 +152,10 @@ def test_covered_tells_whether_the_set_holds_the_class(done):
     assert results.loc["tree-early-s4", "coverage"] == pytest.approx(np.mean(held))
 
 
-def test_rounds_that_a_killed_run_has_finished_are_not_fitted_again(done, sky, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damaged", [None, "round.json", "predictions.parquet"])
+def test_rounds_that_a_killed_run_has_finished_are_fitted_again_only_if_damaged(
+    done, sky, tmp_path, monkeypatch, damaged
+):
     class Stop(BaseException):
         pass
 
@@ -170,11 +173,14 @@ def test_rounds_that_a_killed_run_has_finished_are_not_fitted_again(done, sky, t
         Study(recipe()).run(sky, tmp_path / "study")
     growing = tmp_path / "study" / "cells" / ".tree-table.partial" / "rounds"
     assert [(growing / str(k) / "round.json").is_file() for k in range(3)] == [True, True, False]
+    if damaged:
+        content = (growing / "0" / damaged).read_bytes()
+        (growing / "0" / damaged).write_bytes(content[: len(content) // 2])
     fits.clear()
     monkeypatch.setattr(DecisionTree, "_fit", lambda self, *a, **k: (fits.append(1), fit(self, *a, **k))[1])
     resumed = Study(recipe()).run(sky, tmp_path / "study").results.set_index("cell")
     # Fifteen fits in all: five cells of three rounds.
-    assert len(fits) == 10
+    assert len(fits) == 10 + bool(damaged)
     pd.testing.assert_frame_equal(
         resumed.drop(columns=list(WALL_COLUMNS)), done[1].drop(columns=list(WALL_COLUMNS))
     )

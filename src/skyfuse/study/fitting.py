@@ -182,10 +182,10 @@ class Fitter:
                 if read_json(final / "cell.json").get("fingerprint") == fingerprint:
                     return
         growing = self._growing(cell, fingerprint)
-        for number in range(len(self.goal.rounds)):
-            if not (growing / "rounds" / str(number) / "round.json").is_file():
-                self._run_round(cell, parts, parameters, number, growing)
         rounds = [growing / "rounds" / str(number) for number in range(len(self.goal.rounds))]
+        for number, folder in enumerate(rounds):
+            if not _is_done(folder):
+                self._run_round(cell, parts, parameters, number, growing)
         facts = [read_json(folder / "round.json") for folder in rounds]
         predictions = pd.concat(
             [read_parquet(folder / "predictions.parquet") for folder in rounds], ignore_index=True
@@ -352,6 +352,18 @@ class Fitter:
         for number in range(len(self.goal.rounds)):
             (growing / "rounds" / str(number) / "training").mkdir(parents=True, exist_ok=True)
         return growing
+
+
+def _is_done(folder: Path) -> bool:
+    """Tell whether a round has ended and its results can be read; a damaged one is fitted again."""
+    if not (folder / "round.json").is_file():
+        return False
+    try:
+        read_json(folder / "round.json")
+        read_parquet(folder / "predictions.parquet")
+    except StoreError:
+        return False
+    return True
 
 
 def content_of(parameters: dict[str, Any]) -> dict[str, Any]:
