@@ -856,7 +856,7 @@ def _ecsv_cells(path: Path) -> pd.DataFrame:
         raise ValueError("it is no ECSV")
     # Comments further down tell of nothing.
     header = itertools.takewhile(lambda line: line.startswith("#"), rows)
-    entries = [re.fullmatch(r"# *- *(\{.*\})\s*", line) for line in header]
+    entries = [re.fullmatch(r"# *- *(\{.*?\})\s*(#.*)?", line) for line in header]
     told = [yaml.safe_load(entry[1]) for entry in entries if entry]
     split = [
         next(iter(csv.reader([line.strip(" ")], delimiter=" ", skipinitialspace=True)))

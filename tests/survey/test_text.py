@@ -189,6 +189,7 @@ ECSV += ["# - {name: good, datatype: bool}", "n x good"]
         ([*ECSV, "1 2.5 True", "2 2.5D0 True"], "x is float64"),
         ([*ECSV, "1 2.5 True", "2 2.5 maybe"], "good is bool"),
         ([*ECSV[:-1], "1 2.5 True", "2 2.5 True"], "no header"),
+        ([*ECSV[:-1], ECSV[-2], "n x good", "1 2.5 True"], "one column twice"),
         ([*ECSV[:-1], "x n good", "1 2.5 True"], "tells of the columns n, x, good"),
         ([*ECSV[1:], "1 2.5 True"], "does not begin as ECSV"),
         ([*ECSV, "1 2.5 \xff"], "no text"),

@@ -463,4 +463,6 @@ def _ecsv(comments: list[bytes]) -> tuple[dict[str, str], dict[str, str], list[s
         units = {str(entry["name"]): str(entry["unit"]) for entry in told if "unit" in entry}
     except (yaml.YAMLError, RecursionError, TypeError, KeyError) as error:
         raise ValueError(f"its ECSV header cannot be read: {str(error).splitlines()[0]}") from error
+    if len(kinds) < len(told):
+        raise ValueError("its ECSV header tells of one column twice")
     return kinds, units, masks("".join(lines))
