@@ -42,6 +42,7 @@ class NoiseCube:
         folder.mkdir()
         (folder / "cube.json").write_text("{}")
         self.objects = pd.DataFrame({"object_id": [f"J{k:06d}" for k in range(n)]})
+        self.spectra = self.objects
         rng = np.random.default_rng(0)
         self._pool = {
             kind: rng.normal(size=(256, *shape)).astype(np.float32)
