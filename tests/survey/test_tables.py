@@ -667,3 +667,13 @@ def test_decimals_and_indexes_of_parquet(tmp_path):
     pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["id", "id"]), path)
     with pytest.raises(FileError, match="two of its columns have one name"):
         read_table(path)
+
+
+def test_a_version_of_npy_that_numpy_does_not_write_is_refused(tmp_path):
+    path = tmp_path / "t.npy"
+    np.save(path, np.zeros(2, [("a", "i8")]))
+    content = bytearray(path.read_bytes())
+    content[7] = 16
+    path.write_bytes(content)
+    with pytest.raises(FileError, match=r"version 1\.16"):
+        read_table(path)

@@ -283,3 +283,10 @@ def test_points_between_thousands_are_no_decimals_where_commas_are(tmp_path):
     table = read_table(tmp_path / "t.csv")
     assert table["n"].tolist() == ["1.234", "12.345"]
     assert table[["k", "x", "y"]].to_numpy().tolist() == [[5, 5.5, 10.25], [6, 6.5, 9.5]]
+
+
+def test_a_type_that_ecsv_does_not_know_is_told(tmp_path):
+    path = tmp_path / "t.ecsv"
+    path.write_text("# %ECSV 1.0\n# ---\n# datatype:\n# - {name: a, datatype: int65}\na\n1\n")
+    with pytest.raises(FileError, match="int65"):
+        read_table(path)

@@ -258,7 +258,9 @@ def _failed(path: Path, reason: str, error: Exception) -> FileError:
 
 def _read_npy(content: memoryview, path: Path) -> pd.DataFrame:
     stream = io.BytesIO(content[:_NPY_HEADER])
-    major, _ = np.lib.format.read_magic(stream)
+    major, minor = np.lib.format.read_magic(stream)
+    if major not in (1, 2, 3) or minor != 0:
+        raise ValueError(f"it is of the version {major}.{minor} of its format, which NumPy does not write")
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(stream)
     if dtype.hasobject:

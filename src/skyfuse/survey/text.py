@@ -38,6 +38,8 @@ _BRACKETED = re.compile(r"^(.+?)\s*\[([^\[\]]*)\]$")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
 _ROW_NUMBER = re.compile(rb'(?m)^"\d+"[^\n]')
 _ECSV = b"# %ECSV"
+# Types of its columns (APE 6).
+_ECSV_KINDS = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64|128)|complex(64|128|256)|string")
 # Numbers in rising or falling order that are no row of data by chance.
 _GRID = 8
 
@@ -465,4 +467,7 @@ def _ecsv(comments: list[bytes]) -> tuple[dict[str, str], dict[str, str], list[s
         raise ValueError(f"its ECSV header cannot be read: {str(error).splitlines()[0]}") from error
     if len(kinds) < len(told):
         raise ValueError("its ECSV header tells of one column twice")
+    unknown = next((kind for kind in kinds.values() if _ECSV_KINDS.fullmatch(kind) is None), None)
+    if unknown is not None:
+        raise ValueError(f"its ECSV header tells of the type {unknown}, which ECSV does not know")
     return kinds, units, masks("".join(lines))
