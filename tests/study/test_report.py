@@ -259,6 +259,16 @@ def test_results_that_do_not_fit_together_are_one_line(tmp_path, name, change):
     assert not (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize("cell", ["../elsewhere", "/etc", "..", ""])
+def test_a_cell_never_leads_out_of_its_study(tmp_path, cell):
+    folder = write_folder(tmp_path / "study", "regression")
+    results = pd.read_parquet(folder / "results.parquet")
+    results.loc[0, "cell"] = cell
+    results.to_parquet(folder / "results.parquet")
+    with pytest.raises(StoreError, match="which is no name"):
+        write_report(folder)
+
+
 # -------------------------------------------------------------------------------- numbers of its own
 
 

@@ -304,6 +304,14 @@ def read_folder(path: Path) -> Folder:
             ) from error
     with fitting(path):
         names = [str(name) for name in tables["results"]["cell"]]
+    strange = next((name for name in names if name in ("", ".", "..") or Path(name).name != name), None)
+    if strange is not None:
+        # It becomes part of paths, and must not lead out of the folder.
+        raise StoreError(
+            f"its results name the cell {strange!r}, which is no name",
+            remedy="run the study again, or get the folder again from where it came",
+            path=path / "results.parquet",
+        )
     cells = {name: read_json(path / "cells" / name / "cell.json") for name in names}
     header, data = read_json(path / "study.json"), read_json(path / "data.json")
     return Folder(path, load_recipe(path / "recipe.yaml"), header, data, cells=cells, **tables)
