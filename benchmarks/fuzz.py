@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import gc
 import hashlib
 import io
 import itertools
@@ -1082,6 +1083,9 @@ def work(told: Connection, name: str, whole: Path, numbers: Sequence[int]) -> No
     """Try mutants in a process of its own, telling of each before and after."""
     warnings.simplefilter("ignore")
     sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the life of the process
+    # What the parent left behind, freed later, would hide what a mutant takes.
+    gc.collect()
+    gc.freeze()
     kind = KINDS[name]
     expected = expectation(kind, whole)
     size = int(re.findall(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))[0])

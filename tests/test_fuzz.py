@@ -79,7 +79,7 @@ def dying(path):
 
 def greedy(path):
     if path.read_text() != "12 and 34":
-        np.ones(2**27, dtype=np.uint8)
+        np.ones(2**29, dtype=np.uint8)
 
 
 def bursting(path):
@@ -116,7 +116,7 @@ def slow(path):
 def test_the_judge_tells_what_came_of_a_mutant(read, outcome, monkeypatch):
     monkeypatch.setattr(fuzz, "PATIENCE", 2.0 if read is hanging else 60.0)
     monkeypatch.setattr(fuzz, "SECONDS", 0.1 if read is slow else 60.0)
-    monkeypatch.setattr(fuzz, "BYTES", 2**26 if read is greedy else 2**30)
+    monkeypatch.setattr(fuzz, "BYTES", 2**28 if read is greedy else 2**30)
     kind = fuzz.Kind(note, read, lambda *_: None, (lambda content, chance: b"other",) * 1000)
     monkeypatch.setitem(fuzz.KINDS, "note", kind)
     tally = fuzz.run("note", 2)
