@@ -398,7 +398,7 @@ def _stated(damaged: Path, whole: Path, values: Values) -> str | None:
         """Dates stay text."""
 
     Text.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
-    stated = yaml.load(damaged.read_text(encoding="utf-8"), Loader=Text)  # noqa: S506
+    stated = yaml.load(damaged.read_text(encoding="utf-8"), Loader=Text)  # noqa: S506 - a safe loader
 
     def held(said: Any, taken: Any) -> bool:
         if isinstance(said, dict):

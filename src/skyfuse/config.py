@@ -645,7 +645,7 @@ class _Loader(yaml.SafeLoader):
         self._inside: dict[str | None, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML has no types here
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self._inside:
                 raise _fault(event, f"*{_short(event.anchor)[1:-1]} stands inside of what it stands for")

@@ -212,7 +212,7 @@ class ArrayWriter:
 def _memory_file() -> BinaryIO:
     """Open a file that lies in memory; where the system has none, in its folder of temporary files."""
     if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("skyfuse"), "r+b", buffering=0)  # noqa: PTH123
+        return open(os.memfd_create("skyfuse"), "r+b", buffering=0)  # noqa: PTH123 - a descriptor, no path
     return tempfile.TemporaryFile(buffering=0)
 
 

@@ -82,7 +82,7 @@ class _Answer(http.client.HTTPResponse):
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc]
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # typeshed leaves it out
             if not 101 < status < 200:
                 return version, status, reason
             http.client.parse_headers(self.fp)
@@ -119,7 +119,7 @@ class _Limited(HTTPConnection):
         self.limit.allow(_seconds(self.timeout) + len(body or b"") / LEAST_RATE, HEAD)
         super().request(method, url, body, *arguments, **options)
 
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as in urllib3
         self.limit.allow(_seconds(self.timeout), HEAD)
         return super().getresponse()
 
