@@ -167,7 +167,7 @@ def plan(
 
 def _frame_order(name: str, frame: FrameSource) -> tuple[str, int, int, int, int, str]:
     info = frame.info
-    return info.survey, info.run, info.camcol, info.field, BANDS.index(info.band), name
+    return info.survey, info.run or 0, info.camcol or 0, info.field or 0, BANDS.index(info.band), name
 
 
 def _cells(positions: Sequence[tuple[float, float]]) -> NDArray[np.int64]:

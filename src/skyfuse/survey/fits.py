@@ -35,6 +35,7 @@ MOST_BYTES = 1 << 30
 """Bytes of the largest file that is read into memory, decompressed, where the caller sets no other bound."""
 
 _MAX_HEADER = 1000 * BLOCK
+_MOST_HDUS = 2000
 _PIECE = 1 << 20
 _PRINTABLE = bytes(range(0x20, 0x7F))
 _END = b"END".ljust(CARD)
@@ -476,25 +477,21 @@ def read_header(path: Path) -> Header:
     return _read_headers(path, 1)[0]
 
 
-def read_packed_header(path: Path) -> Header | None:
-    """Read the header of the image that a tile-compressed file (``.fz``) has in HDU 1, as it stands unpacked.
+def read_headers(path: Path) -> list[Header]:
+    """Read the headers of all HDUs, passing over the data between them.
 
-    Returns
-    -------
-    Header or None
-        None where HDU 1 is no tile-compressed image.
+    A tile-compressed image (``.fz``) has the header that it has unpacked.
 
     Raises
     ------
     FileError
         As `read_header`.
     """
-    headers = _read_headers(path, 2)
-    return _unpacked_header(headers[1]) if len(headers) > 1 and headers[1].get("ZIMAGE") is True else None
+    return _read_headers(path, _MOST_HDUS)
 
 
 def _read_headers(path: Path, count: int) -> list[Header]:
-    """Read the first headers of a file, as many as follow each other without data between them."""
+    """Read the first headers of a file; what is cut off behind them is for the full reading to find."""
     headers: list[Header] = []
     try:
         with path.open("rb", buffering=0) as raw:
@@ -512,12 +509,16 @@ def _read_headers(path: Path, count: int) -> list[Header]:
                 content += piece or b""
                 # A file may end after a header, but not within one.
                 while (at < len(content) or not headers) and (
-                    end := _end_of_header(content, at, path, last=not piece)
+                    end := _end_of_header(content, at, path, first=not headers, last=not piece)
                 ):
-                    headers.append(_header(content[at:end], len(headers), path))
-                    at = end
-                    if len(headers) == count or headers[-1].get("NAXIS") != 0:
+                    header = _header(content[at:end], len(headers), path)
+                    headers.append(_unpacked_header(header) if header.get("ZIMAGE") is True else header)
+                    if len(headers) == count:
                         return headers
+                    at = end + -(-_data_size(header, path) // BLOCK) * BLOCK
+                    if at > len(content):
+                        stream.seek(at - len(content), os.SEEK_CUR)
+                        content, at = b"", 0
                 if not piece:
                     return headers
     except OSError as error:
@@ -554,7 +555,7 @@ def parse(content: memoryview, path: Path) -> list[HDU]:
     while at < len(content):
         if found and bytes(content[at : at + 8]) != b"XTENSION":
             raise damaged(f"what follows HDU {len(found) - 1} is no HDU", path)
-        start = _end_of_header(content, at, path, last=True)
+        start = _end_of_header(content, at, path, first=not found, last=True)
         header = _header(bytes(content[at:start]), len(found), path)
         stop = start + _data_size(header, path)
         end = start + -(-(stop - start) // BLOCK) * BLOCK
@@ -724,9 +725,9 @@ def _unshifted(column: NDArray[Any]) -> NDArray[Any]:
     return native
 
 
-def _end_of_header(content: bytes | memoryview, at: int, path: Path, *, last: bool) -> int:
+def _end_of_header(content: bytes | memoryview, at: int, path: Path, *, first: bool, last: bool) -> int:
     """Return where the header that begins at `at` ends, or 0 where more bytes are needed."""
-    if at == 0 and content[:6] != b"SIMPLE" and (last or len(content) >= BLOCK):
+    if first and content[:6] != b"SIMPLE" and (last or len(content) >= BLOCK):
         raise _not_fits(bytes(content[:BLOCK]), path)
     block = at
     while block + BLOCK <= len(content) and block - at < _MAX_HEADER:

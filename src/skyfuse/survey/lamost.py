@@ -10,8 +10,12 @@ import numpy as np
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits
-from skyfuse.survey.records import Spectrum, SpectrumInfo
+from skyfuse.survey.reader import Options, SurveyFile
+from skyfuse.survey.records import Instrument, Spectroscopy, Spectrum, SpectrumInfo
 from skyfuse.survey.sdss import REDSHIFTS, require_fluxes, require_wavelengths
+
+LAMOST = Instrument("lamost", spectroscopy=Spectroscopy("sdss"))
+"""Its bins are those of SDSS, so that both fit one grid."""
 
 # Rows of the primary image (LAMOST DR1, data production description, 2.3). What row 2 holds differs: the
 # wavelengths, or in files of the pilot survey's pipeline the continuum-subtracted spectrum (card EXTEN0). The
@@ -72,6 +76,7 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
         fiberid=fibre,
         ra=ra,
         dec=dec,
+        instrument="lamost",
     )
 
 
@@ -202,3 +207,24 @@ def _catalogue(header: fits.Header, sn_median: float, path: Path) -> dict[str, A
         "sn_median": sn_median,
         "objtype": text("OBJTYPE") or "",
     }
+
+
+class SpectrumReader:
+    """Low-resolution spectra of DR1 and the pilot survey."""
+
+    name = "lamost-spectra"
+    instruments = (LAMOST,)
+
+    def recognises(self, file: SurveyFile) -> bool:
+        """Tell whether the primary header is a spectrum's."""
+        return is_spectrum(file.header)
+
+    def records(self, file: SurveyFile) -> list[SpectrumInfo]:
+        """Return the one spectrum of the file."""
+        return [spectrum_info(file.header, file.path)]
+
+    def read(self, path: Path, key: str, options: Options) -> Spectrum:
+        """Read the spectrum; `key` is empty."""
+        return read_spectrum(
+            path, keep_unknown=options.keep_unknown, keep_unclassified=options.keep_unclassified
+        )

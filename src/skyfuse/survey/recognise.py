@@ -35,7 +35,7 @@ def recognise(path: str | Path) -> FrameInfo | SpectrumInfo:
     if lamost.is_spectrum(header):
         return lamost.spectrum_info(header, path)
     if not sdss.is_frame(header) and header.get("NAXIS") == 0:
-        header = fits.read_packed_header(path) or header
+        header = next((packed for packed in fits.read_headers(path)[1:2] if "ZIMAGE" in packed), header)
     if sdss.is_frame(header):
         return sdss.frame_info(header, path)
     raise _unknown(path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -31,6 +33,64 @@ class Samples(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Imaging:
+    """What the images of one instrument have in common.
+
+    Attributes
+    ----------
+    bands : tuple of str
+        In the order in which arrays hold them.
+    pixel_arcsec : float
+        Nominal width of a pixel.
+    unit : str
+        Of value and sigma of its frames, ``nanomaggy`` (AB) unless the files do not tell how to get there.
+    size : int
+        Native pixels along each axis of the cutouts that a cube keeps of each object.
+    zooms : int
+        Zooms of frames and cutouts, the native one counted.
+    """
+
+    bands: tuple[str, ...]
+    pixel_arcsec: float
+    unit: str = "nanomaggy"
+    size: int = 64
+    zooms: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Spectroscopy:
+    """What the spectra of one instrument have in common.
+
+    Attributes
+    ----------
+    grid : str
+        Wavelength grid that serves where none is asked for, see `skyfuse.cube.grid.grid_named`.
+    unit : str
+        Of flux and sigma.
+    """
+
+    grid: str
+    unit: str = "1e-17 erg s-1 cm-2 Angstrom-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """What took images or spectra, or both.
+
+    Attributes
+    ----------
+    name : str
+        Letters, digits and ``-``: it names groups of arrays and columns.
+    imaging : Imaging or None
+    spectroscopy : Spectroscopy or None
+    """
+
+    name: str
+    imaging: Imaging | None = None
+    spectroscopy: Spectroscopy | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FrameInfo:
     """What a frame's header alone tells, cheap to get even from a compressed file.
 
@@ -39,30 +99,48 @@ class FrameInfo:
     frame_id : str
         Unique and stable, e.g. ``sdss-4510-4-30-r``.
     survey : str
-    run, camcol, field : int
+        ``mock`` where no telescope took it, else mostly the name of the instrument.
     band : str
-        One of `BANDS`.
-    mjd : float
-        Time of the exposure's middle, MJD (TAI).
+        One of the instrument's.
+    mjd : float or None
+        Time of the exposure's middle, MJD (TAI); None where a coadd has none.
     shape : tuple of int
         Rows and columns (ny, nx).
     wcs : str
         Celestial WCS as FITS header cards, for `astropy.wcs.WCS`.
     ra, dec : float
         Centre of the frame, degrees (ICRS).
+    instrument : str
+        Name of an `Instrument`.
+    key : str
+        Names the frame within its file; empty where the file holds no other.
+    unit : str or None
+        Unit of value and sigma where it is not the instrument's (no zero point is known): such a frame is
+        kept, and no object is cut from it.
+    partners : tuple of str
+        Paths of the files beside it that it is read from too (weight, mask).
+    caution : str
+        What its header says against it without making it useless; empty for nothing.
+    run, camcol, field : int or None
+        Of SDSS.
     """
 
     frame_id: str
     survey: str
-    run: int
-    camcol: int
-    field: int
     band: str
-    mjd: float
+    mjd: float | None
     shape: tuple[int, int]
     wcs: str
     ra: float
     dec: float
+    instrument: str = "sdss"
+    key: str = ""
+    unit: str | None = None
+    partners: tuple[str, ...] = ()
+    caution: str = ""
+    run: int | None = None
+    camcol: int | None = None
+    field: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +151,13 @@ class Frame:
     ----------
     info : FrameInfo
     value : ndarray of float32, shape (ny, nx)
-        Sky-subtracted surface brightness, nanomaggies a pixel; NaN where invalid.
+        Surface brightness in the instrument's unit (or `FrameInfo.unit`) a pixel; NaN where invalid.
     sigma : ndarray of float32, shape (ny, nx)
         Standard deviation of `value`; NaN where invalid.
     sky_sigma : float
-        Standard deviation of an empty pixel (median over the frame), nanomaggies.
+        Standard deviation of an empty pixel (median over the frame), in the same unit.
     sha256 : str
-        Of the file's bytes as they lie on disk.
+        Of the file's bytes as they lie on disk; of several files see `content_of`.
     """
 
     info: FrameInfo
@@ -98,20 +176,29 @@ class SpectrumInfo:
     spectrum_id : str
         Unique and stable, e.g. ``sdss-266-51602-31``.
     survey : str
-        ``sdss``, ``lamost``, or ``mock``: simulated in the format of either.
-    plate, mjd, fiberid : int
-        `mjd` is the integer of the file's name; of LAMOST `plate` is the spectrograph.
+        ``mock`` where no telescope took it, else mostly the name of the instrument.
+    plate, mjd, fiberid : int or None
+        Of fibre surveys. `mjd` is the integer of the file's name; of LAMOST `plate` is the spectrograph.
     ra, dec : float
         Degrees (ICRS).
+    instrument : str
+        Name of an `Instrument`.
+    key : str
+        Names the spectrum within its file; empty where the file holds no other.
+    partners : tuple of str
+        Paths of the files beside it that it is read from too (redshifts).
     """
 
     spectrum_id: str
     survey: str
-    plate: int
-    mjd: int
-    fiberid: int
+    plate: int | None
+    mjd: int | None
+    fiberid: int | None
     ra: float
     dec: float
+    instrument: str = "sdss"
+    key: str = ""
+    partners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +211,7 @@ class Spectrum:
     wavelength : ndarray of float64, shape (n,)
         Bin centres, Å, vacuum, heliocentric.
     flux : ndarray of float32, shape (n,)
-        1e-17 erg/s/cm²/Å, of LAMOST on a relative scale; NaN where invalid.
+        In the instrument's unit, of LAMOST on a relative scale; NaN where invalid.
     sigma : ndarray of float32, shape (n,)
         Standard deviation of `flux`; NaN where invalid.
     first_bin : int or None
@@ -134,7 +221,7 @@ class Spectrum:
         own verdicts, kept for the indexes and never an input of a model unless a recipe names them. None
         where the pipeline tells nothing.
     sha256 : str
-        Of the file's bytes as they lie on disk.
+        Of the file's bytes as they lie on disk; of several files see `content_of`.
     """
 
     info: SpectrumInfo
@@ -144,3 +231,14 @@ class Spectrum:
     first_bin: int | None
     sha256: str
     catalogue: dict[str, Any] = field(default_factory=dict)
+
+
+def content_of(digests: Sequence[str]) -> str:
+    """Return what names the content of files that are read together: of one its SHA-256.
+
+    Parameters
+    ----------
+    digests : sequence of str
+        SHA-256 of the file itself, then of its partners in their order.
+    """
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -14,7 +14,20 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits
-from skyfuse.survey.records import BANDS, Frame, FrameInfo, Spectrum, SpectrumInfo
+from skyfuse.survey.reader import Options, SurveyFile
+from skyfuse.survey.records import (
+    BANDS,
+    Frame,
+    FrameInfo,
+    Imaging,
+    Instrument,
+    Spectroscopy,
+    Spectrum,
+    SpectrumInfo,
+)
+
+SDSS = Instrument("sdss", Imaging(tuple(BANDS), pixel_arcsec=0.396), Spectroscopy("sdss"))
+"""The camera of the 2.5 m telescope (Gunn et al. 1998) and the spectrographs beneath it."""
 
 # Electrons per DN, by camcol, bands u g r i z. Source of both tables: the SDSS data model page of `frame`,
 # "Calculating the uncertainties in the image", which gives two lines for some CCDs, "before" and "after" a
@@ -212,15 +225,15 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
     return FrameInfo(
         frame_id=f"sdss-{run}-{camcol}-{field}-{band}",
         survey="sdss",
-        run=run,
-        camcol=camcol,
-        field=field,
         band=band,
         mjd=mjd,
         shape=(ny, nx),
         wcs=cards,
         ra=ra,
         dec=dec,
+        run=run,
+        camcol=camcol,
+        field=field,
     )
 
 
@@ -505,14 +518,15 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
     if kind != ">f4":
         with np.errstate(over="ignore"):
             pixels = pixels.astype(">f4")
+    ccd = fits.integer(primary.header, "RUN", path), fits.integer(primary.header, "CAMCOL", path)
     count = _calibrate(
         pixels.view(np.uint32).reshape(ny, nx),
         calib,
         sky.reshape(shape),
         x,
         y,
-        gain(info.run, info.camcol, info.band),
-        dark_variance(info.run, info.camcol, info.band),
+        gain(*ccd, info.band),
+        dark_variance(*ccd, info.band),
         value,
         sigma,
         empty,
@@ -738,3 +752,51 @@ def _require_object(catalogue: dict[str, Any], path: Path) -> None:
             raise FileError(f"it is {fault}", reason=reason, remedy=remedy, path=path)
     if catalogue["objtype"] == "SKY":
         raise FileError("it is a sky fibre", reason="sky-fibre", remedy=remedy, path=path)
+
+
+class FrameReader:
+    """Calibrated imaging frames, ``frame-*.fits`` of DR8 and later."""
+
+    name = "sdss-frames"
+    instruments = (SDSS,)
+
+    def recognises(self, file: SurveyFile) -> bool:
+        """Tell whether HDU 0, or of an fpack file the image in HDU 1, is a frame's."""
+        return is_frame(_image_header(file))
+
+    def records(self, file: SurveyFile) -> list[FrameInfo]:
+        """Return the one frame of the file."""
+        return [frame_info(_image_header(file), file.path)]
+
+    def read(self, path: Path, key: str, options: Options) -> Frame:
+        """Read the frame; `key` is empty."""
+        return read_frame(path, options.scratch)
+
+
+class SpectrumReader:
+    """Spectra in the lite or the full format, ``spec-*.fits``."""
+
+    name = "sdss-spectra"
+    instruments = (SDSS,)
+
+    def recognises(self, file: SurveyFile) -> bool:
+        """Tell whether the primary header is a spectrum's."""
+        return is_spectrum(file.header)
+
+    def records(self, file: SurveyFile) -> list[SpectrumInfo]:
+        """Return the one spectrum of the file."""
+        return [spectrum_info(file.header, file.path)]
+
+    def read(self, path: Path, key: str, options: Options) -> Spectrum:
+        """Read the spectrum; `key` is empty."""
+        return read_spectrum(
+            path, keep_unknown=options.keep_unknown, keep_unclassified=options.keep_unclassified
+        )
+
+
+def _image_header(file: SurveyFile) -> fits.Header:
+    """Return the header of a frame's image, which fpack moves to HDU 1."""
+    if is_frame(file.header) or file.header.get("NAXIS") != 0 or len(file.headers) < 2:
+        return file.header
+    packed = file.headers[1]
+    return packed if packed.get("ZIMAGE") is True else file.header

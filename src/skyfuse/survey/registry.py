@@ -1,0 +1,110 @@
+"""Which reader reads a file: the built-in ones, those of installed packages, those registered by hand.
+
+A reader of one's own is Python code that was installed or registered by the user and runs with the user's
+rights. Files of data and descriptions of instruments never run anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import entry_points
+
+from skyfuse.errors import FileError, UsageError
+from skyfuse.survey import lamost, sdss
+from skyfuse.survey.reader import Reader, SurveyFile
+from skyfuse.survey.records import Instrument
+
+ENTRY_POINT = "skyfuse.readers"
+"""Group of entry points under which an installed package names its readers."""
+
+BUILT_IN: tuple[Reader, ...] = (sdss.FrameReader(), sdss.SpectrumReader(), lamost.SpectrumReader())
+"""In the order in which they are asked whether a file is theirs."""
+
+_registered: list[Reader] = []
+
+
+def register(reader: Reader) -> None:
+    """Let a reader of one's own read files, before the built-in ones.
+
+    Parameters
+    ----------
+    reader : Reader
+        Kept until the process ends, and handed to worker processes by pickling: its class must be importable.
+
+    Raises
+    ------
+    UsageError
+        If it lacks what a reader must have, or its name is taken.
+    """
+    _require_reader(reader)
+    if any(other.name == reader.name for other in readers()):
+        raise UsageError(f"there is a reader {reader.name!r} already", remedy="give it another name")
+    _registered.append(reader)
+
+
+def registered() -> tuple[Reader, ...]:
+    """Return the readers that were registered in this process."""
+    return tuple(_registered)
+
+
+def readers(more: Sequence[Reader] = ()) -> tuple[Reader, ...]:
+    """Return all readers in the order in which they are asked: `more`, registered, installed, built-in."""
+    return (*more, *_registered, *_installed(), *BUILT_IN)
+
+
+@cache
+def _installed() -> tuple[Reader, ...]:
+    found = []
+    for point in sorted(entry_points(group=ENTRY_POINT), key=lambda point: point.name):
+        loaded = point.load()
+        reader = loaded() if isinstance(loaded, type) else loaded
+        _require_reader(reader)
+        found.append(reader)
+    return tuple(found)
+
+
+def _require_reader(reader: object) -> None:
+    if not isinstance(reader, Reader):
+        raise UsageError(
+            f"{reader!r} is no reader",
+            remedy="give it all that skyfuse.survey.reader.Reader has",
+        )
+
+
+def reader_of(file: SurveyFile, more: Sequence[Reader] = ()) -> Reader:
+    """Return the first reader that recognises a file.
+
+    Raises
+    ------
+    FileError
+        ``unknown-kind`` where none does, or what makes the file unreadable.
+    """
+    for reader in readers(more):
+        if reader.recognises(file):
+            return reader
+    raise FileError(
+        "no reader knows its headers",
+        reason="unknown-kind",
+        remedy="describe the instrument (skyfuse instrument new), or write a reader",
+        path=file.path,
+    )
+
+
+def reader_named(name: str, more: Sequence[Reader] = ()) -> Reader:
+    """Return a reader by its name.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
+    for reader in readers(more):
+        if reader.name == name:
+            return reader
+    raise UsageError(f"there is no reader {name!r}", remedy="install or register it, or build anew")
+
+
+def instruments(more: Sequence[Reader] = ()) -> dict[str, Instrument]:
+    """Return all instruments that some reader knows, by name."""
+    return {one.name: one for reader in reversed(readers(more)) for one in reader.instruments}
