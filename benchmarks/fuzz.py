@@ -384,7 +384,7 @@ def _recipe(folder: Path) -> Path:
 
 
 def _read_recipe(path: Path) -> Values:
-    from skyfuse.config import load_recipe
+    from skyfuse.recipe import load_recipe
 
     recipe = load_recipe(path)
     return {"recipe": recipe.model_dump(mode="json"), "again": recipe.to_yaml()}

@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import betabinom
 
-from skyfuse.config import Recipe, load_recipe
+from skyfuse.recipe import Recipe, load_recipe
 from skyfuse.study import Study
 from skyfuse.study.prepare import prepare
 

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from skyfuse import predict, write_mock
-from skyfuse.config import Recipe, load_recipe, recipe_names
+from skyfuse.recipe import Recipe, load_recipe, recipe_names
 from skyfuse.study.predict import ACCOUNT
 from skyfuse.study.prepare import IN_MOCK, prepare
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from skyfuse.config import Recipe, load_recipe
+from skyfuse.recipe import Recipe, load_recipe
 from skyfuse.study.metrics import PRIMARY
 from skyfuse.study.report.common import (
     crossing,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from skyfuse.config import load_recipe
+from skyfuse.recipe import load_recipe
 
 from .study.folders import write_folder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skyfuse.config import Recipe
+from skyfuse.recipe import Recipe
 from skyfuse.study.metrics import PRIMARY, names_of
 
 CLASSES = ("galaxy", "qso", "star")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from skyfuse.config import Recipe
 from skyfuse.dataset.quality import MultiObjectCheck, NanStudy, multi_object_check, nan_study
 from skyfuse.dataset.select import Funnel, Step
+from skyfuse.recipe import Recipe
 
 
 class SmallSky:

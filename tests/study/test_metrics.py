@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sk
 
-from skyfuse.config import Task
 from skyfuse.errors import DataError
+from skyfuse.recipe import Task
 from skyfuse.study.metrics import (
     LABELS,
     METRICS_OF,

@@ -12,7 +12,6 @@ from astropy.io import fits
 from PIL import Image
 
 from skyfuse.cli import main
-from skyfuse.config import load_recipe
 from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
 from skyfuse.dataset import Dataset
@@ -20,6 +19,7 @@ from skyfuse.dataset.morphology import morphology
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import MODELS
 from skyfuse.models.ranges import ranges
+from skyfuse.recipe import load_recipe
 from skyfuse.study.predict import account, choose, predict
 from skyfuse.study.prepare import prepare
 

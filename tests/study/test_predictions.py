@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from skyfuse.config import Task
 from skyfuse.models.base import Prediction
+from skyfuse.recipe import Task
 from skyfuse.study.predictions import baseline_of, frame, outcome, read_predictions, set_names
 from skyfuse.study.tasks import target
 

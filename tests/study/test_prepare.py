@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from skyfuse.config import Recipe, load_recipe
 from skyfuse.cube.build import build
 from skyfuse.errors import StoreError
 from skyfuse.mock import write_mock
+from skyfuse.recipe import Recipe, load_recipe
 from skyfuse.study.prepare import prepare, split_plan
 
 

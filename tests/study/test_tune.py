@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyfuse.config import ModelPlan, Search
 from skyfuse.errors import StoreError
+from skyfuse.recipe import ModelPlan, Search
 from skyfuse.study.metrics import Outcome
 from skyfuse.study.tune import first_point, grid_points, number_of_trials, take, tune
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from skyfuse.config import Fusion, Modality, Recipe
+from skyfuse.recipe import Fusion, Modality, Recipe
 from skyfuse.study.compare import LEAKS
 
 Role = Literal["reference", "resolution", "flaw", "leak", "size"]

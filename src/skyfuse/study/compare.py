@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from skyfuse.config import MODALITIES
 from skyfuse.errors import DataError
+from skyfuse.recipe import MODALITIES
 from skyfuse.study.metrics import Outcome, attainable_r2, paired, spread_of
 
 LEVEL = 0.95

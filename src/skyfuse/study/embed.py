@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skyfuse.config import PARTS
 from skyfuse.errors import DataError, UsageError
+from skyfuse.recipe import PARTS
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfuse.config import PARTS, Modality, Recipe
 from skyfuse.dataset.balance import balance, class_weights
 from skyfuse.models.base import Arrays
+from skyfuse.recipe import PARTS, Modality, Recipe
 from skyfuse.study.cells import Cell
 from skyfuse.study.compare import LEAKS
 from skyfuse.study.tasks import Rows, Target, complete

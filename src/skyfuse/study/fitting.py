@@ -17,13 +17,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.checksums import damaged, seal
-from skyfuse.config import PARTS, Recipe
 from skyfuse.disk import read_json, read_parquet, write_json
 from skyfuse.errors import StoreError
 from skyfuse.models.base import MODELS, Arrays, History, Model
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.ranges import ranges
+from skyfuse.recipe import PARTS, Recipe
 from skyfuse.study.cells import Cell, is_late, members, seed_of
 from skyfuse.study.feed import Feed, Lot
 from skyfuse.study.metrics import Outcome

@@ -44,8 +44,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from skyfuse.config import Modality, Recipe
 from skyfuse.errors import DataError
+from skyfuse.recipe import Modality, Recipe
 from skyfuse.study.tasks import Target
 
 if TYPE_CHECKING:

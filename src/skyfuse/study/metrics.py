@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from skyfuse.errors import DataError
 
 if TYPE_CHECKING:
-    from skyfuse.config import Kind, Task
+    from skyfuse.recipe import Kind, Task
 
 METRICS_OF: dict[str, tuple[str, ...]] = {
     "regression": ("r2", "mae", "rmse", "nmad"),

@@ -16,7 +16,7 @@ from skyfuse.models.base import Arrays, Prediction
 from skyfuse.study.metrics import Outcome
 
 if TYPE_CHECKING:
-    from skyfuse.config import Task
+    from skyfuse.recipe import Task
     from skyfuse.study.tasks import Target
 
 

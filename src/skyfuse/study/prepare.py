@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from skyfuse.config import Reader, Recipe
 from skyfuse.cube.catalogue import SCHEMAS
 from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.make import label_table
@@ -17,6 +16,7 @@ from skyfuse.dataset.split import SplitPlan
 from skyfuse.disk import read_parquet
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.mock import write_mock
+from skyfuse.recipe import Reader, Recipe
 
 Progress = Callable[[int, int, str], None]
 

@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from skyfuse.config import PARTS, Recipe
 from skyfuse.disk import read_json
+from skyfuse.recipe import PARTS, Recipe
 from skyfuse.study.cells import Cell, reference, seed_of
 from skyfuse.study.compare import LEVEL, Bootstrap, bootstrap, comparisons
 from skyfuse.study.metrics import (

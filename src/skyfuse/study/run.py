@@ -27,12 +27,12 @@ import numpy as np
 import pandas as pd
 
 from skyfuse.checksums import NAME, damaged, seal
-from skyfuse.config import PARTS, Fusion, ModelPlan, Recipe, load_recipe
 from skyfuse.disk import locked, named, read_json, read_parquet, replaced, write_json
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models.base import MODELS, Arrays
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.template import require_templates
+from skyfuse.recipe import PARTS, Fusion, ModelPlan, Recipe, load_recipe
 from skyfuse.study import embed as views
 from skyfuse.study import leakage
 from skyfuse.study.cells import Cell, is_late, plan, reference, seed_of

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skyfuse.config import DERIVED, PARTS, Modality, Recipe
 from skyfuse.dataset.make import DERIVED as MEASURED
 from skyfuse.dataset.select import expand_columns, find_column, numbers
 from skyfuse.errors import DataError
+from skyfuse.recipe import DERIVED, PARTS, Modality, Recipe
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset

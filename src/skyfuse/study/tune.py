@@ -31,8 +31,8 @@ from skyfuse.errors import StoreError
 from skyfuse.study.compare import ranked
 
 if TYPE_CHECKING:
-    from skyfuse.config import ModelPlan, Scalar, Search
     from skyfuse.models.base import Arrays
+    from skyfuse.recipe import ModelPlan, Scalar, Search
 
 COLUMNS = (
     "method",

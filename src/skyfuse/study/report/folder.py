@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
-from skyfuse.config import Recipe, load_recipe
 from skyfuse.disk import read_json, read_parquet
 from skyfuse.errors import StoreError
+from skyfuse.recipe import Recipe, load_recipe
 from skyfuse.study.compare import ranked
 from skyfuse.study.metrics import PRIMARY, names_of
 from skyfuse.study.report.common import FIXED_COLOURS, PALETTE, fusion_name, metric_name, model_name, records

@@ -6,17 +6,17 @@ A recipe is data, never code: unknown fields are errors, and every error names t
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from skyfuse.errors import UsageError
+from skyfuse.strictyaml import Section, parse_yaml, read_yaml, validated
 
 Kind = Literal["regression", "classification", "reconstruction"]
 Modality = Literal["image", "spectrum", "table"]
@@ -30,24 +30,11 @@ Scalar = bool | int | float | str
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 PARTS: tuple[str, ...] = get_args(Part)
 
-SIZE_LIMIT = 2**18
-"""Bytes of a recipe at most; the longest one shipped has 7,000."""
-
-VALUES_LIMIT = 8_000
-"""Values of a recipe at most, with all that its aliases stand for; of long ones each 32 letters count."""
-
-DEPTH_LIMIT = 30
-"""Levels of sections and lists in a recipe at most; those shipped have 7."""
-
 DERIVED = {"ew": "ew_*", "indices": "idx_*", "morphology": "morph_*"}
 """Columns that each name in `derive` stands for."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-
-class Task(_Part):
+class Task(Section):
     """What is predicted."""
 
     label: str = Field(
@@ -81,7 +68,7 @@ class Task(_Part):
     )
 
 
-class MockSource(_Part):
+class MockSource(Section):
     """The mock sky on which the study runs by default."""
 
     fields: int = Field(2, ge=1, le=100_000, description="Number of imaging fields.")
@@ -105,14 +92,14 @@ class MockSource(_Part):
         return self
 
 
-class Simulation(_Part):
+class Simulation(Section):
     """Mock spectra that join the user's own: simulation to reality."""
 
     objects: int = Field(ge=20, le=100_000_000, description="Number of simulated objects.")
     z_max: float = Field(0.1, gt=0.02, description="Highest redshift of the simulated galaxies.")
 
 
-class Funnel(_Part):
+class Funnel(Section):
     """Which objects the dataset keeps; the steps are counted one by one."""
 
     flag_zero: bool = Field(
@@ -131,7 +118,7 @@ class Funnel(_Part):
     )
 
 
-class Space(_Part):
+class Space(Section):
     """Values among which a random or Bayesian search draws one parameter: a range, or choices."""
 
     low: float | None = Field(None, description="Lowest value.")
@@ -151,7 +138,7 @@ class Space(_Part):
         return self
 
 
-class ModelPlan(_Part):
+class ModelPlan(Section):
     """One model: what is fixed, what is tuned, and what it reads."""
 
     fixed: dict[str, Scalar | list[Scalar]] = Field(
@@ -188,7 +175,7 @@ class ModelPlan(_Part):
         return self
 
 
-class Search(_Part):
+class Search(Section):
     """How parameters are tuned, by cross-validation inside the training part."""
 
     method: Literal["grid", "random", "bayesian"] = Field("grid", description="Kind of search.")
@@ -198,7 +185,7 @@ class Search(_Part):
     )
 
 
-class Split(_Part):
+class Split(Section):
     """How objects are divided; frozen in the dataset before any model is fitted."""
 
     train: float = Field(0.6, gt=0, lt=1, description="Share of objects that models learn from.")
@@ -234,7 +221,7 @@ class Split(_Part):
         return self
 
 
-class Embeddings(_Part):
+class Embeddings(Section):
     """Two-dimensional views of the inputs."""
 
     methods: list[Literal["pca", "tsne", "umap"]] = Field(
@@ -245,14 +232,14 @@ class Embeddings(_Part):
     )
 
 
-class Learning(_Part):
+class Learning(Section):
     """Whose scores are measured against the size of the training part."""
 
     models: list[str] = Field(min_length=1, description="Models.")
     fusion: Fusion = Field(description="Their input.")
 
 
-class Flaw(_Part):
+class Flaw(Section):
     """A known flaw of the original study: how it is avoided, and, where it can be measured, its effect."""
 
     what: str = Field(description="The flaw.")
@@ -276,7 +263,7 @@ class Flaw(_Part):
         return self
 
 
-class Published(_Part):
+class Published(Section):
     """A figure that the authors of the original study state for their data; quoted, never compared."""
 
     model: str = Field(description="Model, in the words of the recipe or of the authors.")
@@ -287,7 +274,7 @@ class Published(_Part):
     comparable: bool = Field(False, description="Their data and split are those of this recipe.")
 
 
-class Recipe(_Part):
+class Recipe(Section):
     """One study, whole."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$", description="Short name, e.g. `sfr`.")
@@ -606,179 +593,19 @@ def load_recipe(name: str | Path) -> Recipe:
     """
     if str(name) in recipe_names():
         text = (resources.files("skyfuse") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-        return _parsed(text, where=f"recipe {name}")
+        where = f"recipe {name}"
+        return _validated(parse_yaml(text, "recipe", where=where), where=where)
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         raise UsageError(
             f"no recipe is called {name!r}",
             remedy=f"choose one of {', '.join(recipe_names())} or give the path of a .yaml file",
         )
-    if not path.is_file():
-        raise UsageError("no such recipe file", remedy="check the path", path=path)
-    try:
-        size = path.stat().st_size
-        if size > SIZE_LIMIT:
-            raise UsageError(
-                f"the recipe has {size} bytes, more than {SIZE_LIMIT}",
-                remedy="give the recipe, not its data",
-                path=path,
-            )
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"the recipe cannot be read ({error})", remedy="give a UTF-8 YAML file", path=path
-        ) from error
-    return _parsed(text, where=str(path))
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain YAML: text, numbers, lists and mappings, of bounded depth and size, each key once.
-
-    A few aliases of aliases can stand for more values than any memory holds, so that what an alias stands for
-    counts wherever it stands.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._depth = 0
-        self._values = 0
-        self._inside: dict[str | None, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML has no types here
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor in self.anchors and event.anchor not in self._inside:
-                raise _fault(event, f"*{_short(event.anchor)[1:-1]} stands inside of what it stands for")
-            self._count(event, self._inside.get(event.anchor, 0))
-            return super().compose_node(parent, index)
-        if event.tag is not None:
-            raise _fault(event, f"{_short(event.tag)} is a tag, which no recipe needs")
-        text = event.value if isinstance(event, yaml.ScalarEvent) else ""
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise _fault(event, "half of a character")
-        before = self._values
-        self._count(event, 1 + len(text) // 32)
-        self._depth += 1
-        if self._depth > DEPTH_LIMIT:
-            raise _fault(event, f"more than {DEPTH_LIMIT} levels")
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        if event.anchor is not None:
-            self._inside[event.anchor] = self._values - before
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
-            for key, _ in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    raise _fault(key, "a key that is no text")
-                if key.value in seen:
-                    raise _fault(key, f"{_short(key.value)} stands there twice")
-                seen.add(key.value)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            value = super().construct_object(node, deep=deep)
-        except (ValueError, OverflowError) as error:
-            raise _fault(node, f"{_short(node.value)} is no number") from error
-        if isinstance(value, int) and abs(value) >= 2**64:
-            raise _fault(node, f"{_short(node.value)} is too large a number")
-        return value
-
-    def _count(self, event: yaml.Event, values: int) -> None:
-        self._values += values
-        if self._values > VALUES_LIMIT:
-            raise _fault(event, f"more than {VALUES_LIMIT} values, aliases counted")
-
-
-# Dates would be neither text nor numbers: they stay as they are written.
-_Loader.yaml_implicit_resolvers = {
-    sign: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
-    for sign, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _fault(place: Any, what: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=what, problem_mark=place.start_mark)
-
-
-def _parsed(text: str, *, where: str) -> Recipe:
-    try:
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, narrowed
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        mark = getattr(error, "problem_mark", None)
-        if isinstance(error, yaml.reader.ReaderError):
-            row: int | None = text.count("\n", 0, error.position)
-        else:
-            row = None if mark is None else mark.line
-        line = "" if row is None else f" in line {row + 1}"
-        raise UsageError(f"{where}: no valid YAML{line} ({problem})", remedy="mend that line") from error
-    if not isinstance(data, dict):
-        raise UsageError(
-            f"{where}: no recipe, but {type(data).__name__}", remedy="write fields, as in sfr.yaml"
-        )
-    return _validated(data, where=where)
+    return _validated(read_yaml(path, "recipe"), where=str(path))
 
 
 def _validated(data: dict[str, Any], *, where: str) -> Recipe:
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        faults = list(_faults(error, data))
-        more = "" if len(faults) == 1 else f" (and {len(faults) - 1} more)"
-        fault, remedy = faults[0]
-        raise UsageError(f"{where}: {fault}{more}", remedy=remedy) from error
-
-
-def _faults(error: ValidationError, data: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for item in error.errors(include_url=False):
-        # Names come from the file: long ones, or line breaks, would break the message.
-        field = _short(".".join(str(step) for step in item["loc"]))[1:-1] or "recipe"
-        value = _short(item["input"])
-        kind = item["type"]
-        if kind == "extra_forbidden":
-            known = _fields_at(item["loc"][:-1])
-            yield f"unknown field {field}", f"the fields there are {', '.join(known)}"
-        elif kind == "missing":
-            yield f"field {field} is missing", "add it"
-        elif kind == "literal_error":
-            yield f"field {field} is {value}", f"allowed are {item['ctx']['expected']}"
-        elif kind == "value_error":
-            prefix = "" if field == "recipe" else f"field {field}: "
-            fault, _, remedy = str(item["ctx"]["error"]).partition(": ")
-            yield f"{prefix}{fault}", remedy or "correct it"
-        else:
-            message = item["msg"]
-            yield f"field {field} is {value}", message[0].lower() + message[1:]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    if not text.isprintable():
-        text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    """Return the field names of the section at a place in the recipe, by walking the types."""
-    section: type[BaseModel] = Recipe
-    for step in location:
-        if not isinstance(step, str) or step not in section.model_fields:
-            continue
-        inner = _section_in(section.model_fields[step].annotation)
-        if inner is not None:
-            section = inner
-    return list(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _section_in(argument)
-        if found is not None:
-            return found
-    return None
+    return validated(Recipe, data, "recipe", where=where)
 
 
 # These have a meaning only as a whole: half a grid or half a set of classes would say something else.

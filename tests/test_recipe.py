@@ -6,9 +6,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from skyfuse.config import Recipe, load_recipe, recipe_names
 from skyfuse.errors import UsageError
 from skyfuse.mock import sky
+from skyfuse.recipe import Recipe, load_recipe, recipe_names
 
 
 def sfr() -> dict:
