@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skyfuse.cube.build import build
-    from skyfuse.cube.query import Box, Cone, Cube
+    from skyfuse.cube.query import Cube
     from skyfuse.dataset import Dataset
     from skyfuse.dataset.match import match
     from skyfuse.errors import SkyfuseError
     from skyfuse.mock import write_mock
     from skyfuse.models import load_model
+    from skyfuse.sphere import Box, Cone
     from skyfuse.study.predict import predict
     from skyfuse.study.run import Study
 
@@ -43,8 +44,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Box": "skyfuse.cube.query",
-    "Cone": "skyfuse.cube.query",
+    "Box": "skyfuse.sphere",
+    "Cone": "skyfuse.sphere",
     "Cube": "skyfuse.cube.query",
     "Dataset": "skyfuse.dataset",
     "SkyfuseError": "skyfuse.errors",

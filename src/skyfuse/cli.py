@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +15,7 @@ from skyfuse.fetch.commands import app as fetch
 from skyfuse.terminal import Json, progress_bars, say, table_path, write_table
 
 if TYPE_CHECKING:
-    from skyfuse.cube.query import Box, Cone
+    from skyfuse.cube.region import Region
 
 app = typer.Typer(
     name="skyfuse",
@@ -208,29 +207,17 @@ def info(
     say("\n".join(f"{key:<{width}}{value}" for key, value in data.items()), as_json, data)
 
 
-def _numbers(text: str, count: int) -> list[float]:
-    """Read so many finite numbers.
-
-    Raises
-    ------
-    ValueError
-        If `text` is anything else.
-    """
-    numbers = [float(word) for word in text.replace(",", " ").split()]
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"'{text}' is not {count} numbers")
-    return numbers
-
-
 def _coordinate(text: str) -> Any:
     """Read a sky position as users write it: ``0h42m -0d30m``, ``10.5 -0.5``, ``00:42:00 -00:30:00``."""
     from astropy import units
     from astropy.coordinates import SkyCoord
 
+    from skyfuse.sphere import numbers
+
     words = text.replace(",", " ").split()
     try:
         if len(words) == 2 and not any(mark in text for mark in "hdms:°"):
-            ra, dec = _numbers(text, 2)
+            ra, dec = numbers(text, 2)
             return SkyCoord(ra, dec, unit=units.deg)
         if ":" in text:
             return SkyCoord(" ".join(words), unit=(units.hourangle, units.deg))
@@ -284,35 +271,18 @@ def cutout(
     )
 
 
-def _region(cone: str | None, box: str | None, moc: Path | None) -> Any:
-    from skyfuse.cube.query import Box, Cone
+def _region(cone: str | None, box: str | None, moc: Path | None) -> Region | None:
+    from skyfuse.cube.region import read_moc
+    from skyfuse.sphere import Box, Cone
 
     given = [name for name, value in (("--cone", cone), ("--box", box), ("--moc", moc)) if value is not None]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} were given together", remedy="give one region")
-    region: Cone | Box | None = None
-    try:
-        if cone is not None:
-            region = Cone.degrees(*_numbers(cone, 3))
-        elif box is not None:
-            region = Box(*_numbers(box, 4))
-    except ValueError as error:
-        raise UsageError(
-            f"'{cone if box is None else box}' is no region of the sky",
-            remedy="write --cone 'RA DEC RADIUS' or --box 'RA_MIN RA_MAX DEC_MIN DEC_MAX', all in degrees",
-        ) from error
     if moc is not None:
-        from mocpy import MOC
-
-        if not moc.is_file():
-            raise UsageError("there is no such file", path=moc, remedy="give a FITS file that holds a MOC")
-        try:
-            return MOC.from_fits(str(moc))
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                "cannot be read as a MOC", path=moc, remedy="give a FITS file that holds a MOC"
-            ) from error
-    return region
+        return read_moc(moc)
+    if cone is not None:
+        return Cone.parse(cone)
+    return None if box is None else Box.parse(box)
 
 
 @app.command()

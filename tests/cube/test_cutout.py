@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyfuse.cube.build import build
-from skyfuse.cube.cutout import chord, cut_frame, cut_into, first_pixels, frame_geometry, place, unit_vectors
+from skyfuse.cube.cutout import cut_frame, cut_into, first_pixels, frame_geometry, place
 from skyfuse.cube.query import Cube
+from skyfuse.sphere import chord, unit_vectors
 from tests.cube.sky import SHAPE, frame_wcs
 from tests.survey.files import frame_header, write_frame
 

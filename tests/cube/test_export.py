@@ -18,8 +18,9 @@ from astropy.wcs import WCS
 
 from skyfuse.cube.build import build
 from skyfuse.cube.export import export, write_cutout
-from skyfuse.cube.query import Cone, Cube
+from skyfuse.cube.query import Cube
 from skyfuse.errors import DataError, UsageError
+from skyfuse.sphere import Cone
 from tests.cube.sky import make_sky, on_pixel
 
 

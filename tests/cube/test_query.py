@@ -17,9 +17,10 @@ from mocpy import MOC
 from skyfuse.cube.build import build
 from skyfuse.cube.check import check
 from skyfuse.cube.layout import tile_path
-from skyfuse.cube.query import Box, Cone, Cube
+from skyfuse.cube.query import Cube
 from skyfuse.disk import read_json, write_json
 from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.sphere import Box, Cone
 from skyfuse.survey.sdss import read_frame
 from tests.cube.sky import CENTRES, frame_path, make_sky, on_pixel
 

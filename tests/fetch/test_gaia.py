@@ -12,7 +12,7 @@ from skyfuse.fetch import gaia
 from skyfuse.fetch.archives import Archives
 from skyfuse.fetch.client import Client
 from skyfuse.fetch.gaia import Choice, Gaia
-from skyfuse.fetch.plan import Cone
+from skyfuse.sphere import Cone
 
 # The bases of GaiaXPy leave files open, and set an option that pandas 3 has given up.
 pytestmark = [
@@ -61,7 +61,7 @@ def test_every_source_of_a_query_comes_whatever_the_cap(ask, galaxies, options):
 
 
 def test_a_cone(ask, galaxies):
-    _, rows = ask(Choice(cone=Cone(150.1, 0.1, 0.05)))
+    _, rows = ask(Choice(cone=Cone.degrees(150.1, 0.1, 0.05)))
     place = SkyCoord(galaxies["ra"], galaxies["dec"], unit="deg")
     inside = place.separation(SkyCoord(150.1, 0.1, unit="deg")).deg <= 0.05
     assert sorted(int(row["source_id"]) for row in rows) == sorted(galaxies["source_id"][inside])
@@ -116,7 +116,7 @@ def test_what_the_archive_says_of_a_wrong_query_is_told(ask):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"adql": "SELECT 1", "cone": Cone(1, 1, 1)}, {"adql": "SELECT 1", "radius": -1}],
+    [{}, {"adql": "SELECT 1", "cone": Cone.degrees(1, 1, 1)}, {"adql": "SELECT 1", "radius": -1}],
     ids=str,
 )
 def test_unclear_choices_are_refused(wrong):
@@ -126,7 +126,7 @@ def test_unclear_choices_are_refused(wrong):
 
 def test_columns_are_names_alone():
     with pytest.raises(UsageError, match="is no column"):
-        gaia.selection(Choice(cone=Cone(1, 1, 1), columns=("ra, (SELECT 1)",)))
+        gaia.selection(Choice(cone=Cone.degrees(1, 1, 1), columns=("ra, (SELECT 1)",)))
 
 
 def test_no_call_names_more_sources_than_the_service_takes():

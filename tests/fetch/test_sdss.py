@@ -14,9 +14,10 @@ from skyfuse.errors import DataError, UsageError
 from skyfuse.fetch import sdss
 from skyfuse.fetch.archives import Archives
 from skyfuse.fetch.client import Client
-from skyfuse.fetch.plan import Answered, Box, Cone
+from skyfuse.fetch.plan import Answered
 from skyfuse.fetch.sdss import Choice, Fields
 from skyfuse.fetch.skyserver import SkyServer
+from skyfuse.sphere import Box, Cone
 
 
 def quiet(done, total, what):
@@ -105,7 +106,7 @@ def test_a_class_cannot_become_sql(ask, name):
 
 def test_a_cone_holds_what_lies_within(ask, truth):
     ra, dec, radius = 150.1, 0.1, 0.05
-    _, rows = ask(sdss.write, Choice(region=Cone(ra, dec, radius)))
+    _, rows = ask(sdss.write, Choice(region=Cone.degrees(ra, dec, radius)))
     place = SkyCoord(truth["PLUG_RA"], truth["PLUG_DEC"], unit="deg")
     inside = place.separation(SkyCoord(ra, dec, unit="deg")).deg <= radius
     assert 0 < inside.sum() < len(truth)
@@ -259,8 +260,8 @@ def test_objects_tell_their_own_field(ask, tmp_path):
 @pytest.mark.parametrize(
     ("chosen", "number"),
     [
-        ({"region": Cone(150.05, 0.1, 0.01)}, 1),
-        ({"region": Cone(150.3, 0.1, 0.01)}, 0),
+        ({"region": Cone.degrees(150.05, 0.1, 0.01)}, 1),
+        ({"region": Cone.degrees(150.3, 0.1, 0.01)}, 0),
         ({"region": Box(149.9, 150.2, 0.0, 0.2)}, 1),
         ({"region": Box(359.0, 1.0, 0.0, 0.2)}, 0),
         ({"run": 9001}, 1),

@@ -11,6 +11,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import ArrayLike, NDArray
 
+from skyfuse.sphere import unit_vectors
+
 
 @lru_cache(maxsize=8192)
 def frame_wcs(cards: str) -> WCS:
@@ -33,17 +35,6 @@ def sky_to_pixel(wcs: WCS, ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.fl
         # SIP is inverted by iteration, to 1e-8 pixels where it converges, as it does on the frame.
         x, y = wcs.all_world2pix(ra, dec, 0, tolerance=1e-8, quiet=True)
     return x, y
-
-
-def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> NDArray[np.float64]:
-    """Return Cartesian unit vectors, shape (n, 3), of positions in degrees."""
-    lon, lat = np.radians(np.atleast_1d(ra)), np.radians(np.atleast_1d(dec))
-    return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
-
-
-def chord(angle: ArrayLike) -> NDArray[np.float64]:
-    """Return the straight distance between unit vectors `angle` degrees apart."""
-    return np.asarray(2 * np.sin(np.radians(angle) / 2))
 
 
 def frame_geometry(cards: str, shape: tuple[int, int]) -> tuple[NDArray[np.float64], float]:

@@ -19,13 +19,14 @@ from astropy.table import Column, Table
 from numpy.typing import NDArray
 
 from skyfuse.cube.layout import VERSION
-from skyfuse.cube.query import Box, Cone, Cube
+from skyfuse.cube.query import Cube
+from skyfuse.cube.region import Region
 from skyfuse.disk import replaced
 from skyfuse.errors import DataError, UsageError
 from skyfuse.survey.records import BANDS, Samples
 
 if TYPE_CHECKING:
-    from mocpy import MOC
+    pass
 
 Format = Literal["fits", "votable", "numpy"]
 
@@ -37,7 +38,7 @@ def export(
     cube: Cube,
     out: Path | str,
     *,
-    region: Cone | Box | MOC | None = None,
+    region: Region | None = None,
     ids: Sequence[str] | None = None,
     zoom: int = 0,
     bands: str = BANDS,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -18,17 +17,18 @@ from scipy.spatial import cKDTree
 
 from skyfuse.checksums import read_checksums, verified
 from skyfuse.cube.catalogue import read_catalogue
-from skyfuse.cube.cutout import chord, cut_into, frame_wcs, place, unit_vectors
+from skyfuse.cube.cutout import cut_into, frame_wcs, place
 from skyfuse.cube.grid import GRIDS, SpectralGrid, healpix29, zoom_wcs
 from skyfuse.cube.layout import COMPONENTS, FORMAT, map_array, prefetch, tile_path
 from skyfuse.cube.pyramid import image_levels
+from skyfuse.cube.region import Region, holds, meets
 from skyfuse.cube.staging import is_switching, settle
 from skyfuse.disk import parse_json
 from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.sphere import chord, position, positions, unit_vectors
 from skyfuse.survey.records import BANDS, Samples
 
 if TYPE_CHECKING:
-    from mocpy import MOC
     from specutils import Spectrum as SpecutilsSpectrum
 
 What = Literal["objects", "frames", "spectra"]
@@ -37,45 +37,11 @@ Kind = Literal["image", "spectrum"]
 _AGAIN = "run skyfuse build again on the same inputs"
 _KEYS = {"objects": "object_id", "frames": "frame_id", "spectra": "spectrum_id"}
 
-# Depth at which boxes, MOCs and frames are compared: cells of 13 arc seconds.
-_MOC_DEPTH = 14
-
 MAX_SIZE = 4096
 """Greatest cutout, native pixels along each axis: twice a frame's longer side, and 1 GB in five bands."""
 
 # So many pixels of a band are in memory at their native resolution at a time: 256 cutouts of 64 pixels.
 _BATCH_PIXELS = 256 * 64 * 64
-
-
-@dataclass(frozen=True, slots=True)
-class Cone:
-    """All within an angle of a position.
-
-    Attributes
-    ----------
-    coord : SkyCoord
-        Scalar.
-    radius : Quantity
-        Angle.
-    """
-
-    coord: SkyCoord
-    radius: units.Quantity
-
-    @classmethod
-    def degrees(cls, ra: float, dec: float, radius: float) -> Self:
-        """Make a cone from three numbers in degrees (ICRS)."""
-        return cls(SkyCoord(ra, dec, unit="deg"), radius * units.deg)
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """All between two meridians and two parallels (degrees, ICRS); ``ra_min > ra_max`` crosses 0h."""
-
-    ra_min: float
-    ra_max: float
-    dec_min: float
-    dec_max: float
 
 
 class Cube:
@@ -210,11 +176,11 @@ class Cube:
             raise UsageError(f"objects have no '{kind}'", remedy="ask for 'image' or 'spectrum'")
         self._require_zoom(zoom)
         table = self.objects
-        positions = self._require_rows(rows, "objects")
+        chosen = self._require_rows(rows, "objects")
         size = -(-self.image_size // 2**zoom)
         shape = (len(BANDS), size, size) if kind == "image" else (self.grid.sizes[zoom],)
-        out = [np.empty((len(positions), *shape), dtype) for dtype in COMPONENTS.values()]
-        picked = table[["tile", "row"]].iloc[positions].reset_index(drop=True)
+        out = [np.empty((len(chosen), *shape), dtype) for dtype in COMPONENTS.values()]
+        picked = table[["tile", "row"]].iloc[chosen].reset_index(drop=True)
         for tile, group in picked.groupby("tile", sort=True):
             wanted = group["row"].to_numpy()
             order = np.argsort(wanted, kind="stable")
@@ -265,7 +231,7 @@ class Cube:
         for zoom in zooms:
             self._require_zoom(zoom)
         self._require_size(size)
-        ra, dec = _positions(ra, dec)
+        ra, dec = positions(ra, dec)
         best = self._best_frames(ra, dec, size, self._require_bands(bands), time)
         out: dict[int, list[NDArray[Any]]] = {}
         for zoom in zooms:
@@ -349,7 +315,7 @@ class Cube:
         tree, centres, radius = self._frame_tree
         vectors = unit_vectors(ra, dec)
         finite = np.asarray(np.isfinite(vectors).all(axis=1), bool)
-        positions = cKDTree(np.where(finite.reshape(-1, 1), vectors, 2.0))
+        places = cKDTree(np.where(finite.reshape(-1, 1), vectors, 2.0))
         reach = chord(radius + 1 / 3600)
         # From the smaller side: few positions ask the tree of frames which to look at.
         if len(ra) < len(frames):
@@ -358,7 +324,7 @@ class Cube:
         shapes = frames[["ny", "nx"]].to_numpy()
         cards = frames["wcs"].to_numpy()
         for frame in np.flatnonzero(usable):
-            rows = np.array(sorted(positions.query_ball_point(centres[frame], reach[frame])), np.int64)
+            rows = np.array(sorted(places.query_ball_point(centres[frame], reach[frame])), np.int64)
             if len(rows) == 0:
                 continue
             shape = (int(shapes[frame, 0]), int(shapes[frame, 1]))
@@ -410,7 +376,7 @@ class Cube:
         """
         self._require_zoom(zoom)
         self._require_size(size)
-        ra, dec = _position(coord)
+        ra, dec = positions(*position(coord))
         best = self._best_frames(ra, dec, size, self._require_bands(bands), time)
         found = {band: int(chosen.frame[0]) for band, chosen in best.items() if chosen.frame[0] >= 0}
         if not found:
@@ -456,7 +422,7 @@ class Cube:
         UsageError
             If the band does not exist, or `coord` is not one position.
         """
-        ra, dec = _position(coord)
+        ra, dec = positions(*position(coord))
         held = [frame for frame, *_ in self._holders(ra, dec, 1, self._require_bands(band), None)]
         return self.frames.iloc[held].sort_values("mjd").reset_index(drop=True)
 
@@ -516,9 +482,9 @@ class Cube:
             If a row does not exist.
         """
         self._require_zoom(zoom)
-        positions = self._require_rows(rows, "spectra")
-        out = [np.empty((len(positions), self.grid.sizes[zoom]), dtype) for dtype in COMPONENTS.values()]
-        picked = self.spectra[["tile", "row"]].iloc[positions].reset_index(drop=True)
+        chosen = self._require_rows(rows, "spectra")
+        out = [np.empty((len(chosen), self.grid.sizes[zoom]), dtype) for dtype in COMPONENTS.values()]
+        picked = self.spectra[["tile", "row"]].iloc[chosen].reset_index(drop=True)
         for tile, group in picked.groupby("tile", sort=True):
             for component, values in zip(COMPONENTS, out, strict=True):
                 array = self._map(str(tile), f"/spectra/{zoom}/{component}")
@@ -542,7 +508,7 @@ class Cube:
     def select(
         self,
         what: What = "objects",
-        region: Cone | Box | MOC | None = None,
+        region: Region | None = None,
         time: tuple[float, float] | None = None,
         bands: str | None = None,
         ids: Sequence[str] | None = None,
@@ -575,7 +541,10 @@ class Cube:
         if ids is not None:
             keep &= self._named(what, ids)
         if region is not None:
-            keep &= self._in_region(table, region, footprints=what == "frames")
+            if what == "frames":
+                keep &= meets(region, table["corners"].tolist())
+            else:
+                keep &= holds(region, table["ra"].to_numpy(), table["dec"].to_numpy())
         if time is not None:
             start, end = self._require_time(time)
             if what == "objects":
@@ -608,50 +577,6 @@ class Cube:
                 raise self._unknown(given, what)
         return np.asarray(table[key].isin(names).to_numpy(), bool)
 
-    def _in_region(
-        self, table: pd.DataFrame, region: Cone | Box | MOC, *, footprints: bool
-    ) -> NDArray[np.bool_]:
-        ra, dec = table["ra"].to_numpy(), table["dec"].to_numpy()
-        if isinstance(region, Cone):
-            middle = unit_vectors(*_position(region.coord))[0]
-            try:
-                radius = float(region.radius.to_value(units.deg))
-            except (AttributeError, TypeError, units.UnitConversionError) as error:
-                raise UsageError(
-                    f"the radius {region.radius} is no angle", remedy="give a Quantity, e.g. 0.1 * units.deg"
-                ) from error
-            if not radius >= 0:
-                raise UsageError(f"a cone of {radius}° holds nothing", remedy="give a radius of 0 or more")
-            if not footprints:
-                apart = np.linalg.norm(unit_vectors(ra, dec) - middle, axis=1) if len(table) else np.empty(0)
-                return np.asarray(apart <= chord(min(radius, 180.0)))
-            corners = [_corners(row) for row in table["corners"]]
-            return np.array([_cone_meets(middle, radius, polygon) for polygon in corners], bool)
-        if isinstance(region, Box):
-            if not np.isfinite(region.ra_max - region.ra_min):
-                raise UsageError(
-                    f"a box from RA {region.ra_min} to {region.ra_max} holds nothing",
-                    remedy="give both in degrees",
-                )
-            if not (-90 <= region.dec_min <= region.dec_max <= 90):
-                raise UsageError(
-                    f"a box from Dec {region.dec_min} to {region.dec_max} holds nothing",
-                    remedy="give dec_min <= dec_max, both from -90 to 90",
-                )
-            if not footprints:
-                return _box_holds(region, ra, dec)
-        else:
-            from mocpy import MOC
-
-            if not isinstance(region, MOC):
-                raise UsageError(
-                    f"{type(region).__name__} is no region", remedy="give a Cone, a Box or a mocpy.MOC"
-                )
-            if not footprints:
-                return np.asarray(region.contains_lonlat(ra * units.deg, dec * units.deg), bool)
-        cells = _box_moc(region) if isinstance(region, Box) else region
-        return np.array([_moc_meets(cells, _corners(row)) for row in table["corners"]], bool)
-
     def require(self, *, zoom: int = 0, bands: str = BANDS) -> None:
         """Raise UsageError unless the cube has this zoom and these bands."""
         self._require_zoom(zoom)
@@ -664,15 +589,15 @@ class Cube:
             raise UsageError(
                 f"{given.dtype} of shape {given.shape} are no rows", remedy=f"give positions in Cube.{what}"
             )
-        positions = given.astype(np.int64).reshape(-1)
-        outside = positions[(positions < 0) | (positions >= count)]
+        chosen = given.astype(np.int64).reshape(-1)
+        outside = chosen[(chosen < 0) | (chosen >= count)]
         if len(outside):
             raise DataError(
                 f"row {outside[0]} is not among the {count} {what}",
                 remedy=f"ask for rows 0 to {count - 1}",
                 path=self.path,
             )
-        return positions
+        return chosen
 
     def _require_size(self, size: int) -> None:
         if not isinstance(size, int | np.integer) or not 1 <= size <= MAX_SIZE:
@@ -769,92 +694,8 @@ class _Best:
         self.y0 = np.zeros(count, np.int64)
 
 
-def _position(coord: SkyCoord) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return right ascension and declination (degrees, ICRS) of one position, shape (1,) each."""
-    if not isinstance(coord, SkyCoord) or not coord.isscalar:
-        raise UsageError(
-            f"a {type(coord).__name__} is not one position on the sky",
-            remedy="give a scalar SkyCoord, and many positions to Cube.cutouts",
-        )
-    ra, dec = _positions(coord.icrs.ra.deg, coord.icrs.dec.deg)
-    if not np.isfinite([ra, dec]).all():
-        raise UsageError(f"RA {ra[0]} Dec {dec[0]} is no position", remedy="give finite angles")
-    return ra, dec
-
-
-def _positions(ra: ArrayLike, dec: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return positions as two arrays of one shape (n,), degrees; NaN is a position on no frame."""
-    right, up = (np.atleast_1d(np.asarray(angle, np.float64)) for angle in (ra, dec))
-    if right.ndim > 1 or up.ndim > 1 or (len(right) != len(up) and 1 not in (len(right), len(up))):
-        raise UsageError(
-            f"right ascensions of shape {right.shape} and declinations of shape {up.shape} make no positions",
-            remedy="give one of each for every position",
-        )
-    right, up = np.broadcast_arrays(right, up)
-    beyond = up[np.abs(up) > 90]
-    if len(beyond):
-        raise UsageError(f"declination {beyond[0]:g} is not on the sky", remedy="give degrees from -90 to 90")
-    return right, up
-
-
 def _common(one: str, other: str) -> int:
     """Count the leading characters that two names share."""
     return next(
         (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
-
-
-def _corners(flat: ArrayLike) -> NDArray[np.float64]:
-    return np.asarray(flat, np.float64).reshape(4, 2)
-
-
-def _width(box: Box) -> float:
-    # 360° and more hold every meridian, which the remainder alone would lose.
-    return 360.0 if box.ra_max - box.ra_min >= 360 else (box.ra_max - box.ra_min) % 360
-
-
-def _box_holds(box: Box, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.bool_]:
-    along = (ra - box.ra_min) % 360 <= _width(box)
-    return np.asarray(along & (dec >= box.dec_min) & (dec <= box.dec_max), bool)
-
-
-def _cone_meets(middle: NDArray[np.float64], radius: float, corners: NDArray[np.float64]) -> bool:
-    """Tell whether a cone and a frame overlap: its centre lies on the frame or near enough to an edge."""
-    vectors = unit_vectors(corners[:, 0], corners[:, 1])
-    following = np.roll(vectors, -1, axis=0)
-    poles = np.cross(vectors, following)
-    poles /= np.linalg.norm(poles, axis=1, keepdims=True)
-    sides = poles @ middle
-    facing = np.dot(vectors.mean(axis=0), middle) > 0
-    if facing and (np.all(sides >= 0) or np.all(sides <= 0)):
-        return True
-    distances = np.linalg.norm(vectors - middle, axis=1)
-    nearest = np.degrees(2 * np.arcsin(np.clip(distances / 2, 0, 1))).min()
-    for start, end, pole, side in zip(vectors, following, poles, sides, strict=True):
-        foot = middle - side * pole
-        between = np.dot(np.cross(start, foot), pole) >= 0 and np.dot(np.cross(foot, end), pole) >= 0
-        if between:
-            nearest = min(nearest, abs(np.degrees(np.arcsin(np.clip(side, -1, 1)))))
-    return bool(nearest <= radius)
-
-
-def _box_moc(box: Box) -> MOC:
-    from mocpy import MOC
-
-    start, end = box.ra_min % 360, box.ra_min % 360 + _width(box)
-    # A zone ends before 0h, where right ascension starts anew.
-    parts = [(start, min(end, 360.0)), (0.0, end - 360.0)]
-    region = MOC.new_empty(_MOC_DEPTH)
-    for left, right in parts:
-        if right > left:
-            corners = SkyCoord([[left, box.dec_min], [right, box.dec_max]], unit="deg")
-            region = region.union(MOC.from_zone(corners, max_depth=_MOC_DEPTH))
-    return region
-
-
-def _moc_meets(region: MOC, corners: NDArray[np.float64]) -> bool:
-    """Tell whether a MOC and a frame overlap, to the 13″ of the cells they are compared in."""
-    from mocpy import MOC
-
-    frame = MOC.from_polygon(corners[:, 0] * units.deg, corners[:, 1] * units.deg, max_depth=_MOC_DEPTH)
-    return not frame.intersection(region).empty()

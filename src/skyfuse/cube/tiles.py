@@ -18,13 +18,14 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from skyfuse.checksums import read_stamped, stamped
-from skyfuse.cube.cutout import chord, cut_frame, place, unit_vectors
+from skyfuse.cube.cutout import cut_frame, place
 from skyfuse.cube.grid import GRIDS, SpectralGrid, healpix29
 from skyfuse.cube.layout import COMPONENTS, FORMAT, TILE_ORDER, VERSION, ArrayWriter, create_arrays, tile_path
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
 from skyfuse.cube.scan import FrameSource, Reject, Scan, SpectrumSource, record_of, unexpected
 from skyfuse.disk import write_json
 from skyfuse.errors import FileError, StoreError, shown
+from skyfuse.sphere import chord, unit_vectors
 from skyfuse.survey.fits import Scratch
 from skyfuse.survey.recognise import read_spectrum
 from skyfuse.survey.records import BANDS, Frame, Samples, Spectrum

@@ -8,6 +8,8 @@ from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
 from scipy.spatial import cKDTree
 
+from skyfuse.sphere import chord, unit_vectors
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
@@ -42,17 +44,6 @@ _CUT_DIRECTIONS = 6
 _CUT_POSITIONS = 5
 
 
-def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> FloatArray:
-    """Return directions as unit vectors, shape (n, 3), from degrees."""
-    a, d = np.radians(np.asarray(ra, dtype=np.float64)), np.radians(np.asarray(dec, dtype=np.float64))
-    return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
-
-
-def chord(arcsec: float) -> float:
-    """Return the straight-line distance on the unit sphere of an angle in arcsec."""
-    return float(2 * np.sin(np.radians(arcsec / 3600) / 2))
-
-
 def overlapping_pairs(
     ra: ArrayLike, dec: ArrayLike, size: int, angle: ArrayLike | None = None
 ) -> NDArray[np.int64]:
@@ -75,8 +66,8 @@ def overlapping_pairs(
     """
     v = unit_vectors(ra, dec)
     side = (size + _MARGIN_PIXELS) * PIXEL_ARCSEC
-    reach = side * np.sqrt(2)
-    pairs: IntArray = cKDTree(v).query_pairs(chord(reach), output_type="ndarray").astype(np.int64)
+    reach = float(chord(side * np.sqrt(2) / 3600))
+    pairs: IntArray = cKDTree(v).query_pairs(reach, output_type="ndarray").astype(np.int64)
     if angle is None or not len(pairs):
         return pairs
     theta = np.radians(np.asarray(angle, dtype=np.float64))
@@ -216,13 +207,14 @@ def near_pairs(ra: ArrayLike, dec: ArrayLike, reach: ArrayLike, *, limited: bool
     v = unit_vectors(ra, dec)
     each = np.broadcast_to(np.asarray(reach, dtype=np.float64), len(v))
     tree, widest = cKDTree(v), float(each.max(initial=0.0))
+    furthest = float(chord(widest / 3600))
     most = max(_FEW, _MOST_NEIGHBOURS * len(v))
     if (each == widest).all():
-        if limited and tree.count_neighbors(tree, chord(widest)) - len(v) > 2 * most:
+        if limited and tree.count_neighbors(tree, furthest) - len(v) > 2 * most:
             return None
-        return np.asarray(tree.query_pairs(chord(widest), output_type="ndarray"), dtype=np.int64)
+        return np.asarray(tree.query_pairs(furthest, output_type="ndarray"), dtype=np.int64)
     # Of each pair the one of the wider reach finds the other.
-    radius = 2 * np.sin(np.radians(each / 3600) / 2)
+    radius = chord(each / 3600)
     if limited and int(tree.query_ball_point(v, radius, return_length=True).sum()) - len(v) > 2 * most:
         return None
     found = tree.query_ball_point(v, radius)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -441,12 +440,11 @@ def _gaia_choice(
     columns: str | None,
 ) -> Any:
     from skyfuse.fetch.gaia import COLUMNS, Choice
-    from skyfuse.fetch.plan import Cone
+    from skyfuse.sphere import Cone
 
-    region = _region(cone, None)
     return Choice(
         None if adql is None else _read(adql),
-        region if isinstance(region, Cone) else None,
+        None if cone is None else Cone.parse(cone),
         match,
         ids,
         radius,
@@ -535,27 +533,14 @@ def _size(number: int) -> str:
     return f"{number} bytes"
 
 
-def _numbers(text: str, count: int) -> list[float]:
-    numbers = [float(word) for word in text.replace(",", " ").split()]
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise ValueError(text)
-    return numbers
-
-
 def _region(cone: str | None, box: str | None) -> Region | None:
-    from skyfuse.fetch.plan import Box, Cone
+    from skyfuse.sphere import Box, Cone
 
     if cone is not None and box is not None:
         raise UsageError("--cone and --box were given together", remedy="give one region")
-    try:
-        if cone is not None:
-            return Cone(*_numbers(cone, 3))
-        return None if box is None else Box(*_numbers(box, 4))
-    except ValueError as error:
-        raise UsageError(
-            f"'{cone if box is None else box}' is no region of the sky",
-            remedy="write --cone 'RA DEC RADIUS' or --box 'RA_MIN RA_MAX DEC_MIN DEC_MAX', all in degrees",
-        ) from error
+    if cone is not None:
+        return Cone.parse(cone)
+    return None if box is None else Box.parse(box)
 
 
 def _ranges(text: str | None) -> tuple[int, ...]:

@@ -34,16 +34,17 @@ from skyfuse.fetch.client import Client
 from skyfuse.fetch.ledger import Wanted
 from skyfuse.fetch.plan import (
     Answered,
-    Cone,
     Group,
     Progress,
     pick,
     positions,
+    require_area,
     user_table,
     whole_file,
     whole_numbers,
 )
 from skyfuse.fetch.sql import PAGE, Answer, Selection, Service, opening, read
+from skyfuse.sphere import Cone
 
 SOURCES = "gaiadr3.gaia_source"
 COLUMNS = (
@@ -89,6 +90,7 @@ class Choice:
     columns: tuple[str, ...] = COLUMNS
 
     def __post_init__(self) -> None:
+        require_area(self.cone)
         ways = [way for way in (self.adql, self.cone, self.match, self.ids) if way is not None]
         if len(ways) != 1:
             raise UsageError(

@@ -24,86 +24,56 @@ from skyfuse.disk import read_json, sha256
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.fetch.archives import CITE
 from skyfuse.fetch.ledger import Ledger, writing
+from skyfuse.sphere import Box, Cone
 from skyfuse.survey.tables import read_table
 
 CATALOGUES = "catalogue"
 """Folder, among the downloads, of what the services answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cone:
-    """A circle on the sky: its centre and radius, degrees."""
-
-    ra: float
-    dec: float
-    radius: float
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.ra <= 360 and -90 <= self.dec <= 90 and 0 < self.radius <= 90):
-            raise UsageError(
-                f"the cone at ({self.ra}, {self.dec}) with radius {self.radius} is not on the sky",
-                remedy="give 0 ≤ ra ≤ 360, -90 ≤ dec ≤ 90 and a radius of up to 90 degrees",
-            )
-
-    def where(self, table: str, margin: float = 0.0) -> tuple[str, ...]:
-        """Return conditions on a table with dec and the unit vector (cx, cy, cz); right at poles and at RA 0.
-
-        Parameters
-        ----------
-        table : str
-            Alias of the table.
-        margin : float
-            Degrees by which the radius is widened.
-        """
-        radius = self.radius + margin
-        (x, y, z), limit = unit(self.ra, self.dec), float(np.cos(np.radians(radius)))
-        return (
-            f"{table}.dec BETWEEN {self.dec - radius:.7f} AND {self.dec + radius:.7f}",
-            f"{table}.cx*{x:.16f}+{table}.cy*{y:.16f}+{table}.cz*{z:.16f} >= {limit:.16f}",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A range of right ascension and declination, degrees; `ra_min` above `ra_max` reaches over RA 0."""
-
-    ra_min: float
-    ra_max: float
-    dec_min: float
-    dec_max: float
-
-    def __post_init__(self) -> None:
-        ras, decs = (self.ra_min, self.ra_max), (self.dec_min, self.dec_max)
-        if not (all(0 <= ra <= 360 for ra in ras) and -90 <= decs[0] < decs[1] <= 90):
-            raise UsageError(
-                f"the box {(*ras, *decs)} is not on the sky",
-                remedy="give RA_MIN RA_MAX DEC_MIN DEC_MAX, degrees; RA_MIN above RA_MAX reaches over RA 0",
-            )
-
-    def where(self, table: str, margin: float = 0.0) -> tuple[str, ...]:
-        """Return conditions on a table with ra and dec; see `Cone.where`."""
-        low, high = self.dec_min - margin, self.dec_max + margin
-        conditions = [f"{table}.dec BETWEEN {low:.7f} AND {high:.7f}"]
-        width = (self.ra_max - self.ra_min) % 360.0 or 360.0 * (self.ra_max != self.ra_min)
-        wider = margin / max(float(np.cos(np.radians(min(max(abs(low), abs(high)), 90.0)))), 1e-6)
-        if width + 2 * wider < 360.0:
-            start, end = (self.ra_min - wider) % 360.0, (self.ra_max + wider) % 360.0
-            joint = "AND" if start <= end else "OR"
-            conditions.append(f"({table}.ra >= {start:.7f} {joint} {table}.ra <= {end:.7f})")
-        return tuple(conditions)
-
-
 Region = Cone | Box
 
 
-def unit(ra: float, dec: float) -> tuple[float, float, float]:
-    """Return the unit vector of a position, degrees."""
-    alpha, delta = np.radians(ra), np.radians(dec)
-    return (
-        float(np.cos(alpha) * np.cos(delta)),
-        float(np.sin(alpha) * np.cos(delta)),
-        float(np.sin(delta)),
-    )
+def require_area(region: Region | None) -> None:
+    """Raise UsageError if a region is one that no archive can be asked for."""
+    if isinstance(region, Cone) and not 0 < region.radius <= 90:
+        raise UsageError(
+            f"a cone with radius {region.radius} cannot be asked for",
+            remedy="give a radius of up to 90 degrees, above 0",
+        )
+    if isinstance(region, Box) and not (region.width > 0 and region.dec_min < region.dec_max):
+        raise UsageError(
+            f"the box {(region.ra_min, region.ra_max, region.dec_min, region.dec_max)} has no area",
+            remedy="give RA_MIN RA_MAX DEC_MIN DEC_MAX, degrees; RA_MIN above RA_MAX reaches over RA 0",
+        )
+
+
+def within(region: Region, table: str, margin: float = 0.0) -> tuple[str, ...]:
+    """Return the SQL conditions that a region sets; right at poles and at RA 0.
+
+    Parameters
+    ----------
+    region : Cone or Box
+    table : str
+        Alias of a table with ra, dec and the unit vector (cx, cy, cz).
+    margin : float
+        Degrees by which the region is widened.
+    """
+    if isinstance(region, Cone):
+        radius = region.radius + margin
+        (x, y, z), limit = region.middle.tolist(), float(np.cos(np.radians(radius)))
+        return (
+            f"{table}.dec BETWEEN {region.dec - radius:.7f} AND {region.dec + radius:.7f}",
+            f"{table}.cx*{x:.16f}+{table}.cy*{y:.16f}+{table}.cz*{z:.16f} >= {limit:.16f}",
+        )
+    low, high = region.dec_min - margin, region.dec_max + margin
+    conditions = [f"{table}.dec BETWEEN {low:.7f} AND {high:.7f}"]
+    wider = margin / max(float(np.cos(np.radians(min(max(abs(low), abs(high)), 90.0)))), 1e-6)
+    if region.width + 2 * wider < 360.0:
+        start, end = (region.ra_min - wider) % 360.0, (region.ra_max + wider) % 360.0
+        joint = "AND" if start <= end else "OR"
+        conditions.append(f"({table}.ra >= {start:.7f} {joint} {table}.ra <= {end:.7f})")
+    return tuple(conditions)
 
 
 @dataclass(frozen=True, slots=True)

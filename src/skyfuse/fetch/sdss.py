@@ -24,18 +24,19 @@ from skyfuse.fetch.archives import BYTES, RERUN, Archives, field_of
 from skyfuse.fetch.ledger import Wanted
 from skyfuse.fetch.plan import (
     Answered,
-    Cone,
     Group,
     Progress,
     Region,
     pick,
     positions,
-    unit,
+    require_area,
     user_table,
     whole_numbers,
+    within,
 )
 from skyfuse.fetch.skyserver import SkyServer
 from skyfuse.fetch.sql import Selection
+from skyfuse.sphere import Cone, chord, unit_vectors
 from skyfuse.survey.records import BANDS
 from skyfuse.survey.sdss import FRAMES_BEHIND_R
 
@@ -104,6 +105,7 @@ class Choice:
     seed: int = 7
 
     def __post_init__(self) -> None:
+        require_area(self.region)
         ways = [self.per_class is not None, self.per_subclass is not None, self.sql is not None]
         if sum(ways) > 1:
             raise UsageError(
@@ -149,7 +151,7 @@ def parts(server: SkyServer, choice: Choice) -> list[Part]:
         return [Part("query", chosen, None, sum(server.count(chosen).values()))]
     names = tuple(name.strip().upper() for name in choice.classes)
     where: tuple[str, ...] = () if choice.repeats else (_GOOD, _PRIMARY)
-    where += () if choice.region is None else choice.region.where("s")
+    where += () if choice.region is None else within(choice.region, "s")
     if names:
         where += (f"s.class IN ({', '.join(map(sql.text, names))})",)
     columns = tuple(dict.fromkeys((*_IDENTITY, *map(sql.column, choice.columns))))
@@ -329,6 +331,7 @@ class Fields:
     primary: bool = False
 
     def __post_init__(self) -> None:
+        require_area(self.region)
         ways = [way is not None for way in (self.region, self.run, self.stripe, self.objects)]
         if sum(ways) != 1:
             raise UsageError(
@@ -353,7 +356,7 @@ def field_selection(fields: Fields) -> Selection | None:
     if fields.stripe is not None:
         return _frames(f"f.stripe = {fields.stripe}")
     if fields.region is not None:
-        return _frames(*fields.region.where("f", _HALF_DIAGONAL))
+        return _frames(*within(fields.region, "f", _HALF_DIAGONAL))
     if fields.run is not None and not fields.numbers:
         camcol = () if fields.camcol is None else (f"f.camcol = {fields.camcol}",)
         return _frames(f"f.run = {fields.run}", *camcol)
@@ -464,7 +467,7 @@ def _covering_fields(server: SkyServer, path: Path, progress: Progress) -> tuple
     """Return every field that covers an object of a table with positions."""
     remedy = "give them in degrees, or objid and the option --primary"
     places = np.unique(positions(user_table(path), path, remedy), axis=0)
-    tree = KDTree(np.array([unit(*position) for position in places.tolist()]))
+    tree = KDTree(unit_vectors(*places.T))
     keys: set[FieldKey] = set()
     covered = np.zeros(len(places), bool)
     chosen = list(_near(places))
@@ -490,7 +493,7 @@ def _near(places: NDArray[np.float64]) -> Iterator[Selection]:
         return
     limit = float(np.cos(np.radians(_HALF_DIAGONAL)))
     for start in range(0, len(places), _POSITIONS):
-        vectors = (unit(*position) for position in places[start : start + _POSITIONS].tolist())
+        vectors = unit_vectors(*places[start : start + _POSITIONS].T).tolist()
         near = " OR ".join(f"f.cx*{x:.9f}+f.cy*{y:.9f}+f.cz*{z:.9f}>={limit:.9f}" for x, y, z in vectors)
         yield _frames(f"({near})")
 
@@ -502,9 +505,9 @@ def _covered(
     if not rows:
         return []
     frames = _places(at, rows)
-    centres = np.array([unit(sql.real(row[at["ra"]]), sql.real(row[at["dec"]])) for row in rows])
-    chord = 2 * np.sin(np.radians(_HALF_DIAGONAL) / 2)
-    near = [np.array(hit, np.int64) for hit in tree.query_ball_point(centres, chord)]
+    centres = unit_vectors(*([sql.real(row[at[name]]) for row in rows] for name in ("ra", "dec")))
+    reach = float(chord(_HALF_DIAGONAL))
+    near = [np.array(hit, np.int64) for hit in tree.query_ball_point(centres, reach)]
     return [
         hit[distance(frame, places[hit, 0], places[hit, 1]) == 0]
         for frame, hit in zip(frames, near, strict=True)
