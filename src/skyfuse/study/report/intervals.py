@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from skyfuse.study.report.common import INK, Drawn, listed, new, rows_of, whiskers
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from skyfuse.study.report.folder import Folder
 
 BY = ("class", "magnitude", "label")
@@ -21,14 +23,22 @@ def draw(study: Folder) -> Iterator[Drawn]:
     overall = compared[compared["by"] == "overall"]
     if overall.empty:
         return
-    level = study.recipe.task.level
-    what = (
-        "mean size of the set"
-        if study.classes
-        else f"mean width ({study.unit})"
-        if study.unit
-        else "mean width"
-    )
+    yield _overall(study, overall)
+    best = compared[compared["cell"] == study.best["cell"]]
+    ways = [by for by in BY if (best["by"] == by).any()]
+    if ways:
+        yield _groups(study, best, ways)
+
+
+def _words(study: Folder) -> tuple[str, str]:
+    """Return what the regions are called, and what their width is."""
+    if study.classes:
+        return "sets", "mean size of the set"
+    return "intervals", f"mean width ({study.unit})" if study.unit else "mean width"
+
+
+def _overall(study: Folder, overall: pd.DataFrame) -> Drawn:
+    level, (sort, what) = study.recipe.task.level, _words(study)
     figure, axes = new(11, 0.24 * len(overall) + 1.0, 1, 2)
     model_of = dict(zip(study.results["cell"], study.results["model"], strict=True))
     for i, row in enumerate(rows_of(overall)):
@@ -43,8 +53,7 @@ def draw(study: Folder) -> Iterator[Drawn]:
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.set_xlabel(title)
         axis.grid(visible=False, axis="y")
-    sort = "sets" if study.classes else "intervals"
-    yield Drawn(
+    return Drawn(
         "coverage",
         figure,
         f"Coverage of the {sort} of each cell on the test part with its 95 % interval, and their {what}",
@@ -52,15 +61,15 @@ def draw(study: Folder) -> Iterator[Drawn]:
         f"nominal {100 * level:g} %. Right: {what}. The {sort} come from split conformal prediction on the "
         "calibration part alone.",
     )
-    best = compared[compared["cell"] == study.best["cell"]]
-    ways = [by for by in BY if (best["by"] == by).any()]
-    if not ways:
-        return
+
+
+def _groups(study: Folder, best: pd.DataFrame, ways: Sequence[str]) -> Drawn:
+    level, (sort, what) = study.recipe.task.level, _words(study)
+    colour = study.colour(study.best["model"])
     figure, axes = new(11, 4.2, 2, len(ways))
-    for j, by in enumerate(ways):
+    for (upper, lower), by in zip(axes.T, ways, strict=True):
         rows = best[best["by"] == by]
         x = np.arange(len(rows))
-        upper, lower = axes[0, j], axes[1, j]
         upper.errorbar(
             x,
             100 * rows["coverage"],
@@ -68,10 +77,10 @@ def draw(study: Folder) -> Iterator[Drawn]:
             fmt="o",
             capsize=2.5,
             lw=1.3,
-            color=study.colour(study.best["model"]),
+            color=colour,
         )
         upper.axhline(100 * level, color=INK, ls="--", lw=1.2)
-        lower.bar(x, rows["width"], 0.6, color=study.colour(study.best["model"]))
+        lower.bar(x, rows["width"], 0.6, color=colour)
         upper.tick_params(labelbottom=False)
         upper.set_xticks(x)
         crowded = len(rows) > 4 or rows["group"].str.len().max() > 8
@@ -88,7 +97,7 @@ def draw(study: Folder) -> Iterator[Drawn]:
             axis.set_xlim(-0.6, len(rows) - 0.4)
     axes[0, 0].set_ylabel("coverage (%)")
     axes[1, 0].set_ylabel(what)
-    yield Drawn(
+    return Drawn(
         "coverage-groups",
         figure,
         f"Coverage and {what} by {listed(ways)} for the best cell, with binomial 95 % intervals",

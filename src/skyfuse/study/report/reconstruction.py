@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from skyfuse.study.report.common import INK, Drawn, bins_for, colour, new, number, unique_labels, wrapped
+from skyfuse.study.report.scores import histograms
 
 if TYPE_CHECKING:
     from skyfuse.study.report.folder import Folder
@@ -71,19 +72,13 @@ def _errors(study: Folder) -> Drawn:
     every = np.concatenate(list(errors.values()))
     low, high = np.quantile(every[every > 0], [0.001, 0.999])
     edges = np.geomspace(low, high * 1.0001, bins_for(len(every)))
-    for row in study.leaders:
-        axes[0, 0].hist(
-            errors[row["cell"]],
-            bins=edges,
-            histtype="step",
-            lw=1.6,
-            color=study.colour(row["model"]),
-            label=f"{study.title(row['cell'])}: median {number(np.median(errors[row['cell']]))}",
-        )
+
+    def label(cell: str) -> str:
+        return f"{study.title(cell)}: median {number(np.median(errors[cell]))}"
+
+    histograms(axes[0, 0], study, errors, edges, label)
     axes[0, 0].set_xscale("log")
     axes[0, 0].set_xlabel("mean squared error of an object (scaled units)")
-    axes[0, 0].set_ylabel("test objects")
-    axes[0, 0].legend(fontsize=7.5)
     return Drawn(
         "errors",
         figure,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from skyfuse.study.report.common import (
     INK,
@@ -55,6 +56,39 @@ def columns(study: Folder, n: int) -> int:
     """Return in how many columns n panels stand: one for each input where all are shown."""
     inputs = len(study.fusions)
     return inputs if 2 <= inputs <= 5 and n == inputs * len(study.models) else 4
+
+
+def histograms(
+    axis: Axes,
+    study: Folder,
+    values: Mapping[str, NDArray[np.float64]],
+    edges: NDArray[np.float64],
+    label: Callable[[str], str] | None = None,
+) -> None:
+    """Draw how a value of each test object is distributed, a line for each model's best cell.
+
+    Parameters
+    ----------
+    axis : Axes
+    study : Folder
+    values : mapping of str to ndarray
+        By name of the cell.
+    edges : ndarray
+        Of the bins.
+    label : callable, optional
+        Gives a cell's line its name; by default its title.
+    """
+    for row in study.leaders:
+        axis.hist(
+            values[row["cell"]],
+            bins=edges.tolist(),
+            histtype="step",
+            lw=1.6,
+            color=study.colour(row["model"]),
+            label=(label or study.title)(row["cell"]),
+        )
+    axis.set_ylabel("test objects")
+    axis.legend(fontsize=7.5)
 
 
 def _losses(study: Folder) -> Iterator[Drawn]:
