@@ -10,6 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from astropy.io import fits as astropy_fits
+from astropy.io.fits.verify import VerifyError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,6 +128,7 @@ def test_a_file_is_whole_blocks_to_its_last_byte(tmp_path):
         ("BITPIX  =                  -64", "bITPIX  =                  -64"),
         ("NAXIS   =                    1", "NAXIS   =           4294967296"),
         ("NAXIS1  =                    3", "NAXIS2  =                    3"),
+        ("NAXIS1  =                    3", "NAXIS1  =%                   3"),
         ("SIMPLE  =                    T", "SIMPLE  =                    F"),
         ("OBJECT  = 'M 31    '", "NAXIS   =            2"),
         ("OBJECT  = 'M 31    '", "OBJECT  = 'M\t31'"),
@@ -146,6 +148,38 @@ def test_headers_follow_the_standard(tmp_path, old, new):
     with pytest.raises(FileError) as caught:
         fits.parse(changed, tmp_path)
     assert caught.value.reason in ("damaged", "truncated")
+
+
+@pytest.mark.parametrize("key", ["TDIM1", "TNULL1", "TSCAL1", "TZERO1", "TUNIT1", "TDISP1", "TCRVL1"])
+def test_what_columns_are_told_can_be_read(tmp_path, key):
+    table = astropy_fits.BinTableHDU.from_columns([astropy_fits.Column("a", "3J", array=np.ones((2, 3)))])
+    table.header[key] = "here"
+    content = bytes_of(astropy_fits.HDUList([astropy_fits.PrimaryHDU(), table]), tmp_path / "t.fits")
+    at = content.index(f"{key:<8}= ".encode())
+
+    def changed(card):
+        return content[:at] + f"{key:<8}={card}".ljust(80).encode() + content[at + 80 :]
+
+    sound = [" '(3)'", " 'it''s' / of 3", " 5", " -1.5D3 / a", " T", " (1.0, -2)", " ", " / none"]
+    broken = [" '(3", " nan", " 12 x", " 1 2", " (1.0)", " 1E400E", " '(120)   '     x"]
+    for card in sound:
+        assert fits.parse(changed(card), tmp_path)[1].header.get(key) is not None
+    for card in broken:
+        with pytest.raises(VerifyError):
+            astropy_fits.Card.fromstring(f"{key:<8}={card}").value  # noqa: B018
+        with pytest.raises(FileError, match=f"HDU 1 gives {key} a value that cannot be read"):
+            fits.parse(changed(card), tmp_path)
+    # Here astropy sees one text, or another one.
+    for card in (" '(3)'  'x'", "%5", "'(3)'"):
+        with pytest.raises(FileError, match=f"HDU 1 gives {key} a value that cannot be read"):
+            fits.parse(changed(card), tmp_path)
+
+
+def test_without_the_blank_after_its_sign_a_text_is_none(tmp_path):
+    header = fits.Header(b"OBJECT  ='M 31'".ljust(80) + b"NUMBER  =%  5".ljust(80))
+    assert not header.is_quoted("OBJECT")
+    with pytest.raises(FileError, match="NUMBER"):
+        fits.number(header, "NUMBER", tmp_path)
 
 
 def test_a_keyword_may_stand_twice_only_with_one_value(tmp_path):

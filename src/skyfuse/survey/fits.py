@@ -60,9 +60,14 @@ _FORMATS = {
     "Q": (">i8", 16),
 }
 _TFORM = re.compile(r"(\d*)([LXBIJKAEDCM])(?:\d*|:.*)|([01]?)([PQ])[LXBIJKAEDCM](?:\(\d*\))?")
-_QUOTED = re.compile(r" *'(?:[^']|'')*' *(?:/.*)?")
+_QUOTED = re.compile(r" +'(?:[^']|'')*' *(?:/.*)?")
 _INTEGER = re.compile(r"[+-]?\d+")
 _FLOAT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[ED][+-]?\d+)?")
+# What the standard keeps for columns, less TTYPE and TFORM, which are checked where they are read.
+_OF_COLUMNS = re.compile(rb"T(?:BCOL|DIM|DISP|NULL|SCAL|UNIT|ZERO|CTYP|CUNI|CRPX|CRVL|CDLT|RPOS)\d+ *=")
+_VALUE = re.compile(
+    rb" +(?:'(?:[^']|'')*'|[TF]|%(n)s|\( *%(n)s *, *%(n)s *\))? *(?:/.*)?" % {b"n": _FLOAT.pattern.encode()}
+)
 # How bzip2 and gzip begin: by what the bytes say, not by the name, since archives rename files both ways.
 _COMPRESSED = (b"BZh", b"\x1f\x8b")
 _AGAIN = "get the file again from the archive"
@@ -86,10 +91,11 @@ class Header(Mapping[str, str | float | int | bool]):
         text = content.decode("latin-1")
         # Backwards, so that of a repeated keyword the first card holds, as in astropy.
         places = [at for at in range(len(text) - CARD, -1, -CARD) if text[at + 8] == "="]
-        self._cards = {text[at : at + 8].rstrip(): text[at + 10 : at + CARD] for at in places}
+        # With the blank after the sign: what stands in its place makes no value.
+        self._cards = {text[at : at + 8].rstrip(): text[at + 9 : at + CARD] for at in places}
         self.contradicted: frozenset[str] = frozenset()
         if len(self._cards) < len(places):
-            values = {(text[at : at + 8].rstrip(), _value(text[at + 10 : at + CARD])) for at in places}
+            values = {(text[at : at + 8].rstrip(), _value(text[at + 9 : at + CARD])) for at in places}
             counts = Counter(key for key, _ in values)
             self.contradicted = frozenset(key for key, count in counts.items() if count > 1)
 
@@ -529,9 +535,10 @@ def parse(content: memoryview, path: Path) -> list[HDU]:
     """Find the HDUs of a file, to its end, and refuse what the standard does not allow.
 
     Whole blocks; headers of printable ASCII, the mandatory keywords first and in their order, none of them
-    twice with different values, blanks after END; data padded with zeros (ASCII tables: blanks); one HDU
-    after the other to the last byte; CHECKSUM and DATASUM right where they are given (FITS 4.0, sections 3,
-    4.4.1, 4.4.2.7). A byte or block that was lost, added or moved shows in one of these.
+    twice with different values, those of columns with values that can be read, blanks after END; data padded
+    with zeros (ASCII tables: blanks); one HDU after the other to the last byte; CHECKSUM and DATASUM right
+    where they are given (FITS 4.0, sections 3, 4.1, 4.4.1, 4.4.2.7). A byte or block that was lost, added or
+    moved shows in one of these.
 
     Parameters
     ----------
@@ -588,8 +595,13 @@ def _header(content: bytes, number: int, path: Path) -> Header:
         raise damaged(f"the header of HDU {number} says BITPIX = {header.get('BITPIX')!r}", path)
     kind = str(header.get("XTENSION", "")) if number else "SIMPLE"
     for at, begin in _mandatory(kind, axes):
-        if content[at : at + 9] != begin:
+        if content[at : at + 10] != begin:
             raise damaged(f"the header of HDU {number} lacks {begin[:8].decode().strip()} at its place", path)
+    for card in _OF_COLUMNS.finditer(content):
+        at = card.start()
+        if at % CARD == 0 and not _VALUE.fullmatch(content, at + 9, at + CARD):
+            key = content[at : at + 8].decode().strip()
+            raise damaged(f"the header of HDU {number} gives {key} a value that cannot be read", path)
     if number == 0 and header["SIMPLE"] is not True:
         raise damaged("its header says itself that it does not follow the standard (SIMPLE is not T)", path)
     return header
@@ -602,7 +614,7 @@ def _mandatory(kind: str, axes: int) -> list[tuple[int, bytes]]:
     names += [f"NAXIS{axis}" for axis in range(1, axes + 1)]
     names += [] if kind == "SIMPLE" else ["PCOUNT", "GCOUNT"]
     names += ["TFIELDS"] if kind in ("BINTABLE", "TABLE") else []
-    return [(card * CARD, f"{name:<8}=".encode()) for card, name in enumerate(names)]
+    return [(card * CARD, f"{name:<8}= ".encode()) for card, name in enumerate(names)]
 
 
 def _data_size(header: Header, path: Path) -> int:
