@@ -1,10 +1,12 @@
 """Checksums of a store's files: written with it, verified when it is opened, and what `skyfuse check` reads.
 
 Every cube, dataset, study, cell and model keeps ``checksums.json``: the digest of each of its files by
-relative path, and the SHA-256 of that list. A digest is ``sha256:…``, or ``sum64:…`` for files of arrays,
-which are too large to hash: the sum over the file's little-endian 64-bit words w_i (zeros pad the last) of
-(2i + 1) · w_i, modulo 2⁶⁴, the last of them the file's size. The factors are odd, so that no change within
-one word leaves the sum as it was; and the sum does not depend on the order in which the words were written.
+relative path, and the SHA-256 of that list. A digest is ``sha256:…``, or ``sum32:…`` for files of arrays,
+which are too large to hash: the sum over the file's little-endian 32-bit words w_i (zeros pad the last) of
+(2i + 1) · w_i, modulo 2⁶⁴, the last of them the file's size. A product fits into 64 bits, so that no change
+of one word, no two bits, and no two words that change places leave the sum of a file below 8 GiB as it was;
+and the sum does not depend on the order in which the words were written. Earlier stores have ``sum64:…``, the
+same of 64-bit words, which is still read: there the highest bits of any two words cancel.
 """
 
 from __future__ import annotations
@@ -32,18 +34,19 @@ _AGAIN = "make it again with the command that wrote it"
 
 def _sum(words: NDArray[np.uint64], first: int) -> np.uint64:
     total = np.uint64(0)
-    half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
+    half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
     start = 0
     # Within a block the factors are small: two products of 32 bits take half the time of one of 64.
     while start < len(words):
-        plain, lower, upper = np.uint64(0), np.uint64(0), np.uint64(0)
+        lower, upper, rising = np.uint64(0), np.uint64(0), np.uint64(0)
         block = words[start : start + _BLOCK]
         for j in range(len(block)):
-            word = block[j]
-            plain += word
-            lower += (word & low) * np.uint64(np.uint32(j))
-            upper += (word >> half) * np.uint64(np.uint32(j))
-        total += plain * np.uint64(2 * (first + start) + 1) + np.uint64(2) * (lower + (upper << half))
+            low, high = block[j] & mask, block[j] >> half
+            lower += low
+            upper += high
+            rising += low * np.uint64(np.uint32(j)) + high * np.uint64(np.uint32(j))
+        factor = np.uint64(4 * (first + start) + 1)
+        total += lower * factor + upper * (factor + np.uint64(2)) + np.uint64(4) * rising
         start += _BLOCK
     return total
 
@@ -51,7 +54,7 @@ def _sum(words: NDArray[np.uint64], first: int) -> np.uint64:
 _compiled: Any = njit(cache=True, nogil=True)(_sum)
 
 
-def sum64(content: bytes | memoryview, offset: int = 0) -> int:
+def sum32(content: bytes | memoryview, offset: int = 0) -> int:
     """Return what bytes that lie at an offset of a file add to its sum.
 
     Parameters
@@ -60,22 +63,28 @@ def sum64(content: bytes | memoryview, offset: int = 0) -> int:
     offset : int
         Of the first byte.
     """
-    size = len(content)
-    before = offset % 8
-    words: NDArray[np.uint64]
-    if before or size % 8:
-        padded = np.zeros(-(-(before + size) // 8) * 8, np.uint8)
-        padded[before : before + size] = np.frombuffer(content, np.uint8)
-        words = padded.view(np.uint64)
-    else:
-        words = np.frombuffer(content, np.uint64)
-    return int(_compiled(words, offset // 8))
+    return int(_compiled(_words(content, offset), offset // 8))
 
 
-def named_sum(total: int, size: int) -> str:
-    """Return the sum of a file's content as a digest is written, its size in bytes as a last word."""
-    total += (2 * -(-size // 8) + 1) * size
-    return f"sum64:{total & _MASK:016x}"
+def _sum64(content: memoryview, offset: int) -> int:
+    words = _words(content, offset)
+    return int((words * (2 * np.arange(len(words), dtype=np.uint64) + (offset // 8 * 2 + 1))).sum())
+
+
+def _words(content: bytes | memoryview, offset: int) -> NDArray[np.uint64]:
+    """Return the 64-bit words of a file in which some bytes lie, zeros where its others do."""
+    size, before = len(content), offset % 8
+    if not before and size % 8 == 0:
+        return np.frombuffer(content, np.uint64)
+    padded = np.zeros(-(-(before + size) // 8) * 8, np.uint8)
+    padded[before : before + size] = np.frombuffer(content, np.uint8)
+    return padded.view(np.uint64)
+
+
+def named_sum(total: int, size: int, bits: int = 32) -> str:
+    """Return the sum of a file's words of 32 or 64 bits as a digest is written, its size as a last word."""
+    total += (2 * -(-size // (bits // 8)) + 1) * size
+    return f"sum{bits}:{total & _MASK:016x}"
 
 
 def named_sha256(content: bytes) -> str:
@@ -89,7 +98,7 @@ def digest(path: Path, kind: str = "sha256", size: int | None = None) -> str:
     Parameters
     ----------
     path : Path
-    kind : "sha256" or "sum64"
+    kind : "sha256", "sum32" or "sum64"
     size : int, optional
         Read so many bytes alone, the first ones.
     """
@@ -101,13 +110,13 @@ def digest(path: Path, kind: str = "sha256", size: int | None = None) -> str:
             if not count:
                 break
             piece = memoryview(buffer)[:count]
-            if kind == "sum64":
-                total += sum64(piece, done)
-            else:
+            if kind == "sha256":
                 sha.update(piece)
+            else:
+                total += (_sum64 if kind == "sum64" else sum32)(piece, done)
             done += count
-    if kind == "sum64":
-        return named_sum(total, done)
+    if kind != "sha256":
+        return named_sum(total, done, 64 if kind == "sum64" else 32)
     return f"sha256:{sha.hexdigest()}"
 
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from skyfuse.checksums import named_sum, sum64
+from skyfuse.checksums import named_sum, sum32
 from skyfuse.disk import replaced
 from skyfuse.errors import StoreError
 
@@ -133,7 +133,7 @@ class ArrayWriter:
                 if begin > start:
                     content = os.pread(fd, begin - start, start)
                     self._put(memoryview(content), start)
-                    self._sum += sum64(content, start)
+                    self._sum += sum32(content, start)
                 start = max(start, begin + length)
         return places
 
@@ -179,7 +179,7 @@ class ArrayWriter:
         view = data.data.cast("B")
         place = offset + first * dtype.itemsize
         # Now, while the bytes are in the processor's cache.
-        self._added[name] += sum64(view, place)
+        self._added[name] += sum32(view, place)
         self._put(view, place)
         self._written[name].append((place, place + len(view)))
 
@@ -205,7 +205,7 @@ class ArrayWriter:
             return self._added[name]
         total, (begin, _), stop = 0, spans[0], int(spans[:, 1].max())
         for place in range(int(begin), stop, _CHUNK):
-            total += sum64(os.pread(self._fd, min(_CHUNK, stop - place), place), place)
+            total += sum32(os.pread(self._fd, min(_CHUNK, stop - place), place), place)
         return total
 
 
