@@ -641,13 +641,20 @@ def _astropy(damaged: Path, whole: Path, values: Values) -> str | None:
 
     found = []
     for path in (damaged, whole):
-        with fits.open(path, memmap=False, ignore_missing_end=False) as hdus:
+        with fits.open(
+            io.BytesIO(_extended(path.read_bytes())), memmap=False, ignore_missing_end=False
+        ) as hdus:
             contents = [(hdu.header.tostring(), content(hdu)) for hdu in hdus]
             found.append(([[hdu.header.get(f"NAXIS{k}") for k in (1, 2)] for hdu in hdus], contents))
     (shapes, contents), (first, before) = found
     return (
         "astropy reads other contents of the same shapes" if shapes == first and contents != before else None
     )
+
+
+def _extended(content: bytes) -> bytes:
+    """Return a FITS file with a sound EXTEND: of no use to a reader, and astropy cannot do without."""
+    return re.sub(rb"(?s)EXTEND  =.{71}", b"EXTEND  =" + b"T".rjust(21) + b" " * 50, content, count=1)
 
 
 _XP = ("bp_flux", "bp_flux_error", "rp_flux", "rp_flux_error")
@@ -687,14 +694,12 @@ def _other_vectors(damaged: Path, whole: Path, values: Values) -> str | None:
     from skyfuse.survey.columns import MISSING
 
     if damaged.suffix == ".fits":
-        # Of no use to a reader, and astropy cannot do without.
-        extend = b"EXTEND  =" + b"T".rjust(21) + b" " * 50
-        content = re.sub(rb"(?s)EXTEND  =.{71}", extend, damaged.read_bytes(), count=1)
-        table = Table.read(io.BytesIO(content), format="fits")
+        table = Table.read(io.BytesIO(_extended(damaged.read_bytes())), format="fits")
         names = {name.lower(): name for name in table.colnames}
         rows = [{key: table[name][k] for key, name in names.items()} for k in range(len(table))]
     else:
-        text = _text(damaged)
+        # Blank lines above the header are none to Skyfuse, and to the csv module the header.
+        text = _text(damaged).lstrip(" \t\n\r\v\f")
         rows = [
             {key.strip().lower(): cell for key, cell in row.items()}
             for row in csv.DictReader(io.StringIO(text, newline=None))
@@ -826,23 +831,27 @@ def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
         found = votable.parse_single_table(damaged, verify="ignore").to_table(use_names_over_ids=True)
         other = found.to_pandas()
     else:
-        with fits.open(damaged, memmap=False) as hdus:
+        with fits.open(io.BytesIO(_extended(damaged.read_bytes())), memmap=False) as hdus:
             # The standard allows columns without a name, and astropy does not.
             for k in range(1, hdus[1].header["TFIELDS"] + 1):
-                hdus[1].header.setdefault(f"TTYPE{k}", f"col{k}")
+                if not str(hdus[1].header.get(f"TTYPE{k}", "")).strip():
+                    hdus[1].header[f"TTYPE{k}"] = f"col{k}"
             data = hdus[1].data
             other = pd.DataFrame({name: data.field(k).tolist() for k, name in enumerate(data.columns.names)})
     # A name of nothing but blanks is none.
     names = [str(name).strip() or f"Unnamed: {k}" for k, name in enumerate(other.columns)]
-    if names != list(values.columns) or len(other) != len(values):
+    if names != [str(name).strip() for name in values.columns] or len(other) != len(values):
         return None
-    for k, name in enumerate(names):
-        for one, two in zip(other.iloc[:, k], values[name], strict=True):
+    for k in range(len(names)):
+        for one, two in zip(other.iloc[:, k], values.iloc[:, k], strict=True):
             # Text of FITS ends with its first NUL.
             text = one.partition(b"\0")[0].decode("latin-1") if isinstance(one, bytes) else str(one)
             said, taken = text.strip(), "" if pd.isna(two) else str(two).strip()
             if said == taken or (not taken and said in (*MISSING, *MISSING_NUMBERS)):
                 continue
+            if damaged.suffix == ".csv":
+                # Fortran's exponent.
+                said = re.sub(r"(?i)(?<=[0-9.])d(?=[+-]?[0-9]+$)", "e", said)
             try:
                 if float(said) != float(taken):
                     return None

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from skyfuse.errors import DataError
@@ -122,6 +123,51 @@ def test_the_judge_tells_what_came_of_a_mutant(read, outcome, monkeypatch):
     tally = fuzz.run("note", 2)
     assert tally.outcomes == {outcome: 2}
     assert len(tally.faults) == (2 if outcome.startswith("fault") else 0)
+
+
+def one_verdict(name, tmp_path, change):
+    kind = fuzz.KINDS[name]
+    whole = kind.make(tmp_path)
+    (tmp_path / "damaged").mkdir()
+    damaged = fuzz.copied(whole, tmp_path / "damaged")
+    change(damaged)
+    return fuzz.read_verdict(kind, whole, damaged, kind.read(whole))[0]
+
+
+def test_the_judge_reads_spectra_below_a_blank_line(tmp_path):
+    def change(path):
+        path.write_bytes(b" \n" + path.read_bytes().replace(b" 9.9", b" 7.9"))
+
+    assert one_verdict("xp-csv", tmp_path, change) == "other"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("lamost", b"EXTEND  =                    T", b"EXTEND  =                  inf"),
+        ("table-fits", b"TTYPE4  = 'mag     '", b"TTYPE4  = '        '"),
+        ("table-csv", b".078", b".0d999"),
+    ],
+)
+def test_the_judge_knows_what_other_readers_do_not(tmp_path, name, old, new):
+    def change(path):
+        content = path.read_bytes()
+        assert old in content
+        content = content.replace(old, new, 1)
+        if name == "lamost":
+            # A pixel, too: the judge is asked where values differ.
+            content = content[:2883] + bytes([content[2883] ^ 1]) + content[2884:]
+        path.write_bytes(content)
+
+    assert one_verdict(name, tmp_path, change) == "other"
+
+
+@pytest.mark.parametrize("name", ["\x0cag", "mag ", "tag"])
+def test_the_judge_reads_names_of_columns_as_they_are(tmp_path, name):
+    def change(path):
+        pd.read_parquet(path).rename(columns={"mag": name}).to_parquet(path)
+
+    assert one_verdict("table-parquet", tmp_path, change) == "other"
 
 
 def test_a_mutant_is_the_same_each_time_and_others_differ(tmp_path):
