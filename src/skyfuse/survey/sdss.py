@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.wcs import WcsError, Wcsprm
 from numba import njit
 from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
-from skyfuse.survey import fits
+from skyfuse.survey import fits, wcs
 from skyfuse.survey.reader import Options, SurveyFile
 from skyfuse.survey.records import (
     BANDS,
@@ -26,7 +23,9 @@ from skyfuse.survey.records import (
     SpectrumInfo,
 )
 
-SDSS = Instrument("sdss", Imaging(tuple(BANDS), pixel_arcsec=0.396), Spectroscopy("sdss"))
+_PIXEL_ARCSEC = 0.396
+
+SDSS = Instrument("sdss", Imaging(tuple(BANDS), _PIXEL_ARCSEC), Spectroscopy("sdss"))
 """The camera of the 2.5 m telescope (Gunn et al. 1998) and the spectrographs beneath it."""
 
 # Electrons per DN, by camcol, bands u g r i z. Source of both tables: the SDSS data model page of `frame`,
@@ -117,21 +116,6 @@ _BIN_TOLERANCE = 5e-3
 # The sky varies smoothly: one pixel in 16 each way is plenty for the median σ of empty pixels.
 _EMPTY_STEP = 16
 _CCD_ROWS = 2048
-# The terms of a WCS that the cards of FrameInfo carry (FITS 4.0, table 22, and the SIP convention), and those
-# that change positions too and are not carried: lookup tables, text parameters, keywords of before FITS 3.0.
-_WCS_TERM = re.compile(
-    r"(CRPIX|CRVAL|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d\d?|LONPOLE|LATPOLE|[AB]_(ORDER|\d_\d)"
-)
-# All projections of FITS 4.0, table 23, and TPV; others (TNX, ZPX) have terms that wcslib ignores.
-_PROJECTION = re.compile(
-    r"(AZP|SZP|TAN|STG|SIN|ARC|ZPN|ZEA|AIR|CYP|CEA|CAR|MER|SFL|PAR|MOL|AIT|COP|COE|COD|COO|BON|PCO|TSC|CSC|QSC"
-    r"|HPX|XPH|TPV)(-SIP)?"
-)
-_WCS_NOT_CARRIED = re.compile(
-    r"(CPDIS|CQDIS|D2IMDIS)[12]|(DP|DQ)[12]|D2IM(ARR|EXT|ERR)|AXISCORR|PS[12]_\d\d?|LONGPOLE|(CD|PC)00[12]00[12]"
-)
-# An order of magnitude to either side of the 0.396″ of SDSS is another camera, or damage.
-_PIXEL_ARCSEC = (0.04, 4.0)
 # A star drifts over the CCDs in this order, two frames apart (Gunn et al. 1998, AJ 116, 3040), and FRAME
 # counts the frames of one CCD: the field, which numbers the sky, is FRAME less this. Real frames bear it out.
 FRAMES_BEHIND_R = {"r": 0, "i": 2, "u": 4, "z": 6, "g": 8}
@@ -221,105 +205,20 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
         raise FileError(f"its EXPTIME is {exposed} s", reason="bad-values", remedy=_AGAIN, path=path)
     middle = fits.number(header, "TAI", path) + ((ny - 1) / 2 / _CCD_ROWS - 0.5) * exposed
     mjd = fits.require_date(middle / _SECONDS_A_DAY, path)
-    cards, ra, dec = _celestial(header, (ny, nx), path)
+    place = wcs.celestial(header, (ny, nx), path, _PIXEL_ARCSEC)
     return FrameInfo(
         frame_id=f"sdss-{run}-{camcol}-{field}-{band}",
         survey="sdss",
         band=band,
         mjd=mjd,
         shape=(ny, nx),
-        wcs=cards,
-        ra=ra,
-        dec=dec,
+        wcs=place.cards,
+        ra=place.ra,
+        dec=place.dec,
         run=run,
         camcol=camcol,
         field=field,
     )
-
-
-def _celestial(header: fits.Header, shape: tuple[int, int], path: Path) -> tuple[str, float, float]:
-    """Return a frame's WCS as header cards, and the position of its centre, degrees.
-
-    The cards hold every term that the WCS has: matrix or scales, the projection's parameters, the native
-    pole, SIP or TPV distortion. What they could not hold is refused.
-    """
-    terms = {key for key in header if _WCS_TERM.fullmatch(key)}
-    for key in header:
-        if _WCS_NOT_CARRIED.fullmatch(key):
-            raise _bad_wcs(path, f"its WCS has {key}, a term that is not read")
-    values: dict[str, float | int] = {}
-    keys = ["CRPIX1", "CRPIX2", "CRVAL1", "CRVAL2"]
-    if any(key.startswith("CD") and key[2] in "12" for key in terms):
-        if any(key.startswith("PC") for key in terms):
-            raise _bad_wcs(path, "its WCS has both CD and PC")
-        keys += ["CD1_1", "CD1_2", "CD2_1", "CD2_2"]
-        terms -= {"CDELT1", "CDELT2", "CROTA1", "CROTA2"}  # without meaning beside CD (FITS 4.0, 8.1.2)
-    else:
-        keys += ["CDELT1", "CDELT2"]
-    keys += sorted(terms.difference(keys))
-    words = {f"CTYPE{axis}": str(header.get(f"CTYPE{axis}", "")).strip() for axis in (1, 2)}
-    words |= {f"CUNIT{axis}": str(header.get(f"CUNIT{axis}", "deg")).strip() for axis in (1, 2)}
-    # RADECSYS is the name of before FITS 3.0, which astropy warns about.
-    words["RADESYS"] = str(header.get("RADESYS", header.get("RADECSYS", ""))).strip()
-    try:
-        if header.get("WCSAXES", 2) != 2:
-            raise _bad_wcs(path, f"its WCS has {header['WCSAXES']} axes, not 2")
-        for key in keys:
-            whole = key.endswith("_ORDER")
-            values[key] = fits.integer(header, key, path, 0, 9) if whole else fits.number(header, key, path)
-        equinox = fits.number(header, "EQUINOX", path) if "EQUINOX" in header else 2000.0
-    except FileError as error:
-        raise _bad_wcs(path, error.fault) from error
-    # The default, in part, is the equinox's (FITS 4.0, 8.3). ICRS has none, FK5 of 2000 is ICRS to 0.02″.
-    for axis, begin in ((1, "RA---"), (2, "DEC--")):
-        kind = words[f"CTYPE{axis}"]
-        if not (kind.startswith(begin) and _PROJECTION.fullmatch(kind[len(begin) :])):
-            raise _bad_wcs(path, f"its axis {axis} is {kind!r}, not {begin} in a projection that is read")
-        if not re.fullmatch(r"[A-Za-z ]{0,20}", words[f"CUNIT{axis}"]):
-            raise _bad_wcs(path, f"the unit of its axis {axis} is {words[f'CUNIT{axis}']!r}")
-    words["RADESYS"] = words["RADESYS"] or (
-        "ICRS" if "EQUINOX" not in header else "FK4" if equinox < 1984 else "FK5"
-    )
-    if words["RADESYS"] not in ("ICRS", "FK5") or (words["RADESYS"] == "FK5" and equinox != 2000):
-        raise _bad_wcs(
-            path, f"its coordinates are {words['RADESYS']!r} of {equinox:g}, neither ICRS nor FK5 of 2000"
-        )
-    distorted = any(key.startswith(("A_", "B_")) for key in values)
-    if distorted != words["CTYPE1"].endswith("-SIP") or distorted != words["CTYPE2"].endswith("-SIP"):
-        raise _bad_wcs(
-            path, "its WCS has SIP coefficients or a CTYPE that ends in -SIP, one without the other"
-        )
-    if words["CTYPE1"].startswith("RA---TAN") and any(key.startswith("PV") for key in values):
-        raise _bad_wcs(
-            path, "its WCS has PV terms beside TAN, which is written TPV where they are a distortion"
-        )
-    cards = "".join(f"{key:<8}= {repr(value).upper():>20}".ljust(fits.CARD) for key, value in values.items())
-    cards += "".join(f"{key:<8}= '{value:<8}'".ljust(fits.CARD) for key, value in words.items())
-    for axis, size in enumerate(reversed(shape), start=1):
-        cards += f"{f'NAXIS{axis}':<8}= {size:>20}".ljust(fits.CARD)
-    ny, nx = shape
-    pixels = np.array([[(nx - 1) / 2, (ny - 1) / 2], [0, 0], [nx - 1, 0], [0, ny - 1], [nx - 1, ny - 1]])
-    try:
-        # wcslib itself: `astropy.wcs.WCS` on top of it takes 13 times as long.
-        wcs = Wcsprm(cards.encode("ascii"))
-        wcs.set()
-        if not (-180 <= wcs.crval[0] <= 540 and -90 <= wcs.crval[1] <= 90):
-            raise _bad_wcs(path, f"its reference point {tuple(wcs.crval)} is not on the sky")
-        scale = 3600 * math.sqrt(abs(np.linalg.det(np.diag(wcs.get_cdelt()) @ wcs.get_pc())))
-        world = wcs.p2s(pixels, 0)["world"]
-        back = wcs.s2p(world, 0)["pixcrd"]
-    except (ValueError, WcsError) as error:
-        raise _bad_wcs(path, f"its WCS does not compute ({str(error).splitlines()[0]})") from error
-    if not _PIXEL_ARCSEC[0] <= scale <= _PIXEL_ARCSEC[1]:
-        raise _bad_wcs(path, f"its pixels are {scale:.3g} arcsec wide, those of SDSS 0.396")
-    if not (np.abs(back - pixels) < 0.01).all():
-        raise _bad_wcs(path, "its WCS does not lead back from the sky to the pixels of its corners")
-    return cards, float(world[0, 0]), float(world[0, 1])
-
-
-def _bad_wcs(path: Path, fault: str) -> FileError:
-    remedy = "correct its header, or get the file again from the archive"
-    return FileError(fault, reason="bad-wcs", remedy=remedy, path=path)
 
 
 def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
