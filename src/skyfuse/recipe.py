@@ -10,28 +10,19 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
 from skyfuse.errors import UsageError
 from skyfuse.strictyaml import Section, parse_yaml, read_yaml, validated
+from skyfuse.words import DERIVED, MODALITIES, Fusion, Kind, Modality, Part
 
-Kind = Literal["regression", "classification", "reconstruction"]
-Modality = Literal["image", "spectrum", "table"]
-Fusion = Literal["image", "spectrum", "table", "early", "late-mean", "late-weighted"]
 Variant = Literal["tiny-pixels", "shuffled-bands", "complete-only"]
 Reader = Literal["cube", "table", "gaia-xp", "images", "scene"]
 Product = Literal["frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene"]
-Part = Literal["train", "valid", "calibration", "test"]
 Scalar = bool | int | float | str
-
-MODALITIES: tuple[Modality, ...] = get_args(Modality)
-PARTS: tuple[str, ...] = get_args(Part)
-
-DERIVED = {"ew": "ew_*", "indices": "idx_*", "morphology": "morph_*"}
-"""Columns that each name in `derive` stands for."""
 
 
 class Task(Section):
@@ -468,7 +459,7 @@ class Recipe(Section):
         if _touches(column, self.task.label):
             return "it is the label"
         for name, reason in self.task.forbidden.items():
-            if _touches(column, DERIVED.get(name, name)):
+            if _touches(column, DERIVED[name].columns if name in DERIVED else name):
                 return reason
         return None
 

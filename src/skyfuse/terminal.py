@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +17,11 @@ import typer
 
 from skyfuse.disk import named, replaced
 from skyfuse.errors import UsageError
+from skyfuse.words import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Progress = Callable[[int, int, str], None]
 
 _QUIET = 10.0
 """Seconds after which lines of progress tell the state between two tenths."""

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from skyfuse.dataset import groups
 from skyfuse.dataset import split as splitting
-from skyfuse.dataset.split import PARTS, SplitPlan
+from skyfuse.dataset.split import SplitPlan
 from skyfuse.errors import DataError, SkyfuseError, StoreError, UsageError
+from skyfuse.words import PARTS
 
 ARCSEC = 1 / 3600
 

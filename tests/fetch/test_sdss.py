@@ -35,7 +35,7 @@ def ask(serve):
         with Client(archives.hosts) as client:
             service = SkyServer(client, archives, sleep=lambda _: None)
             if isinstance(arguments[0], Choice):
-                arguments = (sdss.parts(service, arguments[0]),)
+                arguments = (sdss.strata(service, arguments[0]),)
             groups = list(write(service, *arguments, file, *([] if write is sdss.write_list else [quiet])))
         return groups, list(csv.DictReader(io.StringIO(file.getvalue())))
 

@@ -53,8 +53,7 @@ from skyfuse.disk import dumps, locked, replaced, write_json
 from skyfuse.errors import DataError, StoreError, UsageError, shown
 from skyfuse.processes import Context
 from skyfuse.survey.records import BANDS
-
-Progress = Callable[[int, int, str], None]
+from skyfuse.words import Progress
 
 MAX_TILE_BYTES = 2 * 1024**3
 """A tile that would outgrow this splits into its four children."""

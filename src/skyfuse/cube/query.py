@@ -27,12 +27,12 @@ from skyfuse.disk import parse_json
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.sphere import chord, position, positions, unit_vectors
 from skyfuse.survey.records import BANDS, Samples
+from skyfuse.words import Sampled
 
 if TYPE_CHECKING:
     from specutils import Spectrum as SpecutilsSpectrum
 
 What = Literal["objects", "frames", "spectra"]
-Kind = Literal["image", "spectrum"]
 
 _AGAIN = "run skyfuse build again on the same inputs"
 _KEYS = {"objects": "object_id", "frames": "frame_id", "spectra": "spectrum_id"}
@@ -150,7 +150,7 @@ class Cube:
         """Objects: a row each, columns as in `skyfuse.cube.catalogue.SCHEMAS`."""
         return self._read("objects")
 
-    def gather(self, kind: Kind, zoom: int, rows: ArrayLike) -> Samples:
+    def gather(self, kind: Sampled, zoom: int, rows: ArrayLike) -> Samples:
         """Return the stored arrays of objects.
 
         Parameters

@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from skyfuse.cube import layout
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.survey.records import Samples
+from skyfuse.words import Sampled
 
-Modality = Literal["image", "spectrum"]
-
-ARRAY_MODALITIES: tuple[Modality, ...] = get_args(Modality)
-UNITS: dict[Modality, str] = {"image": "nanomaggy", "spectrum": "1e-17 erg/s/cm2/Angstrom"}
+UNITS: dict[Sampled, str] = {"image": "nanomaggy", "spectrum": "1e-17 erg/s/cm2/Angstrom"}
 """Unit of value and sigma of each modality of a cube."""
 
 _DIMENSIONS = {"image": 4, "spectrum": 2}
@@ -36,9 +34,9 @@ _PROBES = 16
 def write_arrays(
     path: Path,
     n: int,
-    shapes: Mapping[tuple[Modality, int], tuple[int, ...]],
+    shapes: Mapping[tuple[Sampled, int], tuple[int, ...]],
     wavelengths: Mapping[int, NDArray[np.float64]],
-    units: Mapping[Modality, str],
+    units: Mapping[Sampled, str],
 ) -> layout.ArrayWriter:
     """Preallocate the arrays of a dataset, to be filled block by block with `write_block`.
 
@@ -138,7 +136,7 @@ class Arrays:
         Parameters
         ----------
         keys : sequence of (str, int, str)
-            Modality, zoom, and ``value``, ``sigma`` or ``coverage``.
+            Sampled, zoom, and ``value``, ``sigma`` or ``coverage``.
         rows : ndarray of int64
             Within the arrays.
         """

@@ -20,15 +20,15 @@ from skyfuse.checksums import damaged
 from skyfuse.cube import layout
 from skyfuse.dataset import features, groups, make, quality, select
 from skyfuse.dataset import split as splitting
-from skyfuse.dataset.arrays import ARRAY_MODALITIES, Arrays, Modality
+from skyfuse.dataset.arrays import Arrays
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import Samples
+from skyfuse.words import PARTS, SAMPLED, Progress, Sampled
 
 if TYPE_CHECKING:
     from skyfuse.cube.query import Cube
     from skyfuse.dataset.tensors import TensorDataset
 
-Progress = Callable[[int, int, str], None]
 
 _SFR_LABEL = "AVG"
 _AGAIN = "make the dataset anew from its source"
@@ -127,7 +127,7 @@ class Dataset:
         label_definition: str = "",
         classes: Mapping[str, Sequence[str]] | None = None,
         where: Mapping[str, Sequence[str | float | None]] | None = None,
-        modalities: Sequence[str] = ARRAY_MODALITIES,
+        modalities: Sequence[str] = SAMPLED,
         zooms: Mapping[str, Sequence[int]] | None = None,
         columns: Sequence[str] = (),
         derive: Sequence[str] = (),
@@ -225,7 +225,7 @@ class Dataset:
         cls,
         path: str | Path | None,
         table: pd.DataFrame,
-        arrays: Mapping[tuple[Modality, int], Samples | Callable[[NDArray[np.int64]], Samples]],
+        arrays: Mapping[tuple[Sampled, int], Samples | Callable[[NDArray[np.int64]], Samples]],
         *,
         label: str | None = None,
         label_unit: str = "",
@@ -557,7 +557,7 @@ class Dataset:
         list of dict
             Rows (int64) of ``train``, ``valid``, ``calibration`` and ``test``.
         """
-        return [dict(zip(splitting.PARTS, turn.parts(), strict=True)) for turn in self._split(name).rounds]
+        return [dict(zip(PARTS, turn.parts(), strict=True)) for turn in self._split(name).rounds]
 
     def split_digest(self, name: str = "default") -> str:
         """Return the sha256 of a split, by which a model says what it was trained on."""
@@ -671,7 +671,7 @@ def _check_meta(path: Path, meta: dict[str, Any], table: pd.DataFrame) -> None:
     modalities = meta.get("modalities")
     sound = (
         isinstance(modalities, dict)
-        and set(modalities) <= set(ARRAY_MODALITIES)
+        and set(modalities) <= set(SAMPLED)
         and all(
             isinstance(z, list) and all(isinstance(level, int) for level in z) for z in modalities.values()
         )

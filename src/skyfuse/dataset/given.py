@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from skyfuse import identifiers
 from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
 from skyfuse.dataset.dataset import Dataset
-from skyfuse.dataset.make import DERIVED, NOTHING_LEFT
+from skyfuse.dataset.make import NOTHING_LEFT
 from skyfuse.dataset.select import Funnel, find_column, numbers
 from skyfuse.dataset.source import from_images, from_xp, tables_in
 from skyfuse.disk import names_file
@@ -33,8 +33,7 @@ from skyfuse.survey.recognise import recognise
 from skyfuse.survey.records import BANDS, Samples, SpectrumInfo
 from skyfuse.survey.scene import read_scene
 from skyfuse.survey.tables import read_table, without_sentinels
-
-Progress = Callable[[int, int, str], None]
+from skyfuse.words import DERIVED, Progress
 
 IDENTITY = ("object_id", "spectrum_id", "ra", "dec", "plate", "mjd", "fiberid", "source_id", "name")
 """Columns of a dataset or cube that name an object."""
@@ -189,7 +188,7 @@ def open_given(
         wanted |= {"zooms": kept, "modalities": tuple(kept), "every_spectrum": inputs["every_spectrum"]}
         return _of_cube(path, work, inputs["grid"] or "sdss", wanted)
     for name, zoom in inputs["derive"].items():
-        zooms.setdefault(DERIVED[name], set()).add(int(zoom))
+        zooms.setdefault(DERIVED[name].modality, set()).add(int(zoom))
     levels = {modality: sorted(found) for modality, found in zooms.items()}
     target = work / "dataset"
     if reader == "table":

@@ -22,7 +22,7 @@ from skyfuse.checksums import replace_covered, seal
 from skyfuse.cube.cutout import frame_wcs, pixel_to_sky, sky_to_pixel
 from skyfuse.dataset import features, groups, quality, select
 from skyfuse.dataset import split as splitting
-from skyfuse.dataset.arrays import ARRAY_MODALITIES, UNITS, Modality, write_arrays, write_block
+from skyfuse.dataset.arrays import UNITS, write_arrays, write_block
 from skyfuse.dataset.labels import match_labels
 from skyfuse.dataset.match import on_sky
 from skyfuse.dataset.morphology import morphology
@@ -30,19 +30,17 @@ from skyfuse.disk import sha256
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import BANDS, Samples
 from skyfuse.survey.tables import read_sfr, read_table
+from skyfuse.words import DERIVED, SAMPLED, Progress, Sampled
 
 if TYPE_CHECKING:
     from skyfuse.cube.query import Cube
 
-Progress = Callable[[int, int, str], None]
-Read = Callable[[Modality, int, NDArray[np.int64]], Samples]
+Read = Callable[[Sampled, int, NDArray[np.int64]], Samples]
 """Arrays of one modality and zoom of some rows of the source."""
 
 FORMAT = 3
 """Version of the folder's layout; `Dataset.open` refuses any other."""
 TABLE, ARRAYS, META, SPLITS = "table.parquet", "arrays.h5", "dataset.json", "splits.json"
-DERIVED: dict[str, Modality] = {"ew": "spectrum", "indices": "spectrum", "morphology": "image"}
-"""What can be derived, and from which arrays."""
 NOTHING_LEFT = "no object is left to use"
 """How the error begins where every object was dropped on the way."""
 
@@ -130,10 +128,10 @@ class Content:
     table: pd.DataFrame
     rows: NDArray[np.int64]
     read: Read
-    zooms: dict[Modality, tuple[int, ...]]
-    finest: dict[Modality, int]
+    zooms: dict[Sampled, tuple[int, ...]]
+    finest: dict[Sampled, int]
     wavelengths: Mapping[int, NDArray[np.float64]]
-    units: Mapping[Modality, str]
+    units: Mapping[Sampled, str]
     funnel: select.Funnel
     group: Callable[[pd.DataFrame], NDArray[np.int64]]
     meta: dict[str, Any]
@@ -203,7 +201,7 @@ def make(
         "funnel": funnel.to_json(),
         "modalities": {modality: list(levels) for modality, levels in content.zooms.items()},
         "table": {"columns": columns},
-        "derived": {name: content.finest[DERIVED[name]] for name in wanted.derive},
+        "derived": {name: content.finest[DERIVED[name].modality] for name in wanted.derive},
         **content.meta,
     }
     _write(path, content, meta, splits, progress)
@@ -227,7 +225,7 @@ def write_splits(path: Path, splits: Mapping[str, splitting.Split], ids: ArrayLi
 
 
 def cube_request(
-    cube: Cube, labels: pd.DataFrame | None, wanted: Wanted, zooms: Mapping[Modality, Sequence[int]]
+    cube: Cube, labels: pd.DataFrame | None, wanted: Wanted, zooms: Mapping[Sampled, Sequence[int]]
 ) -> dict[str, Any]:
     """Return what names the sources and options of a dataset made from a cube."""
     return {
@@ -242,7 +240,7 @@ def cube_content(
     cube: Cube,
     labels: pd.DataFrame | None,
     label: str | None,
-    zooms: dict[Modality, tuple[int, ...]],
+    zooms: dict[Sampled, tuple[int, ...]],
     *,
     every_spectrum: bool,
     flag_zero: bool,
@@ -256,7 +254,7 @@ def cube_content(
         rows_table, object_row = _spectra_as_objects(cube, objects)
         spectra, what = rows_table, "spectra"
 
-    def read(modality: Modality, zoom: int, rows: NDArray[np.int64]) -> Samples:
+    def read(modality: Sampled, zoom: int, rows: NDArray[np.int64]) -> Samples:
         if modality == "spectrum" and every_spectrum:
             return cube.spectrum_samples(rows, zoom)
         return cube.gather(modality, zoom, object_row[rows])
@@ -313,7 +311,7 @@ def cube_content(
         rows=rows.astype(np.int64),
         read=read,
         zooms=zooms,
-        finest=dict.fromkeys(ARRAY_MODALITIES, 0),
+        finest=dict.fromkeys(SAMPLED, 0),
         wavelengths={zoom: cube.grid.centres(zoom) for zoom in {0, *zooms.get("spectrum", ())}},
         units=UNITS,
         funnel=funnel,
@@ -336,7 +334,7 @@ def _spectra_as_objects(cube: Cube, objects: pd.DataFrame) -> tuple[pd.DataFrame
 
 def cube_zooms(
     cube: Cube, modalities: Sequence[str], zooms: Mapping[str, Sequence[int]] | None
-) -> dict[Modality, tuple[int, ...]]:
+) -> dict[Sampled, tuple[int, ...]]:
     """Return the zooms to keep of each modality of arrays.
 
     Raises
@@ -344,14 +342,14 @@ def cube_zooms(
     UsageError
         If a modality or a zoom is not one of the cube's.
     """
-    unknown = sorted((set(modalities) | set(zooms or {})) - {*ARRAY_MODALITIES, "table"})
+    unknown = sorted((set(modalities) | set(zooms or {})) - {*SAMPLED, "table"})
     if unknown or not modalities:
         raise UsageError(
             f"{', '.join(unknown) or 'nothing'} is no modality of a cube",
-            remedy=f"choose of {', '.join(ARRAY_MODALITIES)}, table",
+            remedy=f"choose of {', '.join(SAMPLED)}, table",
         )
-    kept: dict[Modality, tuple[int, ...]] = {}
-    for modality in (known for known in ARRAY_MODALITIES if known in modalities):
+    kept: dict[Sampled, tuple[int, ...]] = {}
+    for modality in (known for known in SAMPLED if known in modalities):
         levels = tuple(sorted({int(zoom) for zoom in (zooms or {}).get(modality, range(cube.zooms))}))
         if not levels or levels[0] < 0 or levels[-1] >= cube.zooms:
             raise UsageError(
@@ -362,7 +360,7 @@ def cube_zooms(
     return kept
 
 
-def _present(cube: Cube, read: Read, n: int, modalities: Sequence[Modality]) -> NDArray[np.bool_]:
+def _present(cube: Cube, read: Read, n: int, modalities: Sequence[Sampled]) -> NDArray[np.bool_]:
     """Return which rows have a valid sample in each modality: the coarsest zoom tells, and is small."""
     present = np.ones(n, dtype=bool)
     for first in range(0, n, _BLOCK):
@@ -401,7 +399,7 @@ def _frame_angles(frames: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.float
 
 def arrays_request(
     table: pd.DataFrame,
-    arrays: Mapping[tuple[Modality, int], Samples | Callable[[NDArray[np.int64]], Samples]],
+    arrays: Mapping[tuple[Sampled, int], Samples | Callable[[NDArray[np.int64]], Samples]],
     wanted: Wanted,
     provenance: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -422,7 +420,7 @@ def arrays_request(
 
 def arrays_content(
     table: pd.DataFrame,
-    arrays: Mapping[tuple[Modality, int], Samples | Callable[[NDArray[np.int64]], Samples]],
+    arrays: Mapping[tuple[Sampled, int], Samples | Callable[[NDArray[np.int64]], Samples]],
     wavelengths: Mapping[int, NDArray[np.float64]],
     funnel: select.Funnel,
     *,
@@ -441,8 +439,8 @@ def arrays_content(
     DataError
         If the column ``object_id`` is there and not unique.
     """
-    described: dict[Modality, Mapping[str, Any] | None] = {"image": image, "spectrum": spectrum}
-    zooms: dict[Modality, tuple[int, ...]] = {}
+    described: dict[Sampled, Mapping[str, Any] | None] = {"image": image, "spectrum": spectrum}
+    zooms: dict[Sampled, tuple[int, ...]] = {}
     for modality, zoom in sorted(arrays):
         source = arrays[modality, zoom]
         if described.get(modality) is None or (modality == "spectrum" and zoom not in wavelengths):
@@ -457,7 +455,7 @@ def arrays_content(
             )
         zooms[modality] = (*zooms.get(modality, ()), zoom)
 
-    def read(modality: Modality, zoom: int, rows: NDArray[np.int64]) -> Samples:
+    def read(modality: Sampled, zoom: int, rows: NDArray[np.int64]) -> Samples:
         source = arrays[modality, zoom]
         if isinstance(source, Samples):
             return Samples(source.value[rows], source.sigma[rows], source.coverage[rows])
@@ -550,7 +548,7 @@ def _identified(table: pd.DataFrame) -> pd.DataFrame:
 
 def _equal_keys(
     table: pd.DataFrame,
-    arrays: Mapping[tuple[Modality, int], Samples | Callable[[NDArray[np.int64]], Samples]],
+    arrays: Mapping[tuple[Sampled, int], Samples | Callable[[NDArray[np.int64]], Samples]],
     columns: Sequence[str],
 ) -> NDArray[np.int64] | None:
     """Return a number for each row, equal where its inputs are, −1 where it has none.
@@ -688,7 +686,7 @@ def _measured(content: Content, progress: Progress | None) -> pd.DataFrame:
     return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
 
 
-def _blocks(content: Content, modalities: Sequence[Modality]) -> Iterator[slice]:
+def _blocks(content: Content, modalities: Sequence[Sampled]) -> Iterator[slice]:
     """Yield blocks of rows whose arrays at the finest zoom fit into memory; none if no arrays are read."""
     rows = content.rows
     if not modalities or not len(rows):
@@ -711,7 +709,7 @@ def _strict_steps(content: Content) -> list[tuple[str, NDArray[np.bool_], bool]]
 
 def _derived(content: Content, names: Sequence[str]) -> pd.DataFrame:
     """Return the columns that are derived from the arrays, measured at the finest zoom block by block."""
-    needed = sorted({DERIVED[name] for name in names})
+    needed = sorted({DERIVED[name].modality for name in names})
     for modality in needed:
         if modality not in content.finest:
             raise DataError(
@@ -781,7 +779,7 @@ def _write(
 ) -> None:
     """Write the files of a dataset; memory holds one block of objects."""
     rows, n = content.rows, len(content.rows)
-    shapes: dict[tuple[Modality, int], tuple[int, ...]] = {
+    shapes: dict[tuple[Sampled, int], tuple[int, ...]] = {
         (modality, zoom): content.read(modality, zoom, rows[:1]).value.shape[1:]
         for modality, levels in content.zooms.items()
         for zoom in levels

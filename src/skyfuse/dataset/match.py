@@ -8,7 +8,7 @@ are: of one frame (ICRS) and one epoch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from skyfuse.dataset.select import Funnel, find_column
 from skyfuse.errors import DataError, UsageError
 from skyfuse.survey.columns import UNITS, floats
+from skyfuse.words import Progress
 
 Mode = Literal["one-to-one", "nearest", "all"]
-Progress = Callable[[int, int, str], None]
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 

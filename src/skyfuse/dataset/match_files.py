@@ -35,7 +35,6 @@ from skyfuse.dataset.match import (
     IntArray,
     Mode,
     Pairs,
-    Progress,
     Zones,
     checked_mode,
     checked_radius,
@@ -51,6 +50,7 @@ from skyfuse.dataset.match import (
 from skyfuse.disk import replaced, sha256, write_json
 from skyfuse.errors import DataError, FileError, StoreError, UsageError
 from skyfuse.survey.tables import read_table
+from skyfuse.words import Progress
 
 # The whole sky: 12 cells of order 0, each of 4^29 cells of order 29.
 _SKY = 12 << 58

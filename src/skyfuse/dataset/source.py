@@ -18,7 +18,6 @@ from skyfuse import identifiers
 from skyfuse.cube.build import build, holds_only
 from skyfuse.cube.query import Cube
 from skyfuse.dataset import groups, select
-from skyfuse.dataset.arrays import ARRAY_MODALITIES
 from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.labels import match_identifiers
 from skyfuse.dataset.make import position_names
@@ -29,8 +28,8 @@ from skyfuse.survey.galaxyzoo import MORPHOLOGY, Images, read_images, read_votes
 from skyfuse.survey.records import Samples
 from skyfuse.survey.scene import read_scene
 from skyfuse.survey.tables import read_table, without_sentinels
+from skyfuse.words import SAMPLED, Progress
 
-Progress = Callable[[int, int, str], None]
 Reader = Literal["cube", "table", "gaia-xp", "images", "scene"]
 Read = Callable[[NDArray[np.int64]], Samples]
 
@@ -130,7 +129,7 @@ def open_source(
         if reader == "cube":
             wanted |= {
                 "labels": labels,
-                "modalities": ARRAY_MODALITIES if zooms is None else tuple(zooms),
+                "modalities": SAMPLED if zooms is None else tuple(zooms),
                 "zooms": zooms,
                 "every_spectrum": every_spectrum,
                 "flag_zero": flag_zero,

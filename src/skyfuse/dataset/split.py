@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_matrix
 
 from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.words import PARTS
 
 IntArray = NDArray[np.int64]
 
-PARTS = ("train", "valid", "calibration", "test")
 """Training; choice of models and end of training; calibration of intervals; final figures."""
 FRACTIONS = (0.6, 0.1, 0.1, 0.2)
 FOLDS = 5

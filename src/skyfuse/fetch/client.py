@@ -36,8 +36,7 @@ from skyfuse.fetch.bounds import HEAD, LEAST_RATE, MOST, REDIRECTS, WORDS, Bound
 from skyfuse.fetch.checks import check
 from skyfuse.fetch.connection import limit_of, manager
 from skyfuse.fetch.ledger import NAME, Ledger, Row, Tally, Wanted, printable, writing
-
-Progress = Callable[[int, int, str], None]
+from skyfuse.words import Progress
 
 CONNECTIONS = 24
 """Connections at a time: enough to hide a latency of 50 ms, no more than an archive bears from one user."""

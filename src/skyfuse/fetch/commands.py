@@ -415,8 +415,8 @@ def _catalogue(session: Session, kind: str, choice: Any) -> Answered | None:
         kind,
         "sdss",
         {**asdict(choice), "release": session.archives.release.name},
-        lambda file: survey.write(server, survey.parts(server, choice), file, session.progress),
-        lambda: (part.group() for part in survey.parts(server, choice)),
+        lambda file: survey.write(server, survey.strata(server, choice), file, session.progress),
+        lambda: (stratum.group() for stratum in survey.strata(server, choice)),
     )
 
 

@@ -35,7 +35,6 @@ from skyfuse.fetch.ledger import Wanted
 from skyfuse.fetch.plan import (
     Answered,
     Group,
-    Progress,
     pick,
     positions,
     require_area,
@@ -45,6 +44,7 @@ from skyfuse.fetch.plan import (
 )
 from skyfuse.fetch.sql import PAGE, Answer, Selection, Service, opening, read
 from skyfuse.sphere import Cone
+from skyfuse.words import Progress
 
 SOURCES = "gaiadr3.gaia_source"
 COLUMNS = (

@@ -120,9 +120,6 @@ class Group:
         return "; ".join([*said, *([self.note] if self.note else [])])
 
 
-Progress = Callable[[int, int, str], None]
-"""Told how much of how much is done, and of what."""
-
 Asking = Callable[[TextIO], Iterable[Group]]
 """Writes the rows of all groups to a file, as CSV with a header, and says what came."""
 

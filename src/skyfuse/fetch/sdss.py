@@ -25,7 +25,6 @@ from skyfuse.fetch.ledger import Wanted
 from skyfuse.fetch.plan import (
     Answered,
     Group,
-    Progress,
     Region,
     pick,
     positions,
@@ -39,6 +38,7 @@ from skyfuse.fetch.sql import Selection
 from skyfuse.sphere import Cone, chord, unit_vectors
 from skyfuse.survey.records import BANDS
 from skyfuse.survey.sdss import FRAMES_BEHIND_R
+from skyfuse.words import Progress
 
 SPECTRA = "SpecObjAll AS s"
 _JOINED = f"{SPECTRA} LEFT JOIN SpecPhotoAll AS p ON p.specObjID = s.specObjID"
@@ -119,7 +119,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Stratum:
     """One group of spectra: its name, query, how many are asked for (None: all) and how many there are."""
 
     name: str
@@ -133,7 +133,7 @@ class Part:
         return Group(self.name, self.selection.sql(top), self.asked, self.available, rows, note)
 
 
-def parts(server: SkyServer, choice: Choice) -> list[Part]:
+def strata(server: SkyServer, choice: Choice) -> list[Stratum]:
     """Count what there is and return the queries that get it, one for each class or subclass.
 
     Within a class the order is that of the MD5 sum of the seed and specObjID: as good as random, the same
@@ -148,7 +148,7 @@ def parts(server: SkyServer, choice: Choice) -> list[Part]:
     """
     if choice.sql is not None:
         chosen = server.keyed(sql.wrapped(choice.sql))
-        return [Part("query", chosen, None, sum(server.count(chosen).values()))]
+        return [Stratum("query", chosen, None, sum(server.count(chosen).values()))]
     names = tuple(name.strip().upper() for name in choice.classes)
     where: tuple[str, ...] = () if choice.repeats else (_GOOD, _PRIMARY)
     where += () if choice.region is None else within(choice.region, "s")
@@ -159,7 +159,7 @@ def parts(server: SkyServer, choice: Choice) -> list[Part]:
     bare = replace(base, source=SPECTRA)
     wanted = choice.per_class or choice.per_subclass
     if wanted is None:
-        return [Part("spectra", base, None, sum(server.count(bare).values()))]
+        return [Stratum("spectra", base, None, sum(server.count(bare).values()))]
     by = ("s.class",) if choice.per_class is not None else ("s.class", "s.subClass")
     found = server.count(bare, by)
     if sum(found.values()) != sum(server.count(bare).values()):
@@ -182,12 +182,12 @@ def parts(server: SkyServer, choice: Choice) -> list[Part]:
             numeric=False,
         )
         name = " ".join(word for word in (group[0], *(f"[{word}]" for word in group[1:])) if word)
-        out.append(Part(name, drawn, wanted, available))
+        out.append(Stratum(name, drawn, wanted, available))
     return out
 
 
-def write(server: SkyServer, chosen: Sequence[Part], file: TextIO, progress: Progress) -> Iterator[Group]:
-    """Write the rows of all parts as one CSV table; yield what came of each part.
+def write(server: SkyServer, chosen: Sequence[Stratum], file: TextIO, progress: Progress) -> Iterator[Group]:
+    """Write the rows of all strata as one CSV table; yield what came of each.
 
     Raises
     ------
@@ -197,11 +197,11 @@ def write(server: SkyServer, chosen: Sequence[Part], file: TextIO, progress: Pro
     writer = csv.writer(file, lineterminator="\n")
     header: list[str] = []
     total = 0
-    for number, part in enumerate(chosen):
-        progress(number, len(chosen), f"asking for {part.name}")
+    for number, stratum in enumerate(chosen):
+        progress(number, len(chosen), f"asking for {stratum.name}")
         count = 0
-        if part.available:
-            for answer in server.rows(part.selection, limit=part.asked, available=part.available):
+        if stratum.available:
+            for answer in server.rows(stratum.selection, limit=stratum.asked, available=stratum.available):
                 if not header and answer.columns:
                     header = answer.columns
                     writer.writerow(header)
@@ -209,7 +209,7 @@ def write(server: SkyServer, chosen: Sequence[Part], file: TextIO, progress: Pro
                     writer.writerow(row)
                     count += 1
         total += count
-        yield part.group(count)
+        yield stratum.group(count)
     progress(len(chosen), len(chosen), "asking SkyServer")
     if not total:
         raise DataError("the archive has nothing of what was asked", remedy="widen the choice")

@@ -13,8 +13,9 @@ from skyfuse.fetch.archives import BYTES, Archives
 from skyfuse.fetch.client import Client
 from skyfuse.fetch.gaia import CHUNK, Gaia
 from skyfuse.fetch.ledger import Ledger, Tally, Wanted
-from skyfuse.fetch.plan import Answered, Asking, Group, Progress, answered
+from skyfuse.fetch.plan import Answered, Asking, Group, answered
 from skyfuse.fetch.skyserver import SkyServer
+from skyfuse.words import Progress
 
 # Bytes of a file of each kind, for the look at the disk's room.
 _TYPICAL = {

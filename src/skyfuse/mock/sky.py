@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import UsageError
 
-Kind = Literal["GALAXY", "QSO", "STAR"]
+SpectralClass = Literal["GALAXY", "QSO", "STAR"]
 
 PIXEL = 0.396
 """Pixel scale of the frames, arcsec."""
@@ -218,7 +218,7 @@ class Source:
     """
 
     index: int
-    kind: Kind
+    kind: SpectralClass
     subclass: str
     ra: float
     dec: float

@@ -35,8 +35,8 @@ from skyfuse.mock.sky import (
 from skyfuse.mock.spectra import BANDS
 from skyfuse.mock.truth import COLUMNS, truth_row
 from skyfuse.processes import Context
+from skyfuse.words import Progress
 
-Progress = Callable[[int, int, str], None]
 VERSION = 2
 PRODUCTS = ("frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene")
 DEFAULT_PRODUCTS = PRODUCTS[:3]

@@ -1,9 +1,10 @@
 """Models: classic estimators, trees, boosting, networks, templates and their fusion, behind one protocol."""
 
-from skyfuse.models.base import MODELS, Arrays, History, Model, Prediction, Progress
+from skyfuse.models.base import MODELS, Arrays, History, Model, Prediction
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.uncertainty import Conformal, propagate
+from skyfuse.words import Progress
 
 __all__ = [
     "MODELS",

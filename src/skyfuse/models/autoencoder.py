@@ -16,8 +16,9 @@ from skyfuse.dataset.features import Scaler, Stretch
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import architectures, files
 from skyfuse.models.architectures import Shapes
-from skyfuse.models.base import Arrays, History, Kind, Lesson, Model
+from skyfuse.models.base import Arrays, History, Lesson, Model
 from skyfuse.models.networks import TRAINING, Network
+from skyfuse.words import Kind
 
 
 class Reconstruction(Model):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.words import Kind, Progress
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
@@ -22,18 +23,13 @@ Arrays = dict[str, NDArray[np.float32]]
 """Model inputs by modality: ``image`` (n, channels, size, size), ``spectrum`` (n, bins), ``table``
 (n, columns) and, beside a spectrum, ``spectrum_sigma`` (n, bins); NaN where invalid."""
 
-Progress = Callable[[int, int, str], None]
-"""Called with what is done, what there is to do, and a line about it."""
-
-Kind = Literal["regression", "classification", "reconstruction"]
-"""What is learned: a number, one of some classes, or (autoencoders) the input itself."""
 
 METRIC: Mapping[Kind, str] = {"regression": "RMSE", "classification": "log loss", "reconstruction": "MSE"}
 """Error that a training lowers, by kind; the name that `History` gives it."""
 
 _BLOCK = 1024  # objects of a dataset in memory at a time
 
-MODALITIES = {"image": 4, "spectrum": 2, "table": 2}
+AXES = {"image": 4, "spectrum": 2, "table": 2}
 """Number of dimensions of each modality's array, objects first, in the order in which fusion joins them."""
 
 AUXILIARY = {"spectrum_sigma": 2}
@@ -73,7 +69,7 @@ class Lesson:
         float64 labels (regression), int64 indices into `classes` (classification; the training part holds at
         least two of them, not always all), zeros that nobody reads (reconstruction).
     kind : str
-        See `Kind`.
+        See `skyfuse.words.Kind`.
     classes : tuple of str
         Names of the classes; empty unless `kind` is classification.
     weight : ndarray of float64, shape (n,), optional
@@ -189,7 +185,7 @@ class Model(ABC):
     name : str
         Key of `MODELS`.
     kinds : frozenset of str
-        What the class can learn, see `Kind`.
+        What the class can learn, see `skyfuse.words.Kind`.
     reads_sigma : bool
         Whether it takes ``spectrum_sigma`` beside ``spectrum`` where it is given; others never see it.
     weighs : bool
@@ -203,7 +199,7 @@ class Model(ABC):
     shapes : dict of str to tuple
         Shape of one object in each array that the model was fitted on; empty before `fit`.
     kind : str
-        What it was fitted for, see `Kind`.
+        What it was fitted for, see `skyfuse.words.Kind`.
     classes : tuple of str
         Classification: names of the classes, in the order of the probabilities.
     interval : Conformal, optional
@@ -232,7 +228,7 @@ class Model(ABC):
     @property
     def modalities(self) -> tuple[str, ...]:
         """Modalities that the fitted model reads."""
-        return tuple(name for name in self.shapes if name in MODALITIES)
+        return tuple(name for name in self.shapes if name in AXES)
 
     def fit(
         self,
@@ -259,7 +255,7 @@ class Model(ABC):
         seed : int
             Two fits with the same seed, data and thread count on one processor give the same model.
         kind : str
-            See `Kind`.
+            See `skyfuse.words.Kind`.
         classes : sequence of str
             Classification: the names of all classes, two or more.
         weight : array_like, shape (n,), optional
@@ -661,12 +657,12 @@ def joined(parts: Sequence[Prediction]) -> Prediction:
 
 
 def _arrays(x: Mapping[str, ArrayLike]) -> Arrays:
-    known = MODALITIES | AUXILIARY
+    known = AXES | AUXILIARY
     unknown = [name for name in x if name not in known]
-    if unknown or not any(name in MODALITIES for name in x):
+    if unknown or not any(name in AXES for name in x):
         raise DataError(
             f"inputs are {', '.join(map(repr, x)) or 'empty'}",
-            remedy=f"give one or more of {', '.join(MODALITIES)}",
+            remedy=f"give one or more of {', '.join(AXES)}",
         )
     arrays = {name: np.ascontiguousarray(x[name], dtype=np.float32) for name in known if name in x}
     for name, array in arrays.items():

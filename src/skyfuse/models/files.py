@@ -23,8 +23,9 @@ from skyfuse.checksums import digest as file_digest
 from skyfuse.checksums import named_sha256, write_checksums
 from skyfuse.disk import named, parse_json, replaced, sha256
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
-from skyfuse.models.base import AUXILIARY, MODALITIES, MODELS, Kind, Model
+from skyfuse.models.base import AUXILIARY, AXES, MODELS, Model
 from skyfuse.models.uncertainty import Conformal
+from skyfuse.words import Kind
 
 if TYPE_CHECKING:
     import torch
@@ -143,7 +144,7 @@ class Card(_Strict):
     name : str
         Key of `skyfuse.models.MODELS`.
     kind : str
-        See `skyfuse.models.base.Kind`.
+        See `skyfuse.words.Kind`.
     classes : list of str
         Names of the classes; empty unless `kind` is classification.
     params : dict
@@ -323,7 +324,7 @@ def _read_card(folder: Path) -> Card:
         raise StoreError(
             f"names the unknown model {card.name!r}", remedy=f"known are {', '.join(MODELS)}", path=path
         )
-    known = MODALITIES | AUXILIARY
+    known = AXES | AUXILIARY
     shapes_fit = all(
         name in known and len(shape) == known[name] - 1 and all(0 < side < 2**31 for side in shape)
         for name, shape in card.shapes.items()

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfuse.errors import StoreError, UsageError
-from skyfuse.models.base import Arrays, History, Kind, Lesson, Model
+from skyfuse.models.base import Arrays, History, Lesson, Model
+from skyfuse.words import Kind
 
 MAX_MEMBERS = 12
 """The exact search for weights visits each subset of the members: 4,095 of them."""

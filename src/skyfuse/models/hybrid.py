@@ -19,7 +19,7 @@ from scipy.special import log_softmax, logsumexp
 from skyfuse.cube.grid import SDSS
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
-from skyfuse.models.base import Arrays, History, Kind, Lesson, Model, Progress
+from skyfuse.models.base import Arrays, History, Lesson, Model
 from skyfuse.models.template import (
     Array,
     Evidence,
@@ -41,6 +41,7 @@ from skyfuse.models.template import (
     write_templates,
     zoom_of,
 )
+from skyfuse.words import Kind, Progress
 
 Floats = NDArray[np.float32]
 

@@ -20,7 +20,8 @@ from skyfuse.dataset.features import Scaler, Stretch
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models import architectures, files
 from skyfuse.models.architectures import Committee, Shapes
-from skyfuse.models.base import Arrays, History, Kind, Lesson, Model, Progress
+from skyfuse.models.base import Arrays, History, Lesson, Model
+from skyfuse.words import Kind, Progress
 
 if TYPE_CHECKING:
     from skyfuse.models.train import Settings

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfuse.models.base import MODALITIES, Arrays
+from skyfuse.models.base import AXES, Arrays
 
 _BLOCK = 256  # objects whose medians are taken at a time, since a median copies what it sorts
 
@@ -31,7 +31,7 @@ def summaries(arrays: Arrays, columns: Sequence[str]) -> dict[str, NDArray[np.fl
         is no value.
     """
     found: dict[str, NDArray[np.float32]] = {}
-    for modality in (name for name in MODALITIES if name in arrays):
+    for modality in (name for name in AXES if name in arrays):
         values = arrays[modality]
         if modality == "table":
             found |= {name: values[:, k] for k, name in enumerate(columns)}
@@ -102,6 +102,6 @@ def outside(
 def without_input(arrays: Arrays) -> NDArray[np.bool_]:
     """Return which objects have not a single valid value in one of the modalities."""
     empty = np.zeros(len(next(iter(arrays.values()))), dtype=bool)
-    for modality in (name for name in MODALITIES if name in arrays):
+    for modality in (name for name in AXES if name in arrays):
         empty |= ~np.isfinite(arrays[modality]).reshape(len(empty), -1).any(axis=1)
     return empty

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from skyfuse.disk import named
 from skyfuse.errors import DataError, StoreError
-from skyfuse.models.base import METRIC, History, Kind, Progress
+from skyfuse.models.base import METRIC, History
 from skyfuse.models.networks import evaluation_batch, torch_state
+from skyfuse.words import Kind, Progress
 
 CHECKPOINT = "training.safetensors"
 CHECKPOINT_SECONDS = 20.0
@@ -60,7 +61,7 @@ class Settings:
     rotate : bool
         Show each image turned by a random angle.
     kind : str
-        See `skyfuse.models.base.Kind`; decides the error that validation measures.
+        See `skyfuse.words.Kind`; decides the error that validation measures.
     loss : {"mse", "huber"}
         What the training of a regression lowers: the squared error, or Huber's, which goes over from square
         to absolute at 1 (the label's standard deviation). Classes are learned by their log loss.

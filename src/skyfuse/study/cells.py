@@ -8,8 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from skyfuse.recipe import Fusion, Modality, Recipe
+from skyfuse.recipe import Recipe
 from skyfuse.study.compare import LEAKS
+from skyfuse.words import Fusion, Modality
 
 Role = Literal["reference", "resolution", "flaw", "leak", "size"]
 

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.errors import DataError
-from skyfuse.recipe import MODALITIES
 from skyfuse.study.metrics import Outcome, attainable_r2, paired, spread_of
+from skyfuse.words import MODALITIES
 
 LEVEL = 0.95
 """Confidence level of every interval."""

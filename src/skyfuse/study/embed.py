@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.errors import DataError, UsageError
-from skyfuse.recipe import PARTS
+from skyfuse.words import PARTS
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset

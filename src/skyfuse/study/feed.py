@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from skyfuse.dataset.balance import balance, class_weights
 from skyfuse.models.base import Arrays
-from skyfuse.recipe import PARTS, Modality, Recipe
+from skyfuse.recipe import Recipe
 from skyfuse.study.cells import Cell
 from skyfuse.study.compare import LEAKS
 from skyfuse.study.tasks import Rows, Target, complete
+from skyfuse.words import PARTS, Modality
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset

@@ -23,7 +23,7 @@ from skyfuse.models.base import MODELS, Arrays, History, Model
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.ranges import ranges
-from skyfuse.recipe import PARTS, Recipe
+from skyfuse.recipe import Recipe
 from skyfuse.study.cells import Cell, is_late, members, seed_of
 from skyfuse.study.feed import Feed, Lot
 from skyfuse.study.metrics import Outcome
@@ -31,6 +31,7 @@ from skyfuse.study.predictions import baseline_of, frame, outcome
 from skyfuse.study.results import EXAMPLES, gallery
 from skyfuse.study.tasks import Target, card_inputs
 from skyfuse.study.tune import take
+from skyfuse.words import PARTS
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset

@@ -45,8 +45,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from skyfuse.errors import DataError
-from skyfuse.recipe import Modality, Recipe
+from skyfuse.recipe import Recipe
 from skyfuse.study.tasks import Target
+from skyfuse.words import Modality
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from skyfuse.errors import DataError
 
 if TYPE_CHECKING:
-    from skyfuse.recipe import Kind, Task
+    from skyfuse.recipe import Task
+    from skyfuse.words import Kind
 
 METRICS_OF: dict[str, tuple[str, ...]] = {
     "regression": ("r2", "mae", "rmse", "nmad"),

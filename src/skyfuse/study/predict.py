@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,8 +20,7 @@ from skyfuse.models.ranges import outside, without_input
 from skyfuse.models.uncertainty import propagate
 from skyfuse.study.describe import study_folder
 from skyfuse.study.predictions import set_names
-
-Progress = Callable[[int, int, str], None]
+from skyfuse.words import Progress
 
 RECONSTRUCTED = "mse"
 """Column of what a model that reconstructs its input tells: its mean squared error, in scaled units."""

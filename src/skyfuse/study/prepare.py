@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +17,7 @@ from skyfuse.disk import read_parquet
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.mock import write_mock
 from skyfuse.recipe import Reader, Recipe
-
-Progress = Callable[[int, int, str], None]
+from skyfuse.words import Progress
 
 TRUTH = "truth.parquet"
 """What marks the folder of a mock sky."""

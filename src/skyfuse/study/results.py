@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from skyfuse.disk import read_json
-from skyfuse.recipe import PARTS, Recipe
+from skyfuse.recipe import Recipe
 from skyfuse.study.cells import Cell, reference, seed_of
 from skyfuse.study.compare import LEVEL, Bootstrap, bootstrap, comparisons
 from skyfuse.study.metrics import (
@@ -27,6 +27,7 @@ from skyfuse.study.metrics import (
 )
 from skyfuse.study.predictions import outcome, read_predictions
 from skyfuse.study.tasks import Target, complete
+from skyfuse.words import PARTS
 
 if TYPE_CHECKING:
     from rich.table import Table

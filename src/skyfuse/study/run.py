@@ -15,7 +15,7 @@ is unchanged is not run again.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,7 @@ from skyfuse.errors import StoreError, UsageError
 from skyfuse.models.base import MODELS, Arrays
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.template import require_templates
-from skyfuse.recipe import PARTS, Fusion, ModelPlan, Recipe, load_recipe
+from skyfuse.recipe import ModelPlan, Recipe, load_recipe
 from skyfuse.study import embed as views
 from skyfuse.study import leakage
 from skyfuse.study.cells import Cell, is_late, plan, reference, seed_of
@@ -42,11 +42,11 @@ from skyfuse.study.report import write_report
 from skyfuse.study.results import Findings, StudyResult
 from skyfuse.study.tasks import Target, complete, describe, digest, target
 from skyfuse.study.tune import COLUMNS, Tuning, first_point, number_of_trials, tune
+from skyfuse.words import PARTS, Fusion, Progress
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
 
-Progress = Callable[[int, int, str], None]
 
 _LIBRARIES = (
     "skyfuse",

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skyfuse.dataset.make import DERIVED as MEASURED
 from skyfuse.dataset.select import expand_columns, find_column, numbers
 from skyfuse.errors import DataError
-from skyfuse.recipe import DERIVED, PARTS, Modality, Recipe
+from skyfuse.recipe import Recipe
+from skyfuse.words import DERIVED, PARTS, Modality
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
@@ -268,9 +268,9 @@ def card_inputs(
     derive = {
         name: zoom
         for name, zoom in dataset.meta["derived"].items()
-        if "table" in zooms and _reads(columns, DERIVED[name])
+        if "table" in zooms and _reads(columns, DERIVED[name].columns)
     }
-    read = {*zooms, *(MEASURED[name] for name in derive)}
+    read = {*zooms, *(DERIVED[name].modality for name in derive)}
     if "image" in read:
         inputs |= {"bands": dataset.meta["image"]["bands"], "size": dataset.meta["image"]["size"]}
     if "spectrum" in read:

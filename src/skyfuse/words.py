@@ -1,0 +1,43 @@
+"""Words that several floors share, each defined once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple, get_args
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, what there is to do, and a line about it."""
+
+Kind = Literal["regression", "classification", "reconstruction"]
+"""What a model learns: a number, one of some classes, or (autoencoders) the input itself."""
+
+Modality = Literal["image", "spectrum", "table"]
+"""What sort of data an input is."""
+
+Sampled = Literal["image", "spectrum"]
+"""A modality that comes as arrays of samples with σ and coverage, at several zooms."""
+
+Fusion = Literal["image", "spectrum", "table", "early", "late-mean", "late-weighted"]
+"""How a model gets its inputs: one modality alone, all of them at once, or from models of each."""
+
+Part = Literal["train", "valid", "calibration", "test"]
+"""A part of a split."""
+
+MODALITIES: tuple[Modality, ...] = get_args(Modality)
+SAMPLED: tuple[Sampled, ...] = get_args(Sampled)
+PARTS: tuple[str, ...] = get_args(Part)
+
+
+class Derived(NamedTuple):
+    """Columns of a table that are measured on arrays: which arrays, and the pattern of their names."""
+
+    modality: Sampled
+    columns: str
+
+
+DERIVED: Mapping[str, Derived] = {
+    "ew": Derived("spectrum", "ew_*"),
+    "indices": Derived("spectrum", "idx_*"),
+    "morphology": Derived("image", "morph_*"),
+}
+"""What can be derived, by the name that stands in a recipe's `derive`."""
