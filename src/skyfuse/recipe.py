@@ -21,7 +21,7 @@ from skyfuse.words import DERIVED, MODALITIES, Fusion, Kind, Modality, Part
 
 Variant = Literal["tiny-pixels", "shuffled-bands", "complete-only"]
 Reader = Literal["cube", "table", "gaia-xp", "images", "scene"]
-Product = Literal["frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene"]
+Product = Literal["frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene", "infrared"]
 Scalar = bool | int | float | str
 
 

@@ -79,23 +79,26 @@ def _moffat(fwhm: float) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=8)
-def wavenumbers(size: int) -> tuple[Array, Array, Array]:
+def wavenumbers(size: int, pixel: float = PIXEL) -> tuple[Array, Array, Array]:
     """Return kx, ky (radians per arcsec) of a half-plane transform, and their length."""
-    kx = np.asarray(2 * np.pi * np.fft.rfftfreq(size, PIXEL)[None, :], np.float64)
-    ky = np.asarray(2 * np.pi * np.fft.fftfreq(size, PIXEL)[:, None], np.float64)
+    kx = np.asarray(2 * np.pi * np.fft.rfftfreq(size, pixel)[None, :], np.float64)
+    ky = np.asarray(2 * np.pi * np.fft.fftfreq(size, pixel)[:, None], np.float64)
     return kx, ky, np.asarray(np.hypot(kx, ky), np.float64)
 
 
 @lru_cache(maxsize=64)
-def point_spread(size: int, fwhm: float) -> Array:
-    """Return the transform of point spread function and pixel; shape (size, size // 2 + 1)."""
-    kx, ky, k = wavenumbers(size)
-    pixel = np.sinc(kx * PIXEL / 2 / np.pi) * np.sinc(ky * PIXEL / 2 / np.pi)
-    return np.asarray(np.interp(k, *_moffat(fwhm)) * pixel)
+def point_spread(size: int, fwhm: float, pixel: float = PIXEL, finer: int = 1) -> Array:
+    """Return the transform of point spread function and pixel, `finer` samples a pixel.
+
+    Shape (size, size // 2 + 1).
+    """
+    kx, ky, k = wavenumbers(size, pixel / finer)
+    square = np.sinc(kx * pixel / 2 / np.pi) * np.sinc(ky * pixel / 2 / np.pi)
+    return np.asarray(np.interp(k, *_moffat(fwhm)) * square)
 
 
 def box_size(source: Source) -> int:
-    """Return the side of the box, pixels, that a source is rendered in."""
+    """Return the side of the box, pixels of a frame, that a source is rendered in."""
     if source.shape is None:
         return 128 if source.mag_r < 17 else 64
     shape = source.shape
@@ -103,7 +106,7 @@ def box_size(source: Source) -> int:
     return next((size for size in _SIZES if size * PIXEL / 2 >= reach), _SIZES[-1])
 
 
-def transforms(source: Source, size: int) -> NDArray[np.complex128]:
+def transforms(source: Source, size: int, pixel: float = PIXEL) -> NDArray[np.complex128]:
     """Return the transforms of a source's components, each of flux 1 and centred on 0.
 
     Parameters
@@ -111,6 +114,8 @@ def transforms(source: Source, size: int) -> NDArray[np.complex128]:
     source : Source
     size : int
         Side of the box, pixels.
+    pixel : float
+        Side of a pixel, arcsec.
 
     Returns
     -------
@@ -120,7 +125,7 @@ def transforms(source: Source, size: int) -> NDArray[np.complex128]:
     shape = source.shape
     if shape is None:
         return np.ones((1, size, size // 2 + 1), np.complex128)
-    kx, ky, _ = wavenumbers(size)
+    kx, ky, _ = wavenumbers(size, pixel)
     angle = np.radians(shape.position_angle)
     major = kx * np.cos(angle) + ky * np.sin(angle)
     minor = ky * np.cos(angle) - kx * np.sin(angle)
@@ -142,8 +147,10 @@ def transforms(source: Source, size: int) -> NDArray[np.complex128]:
     return out
 
 
-def fibre_shares(parts: NDArray[np.complex128], seeing: float = FIBRE_SEEING) -> Array:
-    """Return which share of each component's light enters a fibre of 3″ diameter, centred on the source.
+def fibre_shares(
+    parts: NDArray[np.complex128], seeing: float = FIBRE_SEEING, radius: float = FIBRE_RADIUS
+) -> Array:
+    """Return which share of each component's light enters a fibre that is centred on the source.
 
     Parameters
     ----------
@@ -151,24 +158,26 @@ def fibre_shares(parts: NDArray[np.complex128], seeing: float = FIBRE_SEEING) ->
         Transforms of the components.
     seeing : float
         Full width at half maximum, arcsec.
+    radius : float
+        Of the fibre, arcsec; by default that of the survey's 3″ fibres.
 
     Returns
     -------
     ndarray, shape (c,)
     """
     size = parts.shape[1]
-    return np.asarray(np.einsum("cij,ij->c", parts.real, _fibre(size, seeing)))
+    return np.asarray(np.einsum("cij,ij->c", parts.real, _fibre(size, seeing, radius)))
 
 
-@lru_cache(maxsize=8)
-def _fibre(size: int, seeing: float) -> Array:
+@lru_cache(maxsize=16)
+def _fibre(size: int, seeing: float, radius: float) -> Array:
     """Return the weights by which a transform sums to the blurred light in a fibre (Parseval's theorem)."""
     _, _, k = wavenumbers(size)
-    kr = np.where(k > 0, k, 1.0) * FIBRE_RADIUS
+    kr = np.where(k > 0, k, 1.0) * radius
     aperture = np.where(k > 0, 2 * j1(kr) / kr, 1.0) * np.interp(k, *_moffat(seeing))
     # The half plane stands for both: every column but the first and the last counts twice.
     aperture[:, 1:-1] *= 2
-    return np.asarray(aperture * np.pi * FIBRE_RADIUS**2 / (size * PIXEL) ** 2)
+    return np.asarray(aperture * np.pi * radius**2 / (size * PIXEL) ** 2)
 
 
 def empty_sky_variance(camcol: int = CAMCOLS[0]) -> Array:
@@ -305,22 +314,50 @@ def render(
     weights = filter_weights()
     for number, source in enumerate(sources):
         size = box_size(source)
-        kx, ky, _ = wavenumbers(size)
         fluxes = weights @ source_light(source, bank).T
         parts = transforms(source, size)
         for band, (frame, o) in enumerate(zip(frames, observed, strict=True)):
             x, y = pixels[band][number]
-            x0, y0 = round(x) - size // 2, round(y) - size // 2
-            if x0 >= NX or y0 >= NY or x0 + size <= 0 or y0 + size <= 0:
-                continue
-            shift = np.exp(-1j * ky * ((y - y0) * PIXEL)) * np.exp(-1j * kx * ((x - x0) * PIXEL))
-            light = np.tensordot(fluxes[band], parts, 1)
-            stamp = np.fft.irfft2(light * point_spread(size, o.seeing) * shift, s=(size, size))
-            ys, xs = slice(max(y0, 0), min(y0 + size, NY)), slice(max(x0, 0), min(x0 + size, NX))
-            frame[ys, xs] += np.maximum(
-                stamp[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0], 0.0
-            )
+            light: NDArray[np.complex128] = np.tensordot(fluxes[band], parts, 1)
+            add_source(frame, (x, y), light * point_spread(size, o.seeing))
     return frames
+
+
+def add_source(
+    frame: Array,
+    at: tuple[float, float],
+    seen: NDArray[np.complex128],
+    pixel: float = PIXEL,
+    finer: int = 1,
+) -> None:
+    """Add a source to an image, in place; what falls beside the image is lost.
+
+    Parameters
+    ----------
+    frame : ndarray, shape (ny, nx)
+        x runs to the North, y to the East.
+    at : (float, float)
+        x and y of the source, pixels from the centre of the first one.
+    seen : ndarray, shape (size, size // 2 + 1)
+        Transform of the source centred on 0, through point spread function and pixel.
+    pixel : float
+        Side of a pixel, arcsec.
+    finer : int
+        Samples of `seen` a pixel along each axis; more than one where pixels are too wide to hold all
+        waves of the point spread function.
+    """
+    fine = len(seen)
+    size = fine // finer
+    ny, nx = frame.shape
+    x, y = at
+    x0, y0 = round(x) - size // 2, round(y) - size // 2
+    if x0 >= nx or y0 >= ny or x0 + size <= 0 or y0 + size <= 0:
+        return
+    kx, ky, _ = wavenumbers(fine, pixel / finer)
+    shift = np.exp(-1j * ky * ((y - y0) * pixel)) * np.exp(-1j * kx * ((x - x0) * pixel))
+    stamp = np.fft.irfft2(seen * shift, s=(fine, fine))[::finer, ::finer] * finer**2
+    ys, xs = slice(max(y0, 0), min(y0 + size, ny)), slice(max(x0, 0), min(x0 + size, nx))
+    frame[ys, xs] += np.maximum(stamp[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0], 0.0)
 
 
 def expose(expected: Array, observed: Conditions, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -71,7 +71,10 @@ _TYPE_TEMPERATURE = (
     SPAWN_LAMOST,
     SPAWN_SCENE,
     SPAWN_TEMPLATE,
-) = range(17)
+    SPAWN_INFRARED,
+    SPAWN_COADD,
+    SPAWN_DESI,
+) = range(20)
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

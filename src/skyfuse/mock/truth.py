@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,20 @@ COLUMNS = {
     "edge": "put beside the patch's edge",
 }
 """Columns of the truth table, and what they mean."""
+OF_PRODUCT = {
+    "infrared": {
+        "flux_w1": "flux of the whole object in W1, nanomaggies whose zero point is Vega's",
+        "flux_w2": "likewise in W2",
+    },
+}
+"""Columns that it has beside these where a product is written."""
+
+
+def columns(products: Sequence[str]) -> dict[str, str]:
+    """Return the columns of the truth table where some products are written."""
+    return COLUMNS | {
+        name: text for product in products for name, text in OF_PRODUCT.get(product, {}).items()
+    }
 
 
 def object_id(seed: int, index: int) -> int:

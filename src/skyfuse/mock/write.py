@@ -20,25 +20,39 @@ from numpy.typing import NDArray
 
 from skyfuse.disk import locked, read_json
 from skyfuse.errors import StoreError, UsageError
-from skyfuse.mock import bound, catalogue, classes, gaia, images, lamost, scene, sdss, spectra, zoo
+from skyfuse.mock import (
+    bound,
+    catalogue,
+    classes,
+    gaia,
+    images,
+    infrared,
+    lamost,
+    scene,
+    sdss,
+    spectra,
+    truth,
+    unwise,
+    zoo,
+)
 from skyfuse.mock.files import npy_bytes, write_once
 from skyfuse.mock.sky import (
     DEEP,
     DEEPEST,
     SPAWN_SKY_FIBRE,
     SPAWN_SPECTRUM,
+    Field,
     Sky,
     Source,
     draw_sky,
     generator,
 )
 from skyfuse.mock.spectra import BANDS
-from skyfuse.mock.truth import COLUMNS, truth_row
 from skyfuse.processes import Context
 from skyfuse.words import Progress
 
 VERSION = 2
-PRODUCTS = ("frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene")
+PRODUCTS = ("frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene", "infrared")
 DEFAULT_PRODUCTS = PRODUCTS[:3]
 _CHUNK = 50
 """Objects that a process takes at a time."""
@@ -110,9 +124,9 @@ def write_mock(
     products : sequence of str
         What is written, all of the same objects: ``frames``, ``spectra`` (SDSS), ``sfr`` (MPA-JHU tables),
         ``gaia`` (sampled BP/RP spectra of the galaxies), ``zoo`` (colour images and votes), ``lamost``
-        (spectra of the stars), ``catalogue`` (a table of magnitudes and classes); and, of its own,
-        ``scene`` (`objects` pictures with audio features). The default ones have the sky of the
-        star-formation study; any other choice has every class of galaxy and star.
+        (spectra of the stars), ``catalogue`` (a table of magnitudes and classes), ``infrared`` (coadds as
+        unWISE's); and, of its own, ``scene`` (`objects` pictures with audio features). The default ones
+        have the sky of the star-formation study; any other choice has every class of galaxy and star.
     z_max : float
         Largest redshift of galaxies. Up to 0.10, redshifts from 0.02 on in a shallow flux-limited sample;
         up to 0.6, those of the galaxies that Gaia sees.
@@ -162,7 +176,7 @@ def write_mock(
         int(objects) if of_sky else 0,
         z_max=float(z_max),
         shares=(mix[0], mix[1], mix[2]),
-        untargeted="frames" in wanted,
+        untargeted=bool({"frames", "infrared"} & set(wanted)),
         dress=partial(classes.dress, int(seed)) if rich else None,
     )
     with locked(out, "mock"):
@@ -179,7 +193,8 @@ def write_mock(
                 "templates": None if bank is None else bank.name,
             },
         )
-        n_fields = fields if "frames" in wanted else 0
+        imaged = [name for name in ("frames", "infrared") if name in wanted]
+        n_fields = fields if imaged else 0
         n_scenes = objects if "scene" in wanted else 0
         sky_fibres = max(2, objects // 160) if "spectra" in wanted else 0
         total = n_fields + len(sky.targets) + sky_fibres + n_scenes
@@ -199,7 +214,7 @@ def write_mock(
         what = "spectra" if "spectra" in wanted else "objects"
         with _mapping(writer, workers) as mapped:
             for _ in mapped(_Writer.field, range(n_fields)):
-                report("frames")
+                report(imaged[0])
             for batch in mapped(_Writer.targets, range(0, len(sky.targets), _CHUNK)):
                 batches.append(batch)
                 for _ in batch.rows:
@@ -209,7 +224,8 @@ def write_mock(
             report("spectra")
         if n_scenes:
             scene.write_scene(out, int(seed), n_scenes, partial(report, "scenes"))
-        counts = {"frames": len(BANDS) * n_fields, "scenes": n_scenes}
+        counts = {"frames": len(BANDS) * fields if "frames" in wanted else 0, "scenes": n_scenes}
+        counts["infrared coadds"] = len(infrared.BANDS) * fields if "infrared" in wanted else 0
         if of_sky:
             counts |= _write_tables(out, sky, wanted, batches)
             counts["sky fibres"] = sky_fibres
@@ -249,7 +265,7 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
         raise UsageError(
             "the folder is not empty and holds no mock", remedy="give an empty or a new folder", path=out
         )
-    text = {"version": VERSION, "parameters": parameters, "columns": COLUMNS}
+    text = {"version": VERSION, "parameters": parameters, "columns": truth.columns(parameters["products"])}
     write_once(marker, lambda: json.dumps(text, indent=1, ensure_ascii=False).encode("utf-8"))
 
 
@@ -287,20 +303,40 @@ class _Writer:
     z_max: float
 
     def field(self, index: int) -> None:
-        """Write the five frames of a field."""
+        """Write the images of a field."""
         where = self.sky.fields[index]
+        if "frames" in self.products:
+            self._frames(where)
+        if "infrared" in self.products:
+            self._coadd(where)
+
+    def _frames(self, where: Field) -> None:
         paths = [self.out / sdss.frame_path(where, band) for band in BANDS]
         extra = [self.out / "expected" / f"{path.stem}.npy" for path in paths] if self.expected else []
         if all(path.exists() for path in [*paths, *extra]):
             return
         observed = images.conditions(self.sky, where)
-        for number, (conditions, truth) in enumerate(
+        for number, (conditions, light) in enumerate(
             zip(observed, images.render(self.sky, where, observed, self.bank), strict=True)
         ):
             if self.expected:
-                write_once(extra[number], partial(npy_bytes, truth.astype(np.float32)))
-            image = images.expose(truth, conditions, images.noise_generator(self.sky, where, number))
+                write_once(extra[number], partial(npy_bytes, light.astype(np.float32)))
+            image = images.expose(light, conditions, images.noise_generator(self.sky, where, number))
             write_once(paths[number], partial(sdss.frame_bytes, where, conditions, image))
+
+    def _coadd(self, where: Field) -> None:
+        paths = {what: self.out / path for what, path in unwise.paths(where).items()}
+        extra = {band: self.out / "expected" / f"{paths[f'image{band}'].stem}.npy" for band in infrared.BANDS}
+        if all(path.exists() for path in [*paths.values(), *(extra.values() if self.expected else ())]):
+            return
+        mask = np.zeros(unwise.SHAPE, np.int32)
+        for seen in unwise.observe(self.sky, where):
+            mask |= seen.mask
+            if self.expected:
+                write_once(extra[seen.band], partial(npy_bytes, seen.expected))
+            write_once(paths[f"image{seen.band}"], partial(unwise.file_bytes, where, seen.band, seen.image))
+            write_once(paths[f"ivar{seen.band}"], partial(unwise.zipped, where, seen.band, seen.ivar))
+        write_once(paths["mask"], partial(unwise.zipped, where, 1, mask))
 
     def sky_fibre(self, number: int) -> None:
         """Write a spectrum of empty sky: noise about zero, and no object."""
@@ -321,7 +357,10 @@ class _Writer:
             light = spectra.source_light(source, self.bank)
             flux = spectra.filter_weights() @ light.T
             seen.append(None if source.shape is None else zoo.look(seed, source, flux))
-            row = truth_row(seed, source, flux, seen[-1])
+            row = truth.truth_row(seed, source, flux, seen[-1])
+            if "infrared" in self.products:
+                w1, w2 = infrared.fluxes(seed, source).sum(axis=1)
+                row |= {"flux_w1": float(w1), "flux_w2": float(w2)}
             if "spectra" in self.products:
                 row |= self._target_spectrum(source, light)
             if "lamost" in self.products and source.kind == "STAR":
@@ -388,17 +427,17 @@ def _write_tables(out: Path, sky: Sky, products: tuple[str, ...], batches: list[
     rows = pd.DataFrame([row for batch in batches for row in batch.rows])
     if "rate_variance" in rows:
         rows["attainable_sigma"] = np.sqrt(rows["label_sigma"] ** 2 + rows["rate_variance"])
-    truth = rows[list(COLUMNS)]
-    kinds = truth["kind"].value_counts()
+    known = rows[list(truth.columns(products))]
+    kinds = known["kind"].value_counts()
     counts = {
         "galaxies": int(kinds.get("GALAXY", 0)),
         "quasars": int(kinds.get("QSO", 0)),
         "stars": int(kinds.get("STAR", 0)),
     }
     votes = [count for batch in batches for count in batch.votes]
-    galaxies = truth[truth["kind"] == "GALAXY"]
+    galaxies = known[known["kind"] == "GALAXY"]
     if "sfr" in products:
-        counts["rows of the SFR table"] = sdss.write_sfr_tables(out, truth)
+        counts["rows of the SFR table"] = sdss.write_sfr_tables(out, known)
     if "gaia" in products:
         observed = [batch.xp for batch in batches if batch.xp is not None]
         flux = np.concatenate([np.zeros((0, 2 * gaia.SAMPLES), np.float32), *(xp.flux for xp in observed)])
@@ -411,7 +450,7 @@ def _write_tables(out: Path, sky: Sky, products: tuple[str, ...], batches: list[
         _write_csv(out / "zoo" / "votes.csv", _vote_table(galaxies, [v for v in votes if v is not None]))
         counts["colour images"] = len(galaxies)
     if "lamost" in products:
-        stars = truth[truth["kind"] == "STAR"]
+        stars = known[known["kind"] == "STAR"]
         files = [lamost.spectrum_path(int(index)).name for index in stars.index]
         labels = stars[["subclass", "ra", "dec", "z"]].assign(**{"class": "STAR"})
         labels.insert(0, "path", files)
@@ -420,17 +459,17 @@ def _write_tables(out: Path, sky: Sky, products: tuple[str, ...], batches: list[
     if "catalogue" in products:
         flux_all = np.concatenate([batch.flux for batch in batches])
         table = catalogue.measure(
-            sky.seed, sky.targets, flux_all, truth["petro_r50"].to_numpy(), truth["petro_r90"].to_numpy()
+            sky.seed, sky.targets, flux_all, known["petro_r50"].to_numpy(), known["petro_r90"].to_numpy()
         )
         table = pd.concat(
-            [truth[["objid", "ra", "dec", "plate", "mjd", "fiberid", "subclass"]], table], axis=1
+            [known[["objid", "ra", "dec", "plate", "mjd", "fiberid", "subclass"]], table], axis=1
         )
-        table["class"] = truth["kind"]
+        table["class"] = known["kind"]
         table["gz2_class"] = ["" if count is None else zoo.class_of(count) for count in votes]
         _write_csv(out / "catalogue.csv", table[list(_CATALOGUE)])
         counts["rows of the catalogue"] = len(table)
     buffer = io.BytesIO()
-    truth.to_parquet(buffer, index=False)
+    known.to_parquet(buffer, index=False)
     write_once(out / "truth.parquet", buffer.getvalue)
     return counts
 
