@@ -11,12 +11,13 @@ import gzip
 import hashlib
 import io
 import math
+import mmap
 import os
 import re
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,6 +71,15 @@ _VALUE = re.compile(
 )
 # How bzip2 and gzip begin: by what the bytes say, not by the name, since archives rename files both ways.
 _COMPRESSED = (b"BZh", b"\x1f\x8b")
+_NO_DATA = b"".join(
+    card.ljust(CARD)
+    for card in (
+        b"SIMPLE  =                    T",
+        b"BITPIX  =                    8",
+        b"NAXIS   =                    0",
+    )
+)
+_NO_DATA = (_NO_DATA + _END).ljust(BLOCK)
 _AGAIN = "get the file again from the archive"
 
 
@@ -124,6 +134,14 @@ class Header(Mapping[str, str | float | int | bool]):
         copy = Header(b"")
         copy._cards = self._cards | {key: self._cards[other] for key, other in names.items()}
         copy.contradicted = self.contradicted
+        return copy
+
+    def over(self, other: Header, only: Container[str] | None = None) -> Header:
+        """Return a copy in which keywords that this header lacks, or `only` some, have the other's values."""
+        copy = Header(b"")
+        taken = {key: card for key, card in other._cards.items() if only is None or key in only}
+        copy._cards = taken | self._cards
+        copy.contradicted = self.contradicted | (other.contradicted & (taken.keys() - self._cards.keys()))
         return copy
 
 
@@ -436,7 +454,7 @@ def read(
 def _unpacked(content: memoryview, hdus: list[HDU], path: Path, most: int) -> bytes:
     """Return a tile-compressed file (FITS 4.0, section 10) with its images plain, the first as HDU 0."""
     images = [number for number, hdu in enumerate(hdus) if hdu.header.get("ZIMAGE") is True]
-    size = sum(_data_size(_unpacked_header(hdus[number].header), path) for number in images)
+    size = sum(_data_size(unpacked_header(hdus[number].header), path) for number in images)
     if size > most:
         raise _too_large(path, f"its images unpack to {size} bytes", most)
     plain = io.BytesIO()
@@ -467,9 +485,76 @@ def _unpacked(content: memoryview, hdus: list[HDU], path: Path, most: int) -> by
     return plain.getvalue()
 
 
-def _unpacked_header(header: Header) -> Header:
+def unpacked_header(header: Header) -> Header:
     """Return the header of a tile-compressed image with the size that the image has unpacked."""
     return header.replaced({key[1:]: key for key in header if re.fullmatch(r"ZBITPIX|ZNAXIS\d*", key)})
+
+
+def read_mapped(path: Path) -> tuple[memoryview, list[HDU], str]:
+    """Check a FITS file whole and map it; what the system cannot map, compressed files, goes to memory.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    content : memoryview of bytes
+        Decompressed; tile-compressed images in it stay as they are, see `image`.
+    hdus : list of HDU
+    sha256 : str
+        Of the bytes as they lie on disk.
+
+    Raises
+    ------
+    FileError
+        As `read_bytes` and `parse`.
+    """
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise _empty(path)
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if bytes(content[:3]).startswith(_COMPRESSED):
+        content, sha256 = read_bytes(path)
+    else:
+        sha256 = hashlib.sha256(content, usedforsecurity=False).hexdigest()
+    return content, parse(content, path), sha256
+
+
+def image(content: memoryview, hdus: list[HDU], number: int, path: Path) -> NDArray[Any]:
+    """Return the pixels of one HDU as they are meant: unpacked and scaled, NaN where they are blank.
+
+    Parameters
+    ----------
+    content : memoryview of bytes
+    hdus : list of HDU
+    number : int
+    path : Path
+        For messages.
+
+    Raises
+    ------
+    FileError
+        ``damaged`` if they do not unpack, ``too-large``.
+    """
+    size = _data_size(unpacked_header(hdus[number].header), path)
+    if size > MOST_BYTES:
+        raise _too_large(path, f"the image of HDU {number} has {size} bytes", MOST_BYTES)
+    start = hdus[number - 1].end if number else 0
+    alone = io.BytesIO(_NO_DATA * (number > 0) + bytes(content[start : hdus[number].end]))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with astropy_fits.open(alone, memmap=False) as file:
+                pixels = file[-1].data
+    # Whatever damaged data make the library raise.
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise damaged(f"the image of HDU {number} does not unpack ({text})", path) from error
+    return np.asarray(pixels)
 
 
 def read_header(path: Path) -> Header:
@@ -518,7 +603,7 @@ def _read_headers(path: Path, count: int) -> list[Header]:
                     end := _end_of_header(content, at, path, first=not headers, last=not piece)
                 ):
                     header = _header(content[at:end], len(headers), path)
-                    headers.append(_unpacked_header(header) if header.get("ZIMAGE") is True else header)
+                    headers.append(unpacked_header(header) if header.get("ZIMAGE") is True else header)
                     if len(headers) == count:
                         return headers
                     at = end + -(-_data_size(header, path) // BLOCK) * BLOCK

@@ -117,6 +117,8 @@ class FrameInfo:
     unit : str or None
         Unit of value and sigma where it is not the instrument's (no zero point is known): such a frame is
         kept, and no object is cut from it.
+    scale : float
+        What its file's pixels were multiplied by to get there, the frame's σ likewise.
     partners : tuple of str
         Paths of the files beside it that it is read from too (weight, mask).
     caution : str
@@ -136,6 +138,7 @@ class FrameInfo:
     instrument: str = "sdss"
     key: str = ""
     unit: str | None = None
+    scale: float = 1.0
     partners: tuple[str, ...] = ()
     caution: str = ""
     run: int | None = None

@@ -6,7 +6,7 @@ rights. Files of data and descriptions of instruments never run anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 
@@ -19,7 +19,7 @@ ENTRY_POINT = "skyfuse.readers"
 """Group of entry points under which an installed package names its readers."""
 
 BUILT_IN: tuple[Reader, ...] = (sdss.FrameReader(), sdss.SpectrumReader(), lamost.SpectrumReader())
-"""In the order in which they are asked whether a file is theirs."""
+"""In the order in which they are asked whether a file is theirs; the descriptions shipped come after them."""
 
 _registered: list[Reader] = []
 
@@ -49,8 +49,25 @@ def registered() -> tuple[Reader, ...]:
 
 
 def readers(more: Sequence[Reader] = ()) -> tuple[Reader, ...]:
-    """Return all readers in the order in which they are asked: `more`, registered, installed, built-in."""
-    return (*more, *_registered, *_installed(), *BUILT_IN)
+    """Return all readers in the order in which they are asked.
+
+    These are `more`, those registered, installed, built in, and last those of the descriptions shipped.
+    """
+    return tuple(_in_order(more))
+
+
+def _in_order(more: Sequence[Reader]) -> Iterator[Reader]:
+    yield from (*more, *_registered, *_installed(), *BUILT_IN)
+    # Not read before they are needed: files that another reader knows cost nothing.
+    yield from _described()
+
+
+@cache
+def _described() -> tuple[Reader, ...]:
+    from skyfuse.survey.described import described
+    from skyfuse.survey.description import shipped_names
+
+    return tuple(described(name) for name in shipped_names())
 
 
 @cache
@@ -80,7 +97,7 @@ def reader_of(file: SurveyFile, more: Sequence[Reader] = ()) -> Reader:
     FileError
         ``unknown-kind`` where none does, or what makes the file unreadable.
     """
-    for reader in readers(more):
+    for reader in _in_order(more):
         if reader.recognises(file):
             return reader
     raise FileError(
@@ -99,7 +116,7 @@ def reader_named(name: str, more: Sequence[Reader] = ()) -> Reader:
     UsageError
         If there is none.
     """
-    for reader in readers(more):
+    for reader in _in_order(more):
         if reader.name == name:
             return reader
     raise UsageError(f"there is no reader {name!r}", remedy="install or register it, or build anew")

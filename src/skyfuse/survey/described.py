@@ -1,0 +1,641 @@
+"""The reader of images that a description tells how to read: value and σ from image, weight and mask."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfuse.errors import FileError
+from skyfuse.survey import fits, wcs
+from skyfuse.survey.description import FIELD, Description, Plane, Time, load_description
+from skyfuse.survey.reader import Options, Partner, Refused, SurveyFile
+from skyfuse.survey.records import Frame, FrameInfo, Imaging, Instrument, content_of
+
+_ENDING = re.compile(r"(\.(fits|fit|fts))?(\.(fz|gz|bz2))?$", re.IGNORECASE)
+# In which a partner may lie there, besides the image's own.
+_ENDINGS = (".fits", ".fits.fz", ".fits.gz", ".fits.bz2")
+# What ids are made of: they name rows of indexes and appear in file names and pages.
+_ID = re.compile(r"[A-Za-z0-9_.+:-]{1,200}")
+# An image of one detector; coadds have some 10,000 a side.
+_MOST_SIDE = 65_536
+# fpack's name for the image of the primary HDU, which it moves.
+_PACKED_PRIMARY = "COMPRESSED_IMAGE"
+_SECONDS_A_DAY = 86400.0
+# Pairs of neighbouring pixels from which a scatter is worth something: 5 %.
+_LEAST_PAIRS = 200
+# Median absolute deviation to standard deviation, of a normal distribution.
+_TO_SIGMA = 1.482602218505602
+# The level of empty pixels varies slowly: so many along each axis are plenty for its median.
+_SAMPLED = 128
+_AGAIN = "get the file again from the archive"
+
+
+class _Image(NamedTuple):
+    """An image in a file: its HDU's number, its key, its own header, and that over the primary one."""
+
+    number: int
+    key: str
+    own: fits.Header
+    header: fits.Header
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file kept open for its next image: what it was, its bytes, HDUs and SHA-256."""
+
+    stamp: tuple[int, int, int]
+    content: memoryview
+    hdus: list[fits.HDU]
+    sha256: str
+
+    @cached_property
+    def headers(self) -> list[fits.Header]:
+        """Headers as `SurveyFile.headers` has them."""
+        return [
+            fits.unpacked_header(hdu.header) if hdu.header.get("ZIMAGE") is True else hdu.header
+            for hdu in self.hdus
+        ]
+
+
+class DescribedReader:
+    """Reads the images of one instrument as its description says.
+
+    Value is ``scale · image``, sigma ``scale · σ(weight)``, with the scale of `FrameInfo.scale`. A pixel is
+    invalid where the image is not finite, where the weight is not finite or not positive, and where the mask
+    says so.
+
+    Parameters
+    ----------
+    description : Description
+    """
+
+    def __init__(self, description: Description) -> None:
+        self.description = description
+        self.name = description.name
+        cutout, pixel = description.cutout, description.pixel_arcsec
+        self.instruments = (
+            Instrument(
+                description.name,
+                Imaging(
+                    tuple(description.bands),
+                    pixel,
+                    "nanomaggy" if description.comparable else description.unit,
+                    cutout.pixels or math.ceil((cutout.arcsec or 0) / pixel),
+                    description.zooms,
+                ),
+            ),
+        )
+        self._opened: dict[Path, _Opened] = {}
+        self._listed: tuple[tuple[Path, int] | None, dict[str, str]] = (None, {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Worker processes open files of their own.
+        return DescribedReader, (self.description,)
+
+    def recognises(self, file: SurveyFile) -> bool:
+        """Tell whether the file is one of the instrument, by its headers, HDUs and name as described."""
+        wanted = self.description.recognise
+        if wanted.file is not None and not re.fullmatch(wanted.file, _stem(file.path)):
+            return False
+        if not set(wanted.extensions) <= {_extension(header) for header in file.headers}:
+            return False
+        return not wanted.header or any(
+            all(
+                key in header and re.fullmatch(pattern, str(header[key]).strip())
+                for key, pattern in wanted.header.items()
+            )
+            for header in _inherited(file.headers)
+        )
+
+    def records(self, file: SurveyFile) -> Sequence[FrameInfo | Refused | Partner]:
+        """Return a frame for each image, or what the file is besides.
+
+        Raises
+        ------
+        FileError
+            ``no-weight``, ``no-mask`` where the file for all of its images is missing, ``no-image`` where it
+            is such a file without its image, ``companion`` or ``unknown-kind`` where it is none of both,
+            ``wrong-hdus``, or what a single image lacks.
+        """
+        groups = self._groups(file.path)
+        if groups is None:
+            return [self._partner(file.path)]
+        images = self._images(file.headers)
+        if not images:
+            raise FileError("no HDU of it holds an image", reason="wrong-hdus", remedy=_AGAIN, path=file.path)
+        found: list[FrameInfo | Refused] = []
+        errors: list[FileError] = []
+        ids: set[str] = set()
+        for image in images:
+            try:
+                info = self._info(image, file.headers, file.path, groups)
+                if info.frame_id in ids:
+                    raise FileError(
+                        f"two of its images are {info.frame_id}",
+                        reason="bad-values",
+                        remedy="make the description's id tell them apart, e.g. by {key}",
+                        path=file.path,
+                    )
+                ids.add(info.frame_id)
+                found.append(info)
+            except FileError as error:
+                errors.append(error)
+                found.append(Refused(image.key, error.reason, str(error)))
+        if len(errors) == len(images) and len({str(error) for error in errors}) == 1:
+            raise errors[0]
+        return found
+
+    def read(self, path: Path, key: str, options: Options) -> Frame:
+        """Read one image with its weight and mask.
+
+        Raises
+        ------
+        FileError
+            As `records`, and ``wrong-shape``, ``no-good-pixels``, ``no-noise``, or what `fits.read_mapped`
+            says of each of the files.
+        """
+        opened = self._open(path)
+        groups = self._groups(path)
+        images = {image.key: image for image in self._images(opened.headers)}
+        if groups is None or key not in images:
+            raise FileError(f"it has no image {key!r}", reason="wrong-hdus", remedy=_AGAIN, path=path)
+        image = images[key]
+        info = self._info(image, opened.headers, path, groups)
+        for other in set(self._opened) - {path, *map(Path, info.partners)}:
+            del self._opened[other]
+        pixels = fits.image(opened.content, opened.hdus, image.number, path)
+        weight, mask = self.description.weight, self.description.mask
+        noise = None
+        if weight.means != "measured":
+            noise = self._plane("weight", weight, image, opened, path, groups)
+        flags = None
+        if mask is not None and self._masked(info.band):
+            flags = self._plane("mask", mask, image, opened, path, groups)
+        scratch = options.scratch or fits.Scratch()
+        value, sigma = (scratch.array(name, info.shape, np.float32) for name in ("value", "sigma"))
+        good = self._good(pixels, flags, image.header, info.band, path)
+        variance = self._variance(pixels, noise, good, image.header, path)
+        with np.errstate(invalid="ignore", over="ignore"):
+            np.multiply(pixels, info.scale, out=value, casting="unsafe")
+            np.multiply(np.sqrt(variance), info.scale, out=sigma, casting="unsafe")
+        bad = ~(good & np.isfinite(value) & (sigma > 0) & np.isfinite(sigma))
+        if bad.all():
+            raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
+        value[bad] = sigma[bad] = np.nan
+        ny, nx = info.shape
+        sampled = sigma[:: max(1, ny // _SAMPLED), :: max(1, nx // _SAMPLED)]
+        sky = float(np.nanmedian(sampled if np.isfinite(sampled).any() else sigma))
+        digests = [self._open(each).sha256 for each in (path, *map(Path, info.partners))]
+        return Frame(info, value, sigma, sky, content_of(digests))
+
+    def _groups(self, path: Path) -> dict[str, str] | None:
+        """Return the named groups of an image's file name, or None where the name is not that of images."""
+        found = re.fullmatch(self.description.images.file or ".*", _stem(path))
+        return None if found is None else {name: text or "" for name, text in found.groupdict().items()}
+
+    def _partner(self, path: Path) -> Partner:
+        """Return the image that a file belongs to; a weight or mask is known by its name alone."""
+        stem = _stem(path)
+        what = self._role(stem)
+        if what is None:
+            known = any(re.fullmatch(pattern, stem) for pattern in self.description.companions)
+            raise FileError(
+                f"it is a file beside the images of {self.name} that is not read"
+                if known
+                else f"its headers are those of {self.name}, its name that of no image, weight or mask",
+                reason="companion" if known else "unknown-kind",
+                remedy="leave it out"
+                if known
+                else "give it the name that the archive gave it, or leave it out",
+                path=path,
+            )
+        image = self._images_by_partner(path.parent).get(stem)
+        if image is None:
+            raise FileError(
+                f"it is a {what} whose image is not beside it",
+                reason="no-image",
+                remedy="put the image into the same folder, or leave it out",
+                path=path,
+            )
+        return Partner(str(path.parent / image))
+
+    def _role(self, stem: str) -> str | None:
+        """Tell whether a name is that of a weight or a mask."""
+        for what, template in self._templates():
+            pieces = FIELD.split(template)
+            # Every second piece is a field.
+            pattern = "".join("(.+)" if at % 2 else re.escape(piece) for at, piece in enumerate(pieces))
+            if re.fullmatch(pattern, stem):
+                return what
+        return None
+
+    def _templates(self) -> Iterator[tuple[str, str]]:
+        for what, plane in (("weight", self.description.weight), ("mask", self.description.mask)):
+            if plane is not None and plane.file is not None:
+                yield what, plane.file
+
+    def _images_by_partner(self, folder: Path) -> dict[str, str]:
+        """Return for the partners of all images in a folder the name of the first image of each."""
+        stamp = (folder, folder.stat().st_mtime_ns)
+        if self._listed[0] != stamp:
+            found: dict[str, str] = {}
+            for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names alone are wanted
+                groups = self._groups(Path(name))
+                for _, template in self._templates() if groups is not None else ():
+                    found.setdefault(_filled(template, groups or {}), name)
+            self._listed = (stamp, found)
+        return self._listed[1]
+
+    def _images(self, headers: Sequence[fits.Header]) -> list[_Image]:
+        """Return the images of a file; the arrays beside them in the same file are none."""
+        planes = (self.description.weight, self.description.mask)
+        beside = {plane.extension for plane in planes if plane is not None and plane.file is None}
+        pattern = self.description.images.extension
+        chosen = []
+        for number, (header, whole) in enumerate(zip(headers, _inherited(headers), strict=True)):
+            name = _extension(header)
+            if _is_image(header, number) and name not in beside and re.fullmatch(pattern, name):
+                chosen.append((number, name, header, whole))
+        names = Counter(name for _, name, _, _ in chosen)
+        keyed = []
+        for number, name, header, whole in chosen:
+            key = name or (str(number) if number else "")
+            if names[name] > 1:
+                key = f"{name},{header.get('EXTVER', 1)}" if name else str(number)
+            keyed.append(_Image(number, key, header, whole))
+        return keyed
+
+    def _info(
+        self, image: _Image, headers: Sequence[fits.Header], path: Path, groups: dict[str, str]
+    ) -> FrameInfo:
+        """Return what an image's header tells, and the files that are read with it."""
+        header, own = image.header, image.own
+        fits.require_one_voice(own, path)
+        if own.get("NAXIS") != 2:
+            raise FileError(
+                f"its image {image.key!r} has {own.get('NAXIS')} axes, not 2",
+                reason="wrong-hdus",
+                remedy="give images of two axes, or leave that HDU out of the description's images",
+                path=path,
+            )
+        nx, ny = (fits.integer(own, key, path, 1, _MOST_SIDE) for key in ("NAXIS1", "NAXIS2"))
+        band = self._band(header, path, groups)
+        place = wcs.celestial(_for_wcs(own, headers[0]), (ny, nx), path, self.description.pixel_arcsec)
+        scale, unit = self._scale(header, band, path)
+        fields = groups | {"file": _stem(path), "key": image.key, "band": band}
+        partners = [
+            str(self._partner_path(what, template, path, groups))
+            for what, template in self._templates()
+            if what == "weight" or self._masked(band)
+        ]
+        return FrameInfo(
+            frame_id=f"{self.name}-{self._identified(fields, header, path)}",
+            survey=fits.survey(header, self.name),
+            band=band,
+            mjd=_middle(header, self.description.time, path),
+            shape=(ny, nx),
+            wcs=place.cards,
+            ra=place.ra,
+            dec=place.dec,
+            instrument=self.name,
+            key=image.key,
+            unit=unit,
+            scale=scale,
+            partners=tuple(partners),
+            caution=self._caution(header),
+        )
+
+    def _masked(self, band: str) -> bool:
+        """Tell whether the mask says something of a band."""
+        mask = self.description.mask
+        return mask is not None and not (isinstance(mask.bits, dict) and band not in mask.bits)
+
+    def _band(self, header: fits.Header, path: Path, groups: dict[str, str]) -> str:
+        described = self.description.band
+        if described.group is not None:
+            told = groups[described.group]
+        else:
+            told = str(header.get(described.keyword or "", "")).strip()
+        names = described.names or {re.escape(band): band for band in self.description.bands}
+        for pattern, band in names.items():
+            if re.fullmatch(pattern, told):
+                return band
+        where = "its name says" if described.group is not None else f"its {described.keyword} is"
+        raise FileError(
+            f"{where} {told[:60]!r}, none of the bands {', '.join(self.description.bands)} of {self.name}",
+            reason="unknown-band",
+            remedy="add the band to a description of your own, or leave the file out",
+            path=path,
+        )
+
+    def _scale(self, header: fits.Header, band: str, path: Path) -> tuple[float, str | None]:
+        """Return what turns an image into the unit of its values, and that unit where it is its own."""
+        point = self.description.zero_point
+        if point is None:
+            return 1.0, None
+        magnitude = point.magnitude
+        if isinstance(magnitude, dict):
+            magnitude = magnitude[band]
+        elif isinstance(magnitude, str):
+            if magnitude not in header:
+                return 1.0, self.description.unit
+            magnitude = fits.number(header, magnitude, path)
+        if point.vega is not None:
+            magnitude += point.vega[band]
+        # Magnitudes of astronomy's cameras: beyond, the scale itself would overflow.
+        if not -50 <= magnitude <= 100:
+            raise FileError(
+                f"its zero point is {magnitude:g} mag", reason="bad-values", remedy=_AGAIN, path=path
+            )
+        scale = 10 ** ((22.5 - magnitude) / 2.5)
+        return scale / (_seconds(header, point.per_second, path) if point.per_second else 1), None
+
+    def _identified(self, fields: dict[str, str], header: fits.Header, path: Path) -> str:
+        """Return the id of a frame within the instrument."""
+        for field in FIELD.findall(self.description.id):
+            if field not in fields and field not in header:
+                raise FileError(
+                    f"its header has no {field}, which its id is made of",
+                    reason="missing-keyword",
+                    remedy=_AGAIN,
+                    path=path,
+                )
+        told = {
+            field: str(header[field]).strip()
+            for field in FIELD.findall(self.description.id)
+            if field in header
+        }
+        # An image without a name leaves the dash before it.
+        made = _filled(self.description.id, told | fields).strip("-").replace("--", "-")
+        if not _ID.fullmatch(made):
+            raise FileError(
+                f"its id would be {made[:80]!r}",
+                reason="bad-values",
+                remedy="make it of keywords that hold letters, digits and _.+:-",
+                path=path,
+            )
+        return made
+
+    def _caution(self, header: fits.Header) -> str:
+        """Return what the header says against an image, and what its σ lacks."""
+        words = [
+            f"{key} = {str(header[key]).strip()}"
+            for key, pattern in self.description.caution.items()
+            if key in header and re.fullmatch(pattern, str(header[key]).strip())
+        ]
+        weight = self.description.weight
+        if weight.of_sky and self.description.gain is None:
+            words.append("sigma is that of the sky, without the objects' own noise")
+        return "; ".join(words)
+
+    def _partner_path(self, what: str, template: str, path: Path, groups: dict[str, str]) -> Path:
+        """Return where the weight or mask of an image lies, compressed in whatever way."""
+        stem = _filled(template, groups)
+        own = path.name[len(_stem(path)) :]
+        for ending in dict.fromkeys((own, *_ENDINGS)):
+            found = path.with_name(stem + ending)
+            if found.is_file() and found != path:
+                return found
+        raise FileError(
+            f"its {what} {stem}{own} is not beside it",
+            reason=f"no-{what}",
+            remedy="put it into the same folder, as the archive named it",
+            path=path,
+        )
+
+    def _open(self, path: Path) -> _Opened:
+        """Return a file that is still open from the record before, or open it."""
+        try:
+            status = path.stat()
+        except OSError:
+            stamp = (0, 0, 0)
+        else:
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        held = self._opened.get(path)
+        if held is None or held.stamp != stamp:
+            held = self._opened[path] = _Opened(stamp, *fits.read_mapped(path))
+        return held
+
+    def _plane(
+        self, what: str, plane: Plane, image: _Image, opened: _Opened, path: Path, groups: dict[str, str]
+    ) -> NDArray[Any]:
+        """Return the weight or mask of an image, of the same shape."""
+        if plane.file is not None:
+            path = self._partner_path(what, plane.file, path, groups)
+            opened = self._open(path)
+        headers = opened.headers
+        name = _extension(image.own) if plane.extension is None else plane.extension
+        version = image.own.get("EXTVER", 1)
+        images = [number for number, header in enumerate(headers) if _is_image(header, number)]
+        named = [
+            number
+            for number in images
+            if _extension(headers[number]) == name and headers[number].get("EXTVER", 1) == version
+        ]
+        # Without names the place in the file tells.
+        if not name and image.number in images:
+            named = [image.number]
+        if len(named) != 1:
+            raise FileError(
+                f"it holds {len(named) or 'no'} {what} {name!r}"
+                + (f" for the image {image.key!r}" if image.key else ""),
+                reason=f"no-{what}",
+                remedy=_AGAIN,
+                path=path,
+            )
+        (number,) = named
+        shape = tuple(headers[number].get(f"NAXIS{axis}") for axis in (2, 1))
+        own = tuple(image.own.get(f"NAXIS{axis}") for axis in (2, 1))
+        if headers[number].get("NAXIS") != 2 or shape != own:
+            raise FileError(
+                f"its {what} {name!r} has {shape[1]} × {shape[0]} pixels, the image {own[1]} × {own[0]}",
+                reason="wrong-shape",
+                remedy=_AGAIN,
+                path=path,
+            )
+        return fits.image(opened.content, opened.hdus, number, path)
+
+    def _good(
+        self,
+        pixels: NDArray[Any],
+        flags: NDArray[Any] | None,
+        header: fits.Header,
+        band: str,
+        path: Path,
+    ) -> NDArray[np.bool_]:
+        """Return which pixels mask and saturation leave."""
+        good: NDArray[np.bool_] = np.isfinite(pixels)
+        level = _number_of(self.description.saturation, header, path)
+        if level is not None:
+            good &= pixels < level
+        mask = self.description.mask
+        if flags is None or mask is None:
+            return good
+        if flags.dtype.kind not in "iu":
+            raise FileError("its mask holds no whole numbers", reason="wrong-hdus", remedy=_AGAIN, path=path)
+        if mask.values is not None:
+            good &= ~np.isin(flags, mask.values)
+        elif mask.bits is None:
+            good &= flags == 0
+        else:
+            bits = mask.bits[band] if isinstance(mask.bits, dict) else mask.bits
+            asked = np.uint64(sum(1 << bit for bit in set(bits)))
+            good &= flags.astype(np.int64).view(np.uint64) & asked == 0
+        return good
+
+    def _variance(
+        self,
+        pixels: NDArray[Any],
+        noise: NDArray[Any] | None,
+        good: NDArray[np.bool_],
+        header: fits.Header,
+        path: Path,
+    ) -> NDArray[np.float64]:
+        """Return the variance of each pixel in the image's unit, NaN where there is none; narrow `good`."""
+        means = self.description.weight.means
+        array = np.ones(pixels.shape) if noise is None else noise.astype(np.float64)
+        good &= (array > 0) & (array < np.inf)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if means in ("sigma", "rms"):
+                variance = array**2
+            elif means == "variance":
+                variance = array
+            else:
+                variance = 1 / array
+            if means in ("relative", "measured"):
+                variance *= _scatter(pixels, variance, good, path) ** 2
+        gain = _number_of(self.description.gain, header, path)
+        if gain is not None:
+            if not gain > 0:
+                raise FileError(f"its gain is {gain:g}", reason="bad-values", remedy=_AGAIN, path=path)
+            signal = pixels.astype(np.float64)
+            if self.description.sky == "included" and good.any():
+                signal -= np.median(signal[good])
+            variance = variance + np.where(good & (signal > 0), signal, 0) / gain
+        return np.where(good, variance, np.nan)
+
+
+def described(name: str | Path) -> DescribedReader:
+    """Return the reader of an instrument by the name of a shipped description, or a YAML file.
+
+    Raises
+    ------
+    UsageError
+        As `load_description`.
+    """
+    return DescribedReader(load_description(name))
+
+
+def _stem(path: Path) -> str:
+    """Return a file's name without what says FITS and compression."""
+    return _ENDING.sub("", path.name)
+
+
+def _extension(header: fits.Header) -> str:
+    name = str(header.get("EXTNAME", "")).strip()
+    return "" if name == _PACKED_PRIMARY else name
+
+
+def _is_image(header: fits.Header, number: int) -> bool:
+    kind = number == 0 or header.get("XTENSION") == "IMAGE" or header.get("ZIMAGE") is True
+    return kind and header.get("NAXIS") != 0
+
+
+def _inherited(headers: Sequence[fits.Header]) -> list[fits.Header]:
+    """Return each header over the primary one: instruments tell there what holds for all images."""
+    return [headers[0], *(header.over(headers[0]) for header in headers[1:])]
+
+
+def _for_wcs(own: fits.Header, primary: fits.Header) -> fits.Header:
+    """Return the header that an image's WCS is read from.
+
+    What the HDU does not say itself is the primary header's only where INHERIT says so, and never a part of
+    the terms: a matrix of one header with the scales of the other would be nobody's.
+    """
+    if own.get("INHERIT") is not True:
+        return own
+    return own.over(primary, wcs.FRAME_OF_REFERENCE) if "CTYPE1" in own else own.over(primary)
+
+
+def _filled(template: str, fields: dict[str, str]) -> str:
+    return FIELD.sub(lambda found: fields[found[1]], template)
+
+
+def _number_of(told: float | str | None, header: fits.Header, path: Path) -> float | None:
+    """Return a number that a description gives, or the keyword of which it gives."""
+    return fits.number(header, told, path) if isinstance(told, str) else told
+
+
+def _seconds(header: fits.Header, key: str, path: Path) -> float:
+    seconds = fits.number(header, key, path)
+    if not 0 < seconds < 100 * _SECONDS_A_DAY:
+        raise FileError(f"its {key} is {seconds:g} s", reason="bad-values", remedy=_AGAIN, path=path)
+    return seconds
+
+
+def _middle(header: fits.Header, time: Time | None, path: Path) -> float | None:
+    """Return the middle of an exposure, MJD (TAI), or None where nothing tells it."""
+    if time is None or any(
+        key is not None and key not in header for key in (time.start, time.end, time.exposure)
+    ):
+        return None
+    start = _mjd(header, time.start, time.scale, path)
+    if time.end is not None:
+        start = (start + _mjd(header, time.end, time.scale, path)) / 2
+    if time.exposure is not None:
+        start += _seconds(header, time.exposure, path) / 2 / _SECONDS_A_DAY
+    return fits.require_date(start, path)
+
+
+def _mjd(header: fits.Header, key: str, scale: str, path: Path) -> float:
+    """Return the MJD (TAI) of a keyword, an MJD or a date."""
+    from astropy.time import Time as AstropyTime
+
+    text = str(header[key]).strip()
+    dated = re.match(r"\d{4}-\d\d-\d\d", text) is not None
+    told: Any = text if dated else fits.require_date(fits.number(header, key, path), path)
+    try:
+        return float(AstropyTime(told, format=None if dated else "mjd", scale=scale).tai.mjd)
+    except ValueError as error:
+        raise FileError(
+            f"its {key} is {text[:60]!r}, no time", reason="bad-values", remedy=_AGAIN, path=path
+        ) from error
+
+
+def _scatter(
+    pixels: NDArray[Any], variance: NDArray[np.float64], good: NDArray[np.bool_], path: Path
+) -> float:
+    """Return σ of neighbouring pixels over that of `variance`, robustly: sources and slopes hardly count.
+
+    The median absolute deviation of the differences of neighbours in rows, from zero. Where neighbours are
+    correlated, as after resampling, it is below the true σ.
+
+    Raises
+    ------
+    FileError
+        ``no-noise`` where too few pixels are valid, or the scatter is none.
+    """
+    pairs = good[:, 1:] & good[:, :-1]
+    left, right = (part[pairs].astype(np.float64) for part in (pixels[:, :-1], pixels[:, 1:]))
+    spread = np.sqrt((variance[:, :-1] + variance[:, 1:])[pairs])
+    scatter = (
+        _TO_SIGMA * float(np.median(np.abs(right - left) / spread)) if len(left) >= _LEAST_PAIRS else 0.0
+    )
+    if not (scatter > 0 and math.isfinite(scatter)):
+        raise FileError(
+            "its pixels have no scatter that could tell their noise",
+            reason="no-noise",
+            remedy="describe a weight that tells it",
+            path=path,
+        )
+    return scatter
