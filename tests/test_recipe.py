@@ -147,9 +147,17 @@ def test_every_field_is_documented():
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (["taks"], {}, r"unknown field taks; the fields there are name, title, task"),
-        (["task", "lable"], "AVG", r"unknown field task.lable; the fields there are label, title"),
-        (["models", "tree", "gird"], {}, r"unknown field models.tree.gird; the fields there are fixed, grid"),
+        (["taks"], {}, r"unknown field taks \(task\?\); the fields there are name, title, task"),
+        (
+            ["task", "lable"],
+            "AVG",
+            r"unknown field task.lable \(label\?\); the fields there are label, title",
+        ),
+        (
+            ["models", "tree", "gird"],
+            {},
+            r"unknown field models.tree.gird \(grid\?\); the fields there are fixed, grid",
+        ),
         (
             ["task", "kind"],
             "ranking",
@@ -203,18 +211,115 @@ def test_faults_name_the_field_and_what_it_may_hold(tmp_path, place, value, mess
     for step in place[:-1]:
         section = section[step]
     section[place[-1]] = value
+    path = written(tmp_path, data)
     with pytest.raises(UsageError, match=message) as caught:
-        load_recipe(written(tmp_path, data))
-    assert "\n" not in str(caught.value)
+        load_recipe(path)
+    assert all(line.startswith(f"{path}: ") and "; " in line for line in str(caught.value).splitlines())
     assert caught.value.exit_code == 2
 
 
-def test_a_missing_field_and_the_number_of_further_faults(tmp_path):
+def faults(tmp_path, data):
+    """Return all faults of a recipe, without the file's name."""
+    path = written(tmp_path, data)
+    with pytest.raises(UsageError) as caught:
+        load_recipe(path)
+    return [line.removeprefix(f"{path}: ") for line in str(caught.value).splitlines()]
+
+
+def test_all_faults_are_told_at_once_each_in_a_line(tmp_path):
     data = sfr()
-    del data["task"]["label"]
+    data["task"]["lable"] = data["task"].pop("label")
     data["seed"] = -1
-    with pytest.raises(UsageError, match=r"field task.label is missing \(and 1 more\); add it"):
-        load_recipe(written(tmp_path, data))
+    data["zooms"] = {"spectral": [1]}
+    data["mock"] = 3
+    data["models"]["tree"] = None
+    data["models"]["vggnet12"]["fixed"]["dropout"] = {"half": 1}
+    data["split"]["train"] = 0.9
+    data["search"] = {"scored": 9}
+    data["balance"] = "smote"
+    told = faults(tmp_path, data)
+    assert [line.split(";")[0] for line in told] == [
+        "unknown field task.lable (label?)",
+        "field mock is 3",
+        'field zooms names "spectral"',
+        "field models.tree is null",
+        'field models.vggnet12.fixed.dropout is {"half": 1}',
+        "field split: train + valid + calibration + test must be 1",
+        "field seed is -1",
+        "balance smote needs a classification",
+    ]
+    assert "allowed are 'image', 'spectrum' or 'table'" in told[2]
+    assert told[3].endswith("write a section of its own fields: fixed, grid, space, fusions")
+    assert told[4].endswith("allowed are true or false, a number, text, a list")
+
+
+def test_what_follows_from_a_fault_is_not_told(tmp_path):
+    # A zoom of a modality that the reader has not been told to give: the reader is the fault.
+    data = table_recipe(reader="tables", zooms={"image": [1]}, balance="weights")
+    del data["modalities"]
+    assert faults(tmp_path, data) == [
+        "field reader is \"tables\"; allowed are 'cube', 'table', 'gaia-xp', 'images' or 'scene'"
+    ]
+    # The misspelt field is what the rules ask for.
+    data = sfr()
+    data["refrence"] = data.pop("reference")
+    assert [line.split(";")[0] for line in faults(tmp_path, data)] == ["unknown field refrence (reference?)"]
+
+
+def test_an_empty_recipe_lacks_all_that_is_needed(tmp_path):
+    assert [line.split(";")[0] for line in faults(tmp_path, "{}")] == [
+        "field name is missing",
+        "field title is missing",
+        "field task is missing",
+        "field models is missing",
+        "reference.image is needed",
+        "reference.spectrum is needed",
+    ]
+    # What an empty section needs is told once it is there.
+    assert faults(tmp_path, sfr() | {"learning": {}})[:2] == [
+        "field learning.models is missing; add it",
+        "field learning.fusion is missing; add it",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reader", "columns", "modalities"),
+    [
+        ("cube", [], ["image", "spectrum"]),
+        ("cube", ["u"], ["image", "spectrum", "table"]),
+        ("table", ["u"], ["table"]),
+        ("gaia-xp", [], ["spectrum"]),
+        ("gaia-xp", ["u"], ["spectrum", "table"]),
+        ("images", [], ["image"]),
+        ("images", ["u"], ["image", "table"]),
+        ("scene", ["u"], ["image", "table"]),
+    ],
+)
+def test_modalities_follow_from_the_reader(reader, columns, modalities):
+    data = table_recipe(reader=reader, columns=columns, leaking=[], reference={"image": 1, "spectrum": 1})
+    del data["modalities"]
+    recipe = Recipe.model_validate(data)
+    assert recipe.modalities == modalities
+    assert recipe.fusions[: len(modalities)] == modalities
+    with pytest.raises(ValueError, match="columns names inputs, and modalities does not name the table"):
+        Recipe.model_validate(data | {"columns": ["u"], "modalities": ["spectrum"], "reader": "gaia-xp"})
+
+
+def test_modalities_and_fusions_of_a_variant_follow_from_its_own_reader(tmp_path):
+    data = table_recipe(reader="table", variants={"sky": {"reader": "images", "reference": {"image": 1}}})
+    del data["modalities"]
+    sky_of = load_recipe(written(tmp_path, data)).varied("sky")
+    assert sky_of.modalities == ["image", "table"]
+    assert sky_of.fusions == ["image", "table", "early", "late-mean", "late-weighted"]
+
+
+def test_a_reader_gives_what_it_has_alone(tmp_path):
+    told = faults(
+        tmp_path, table_recipe(reader="gaia-xp", modalities=["image", "table"], reference={"image": 1})
+    )
+    assert told[0] == (
+        "modalities names image, which the reader gaia-xp does not give; it gives spectrum and table"
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,7 +382,7 @@ def test_recipes_that_hurt_are_refused_in_one_line_at_once(tmp_path, content, me
         load_recipe(path)
     assert time.process_time() - started < 2
     assert str(path) in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
+    assert all(line.startswith(f"{path}: ") for line in str(caught.value).splitlines())
 
 
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1.0e+400", "1e400", "2001-99-99"])
@@ -406,4 +511,5 @@ def test_any_value_in_any_field_is_taken_or_named(tmp_path_factory, value, field
         outcome = load_recipe(path)
     except UsageError as error:
         outcome = error
-    assert isinstance(outcome, Recipe) or "\n" not in str(outcome)
+    told = [] if isinstance(outcome, Recipe) else str(outcome).splitlines()
+    assert all(line.startswith(f"{path}: ") and "; " in line for line in told)

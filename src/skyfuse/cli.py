@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skyfuse import stop
-from skyfuse.errors import SkyfuseError, UsageError
+from skyfuse.errors import FaultsError, SkyfuseError, UsageError
 from skyfuse.fetch.commands import app as fetch
 from skyfuse.terminal import Json, progress_bars, say, table_path, write_table
 
@@ -63,7 +63,9 @@ def main() -> None:
 
 
 def _told(error: BaseException) -> int:
-    """Say in one line what is wrong and return the exit code; raise what is no user's fault."""
+    """Say what is wrong, a line a fault, and return the exit code; raise what is no user's fault."""
+    if isinstance(error, FaultsError):
+        return max([_say(str(fault), error.exit_code) for fault in error.faults])
     if isinstance(error, SkyfuseError):
         return _say(str(error), error.exit_code)
     if isinstance(error, typer.TyperException):

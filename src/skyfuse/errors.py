@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from unicodedata import category
 
@@ -74,6 +75,32 @@ class UsageError(SkyfuseError):
     """The call was wrong: an argument that no data could satisfy."""
 
     exit_code = 2
+
+
+class FaultsError(UsageError):
+    """Several faults, told at once: a line each.
+
+    Attributes
+    ----------
+    faults : tuple of SkyfuseError
+        Each by itself.
+    """
+
+    def __init__(self, faults: Sequence[SkyfuseError]) -> None:
+        self.faults = tuple(faults)
+        first = self.faults[0]
+        more = f"{first.fault} (and {len(self.faults) - 1} more)"
+        super().__init__(more, remedy=first.remedy, path=first.path)
+        self.exit_code = max(fault.exit_code for fault in self.faults)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.faults))
+
+
+def together(faults: Sequence[SkyfuseError]) -> SkyfuseError:
+    """Return one error for one fault or more, each told once."""
+    told = list({str(fault): fault for fault in faults}.values())
+    return told[0] if len(told) == 1 else FaultsError(told)
 
 
 class FileError(SkyfuseError):

@@ -6,23 +6,33 @@ A recipe is data, never code: unknown fields are errors, and every error names t
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from skyfuse.errors import UsageError
-from skyfuse.strictyaml import Section, parse_yaml, read_yaml, validated
-from skyfuse.words import DERIVED, MODALITIES, Fusion, Kind, Modality, Part
+from skyfuse.sections import Fault, Section, validated
+from skyfuse.strictyaml import parse_yaml, read_yaml
+from skyfuse.words import DERIVED, MODALITIES, PARTS, Fusion, Kind, Modality, Part
 
 Variant = Literal["tiny-pixels", "shuffled-bands", "complete-only"]
 Reader = Literal["cube", "table", "gaia-xp", "images", "scene"]
 Product = Literal["frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene", "infrared"]
 Scalar = bool | int | float | str
+
+GIVES: dict[str, tuple[Modality, ...]] = {
+    "cube": ("image", "spectrum", "table"),
+    "table": ("table",),
+    "gaia-xp": ("spectrum", "table"),
+    "images": ("image", "table"),
+    "scene": ("image", "table"),
+}
+"""What each reader can give."""
 
 
 class Task(Section):
@@ -76,11 +86,9 @@ class MockSource(Section):
         description="Shares of galaxies, quasars and stars; they add up to 1.",
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> MockSource:
+    def _faults(self) -> Iterator[Fault]:
         if min(self.shares) < 0 or abs(sum(self.shares) - 1) > 1e-9:
-            raise ValueError("shares are not negative and must add up to 1")
-        return self
+            yield Fault("shares are not negative and must add up to 1", "correct them", ("shares",))
 
 
 class Simulation(Section):
@@ -118,15 +126,13 @@ class Space(Section):
     step: float | None = Field(None, gt=0, description="Distance of the values.")
     choices: list[Scalar] = Field(default_factory=list, description="The values themselves.")
 
-    @model_validator(mode="after")
-    def _check(self) -> Space:
+    def _faults(self) -> Iterator[Fault]:
         if bool(self.choices) == (self.low is not None or self.high is not None):
-            raise ValueError("a space is either choices or low and high: give one of them")
-        if not self.choices and (self.low is None or self.high is None or self.low >= self.high):
-            raise ValueError("low must lie below high: give both")
+            yield Fault("a space is either choices or low and high", "give one of them")
+        elif not self.choices and (self.low is None or self.high is None or self.low >= self.high):
+            yield Fault("low must lie below high", "give both")
         if self.log and (self.low is None or self.low <= 0 or self.step is not None):
-            raise ValueError("log needs a positive low and no step: correct it")
-        return self
+            yield Fault("log needs a positive low and no step", "correct it")
 
 
 class ModelPlan(Section):
@@ -152,18 +158,17 @@ class ModelPlan(Section):
         """Whether there is more than one point to try."""
         return bool(self.space) or any(len(values) > 1 for values in self.grid.values())
 
-    @model_validator(mode="after")
-    def _check(self) -> ModelPlan:
+    def _faults(self) -> Iterator[Fault]:
         for name, values in self.grid.items():
             if not values:
-                raise ValueError(f"grid.{name} is empty: name at least one value")
+                yield Fault(f"grid.{name} is empty", "name at least one value", ("grid",))
             if len(set(values)) < len(values):
-                raise ValueError(f"grid.{name} repeats a value: name each value once")
+                yield Fault(f"grid.{name} repeats a value", "name each value once", ("grid",))
         for one, other in (("fixed", "grid"), ("fixed", "space"), ("grid", "space")):
             both = sorted(set(getattr(self, one)) & set(getattr(self, other)))
             if both:
-                raise ValueError(f"{', '.join(both)} stands in both {one} and {other}: keep one of them")
-        return self
+                said = f"{', '.join(both)} stands in both {one} and {other}"
+                yield Fault(said, "keep one of them", (one, other))
 
 
 class Search(Section):
@@ -203,13 +208,11 @@ class Split(Section):
         "others are tested.",
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> Split:
+    def _faults(self) -> Iterator[Fault]:
         if abs(self.train + self.valid + self.calibration + self.test - 1) > 1e-9:
-            raise ValueError("train + valid + calibration + test must be 1")
+            yield Fault("train + valid + calibration + test must be 1", "correct them", PARTS)
         if bool(self.parts) != (self.column is not None):
-            raise ValueError("column and parts belong together: give both or none")
-        return self
+            yield Fault("column and parts belong together", "give both or none", ("column", "parts"))
 
 
 class Embeddings(Section):
@@ -246,12 +249,10 @@ class Flaw(Section):
         None, description="Input with which the effect is measured."
     )
 
-    @model_validator(mode="after")
-    def _check(self) -> Flaw:
+    def _faults(self) -> Iterator[Fault]:
         given = [self.variant is not None, self.model is not None, self.fusion is not None]
         if any(given) and not all(given):
-            raise ValueError("variant, model and fusion belong together: give all three or none")
-        return self
+            yield Fault("variant, model and fusion belong together", "give all three or none")
 
 
 class Published(Section):
@@ -290,7 +291,9 @@ class Recipe(Section):
     )
     smooth: float = Field(0, ge=0, description="Gaussian σ, in bins, by which spectra are smoothed.")
     modalities: list[Modality] = Field(
-        default=["image", "spectrum"], min_length=1, description="Inputs of the dataset."
+        default=["image", "spectrum"],
+        min_length=1,
+        description="Inputs of the dataset; by default what the reader gives, the table if `columns` is set.",
     )
     columns: list[str] = Field(
         default_factory=list,
@@ -353,100 +356,168 @@ class Recipe(Section):
         description="Overrides for a short run, likewise; a variant may hold its own.",
     )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill(cls, data: Any) -> Any:
-        """Name the default fusions, which depend on the modalities."""
-        if not isinstance(data, dict) or data.get("fusions"):
-            return data
-        modalities = data.get("modalities", ["image", "spectrum"])
-        if not isinstance(modalities, list):
-            return data
-        joined = ["early", "late-mean", "late-weighted"] if len(modalities) > 1 else []
-        return {**data, "fusions": [*modalities, *joined]}
+    def _fill(cls, data: Any, handler: ModelWrapValidatorHandler[Recipe]) -> Recipe:
+        """Name the default modalities, which follow from the reader, and fusions, which follow from these."""
+        if not isinstance(data, dict):
+            return handler(data)
+        filled = dict(data)
+        reader = data.get("reader", "cube")
+        if "modalities" not in data and isinstance(reader, str) and reader in GIVES:
+            # A table is read where its columns are named, or where there is nothing else.
+            named = bool(data.get("columns")) or len(GIVES[reader]) == 1
+            filled["modalities"] = [one for one in GIVES[reader] if named or one != "table"]
+        modalities = filled.get("modalities")
+        if not data.get("fusions") and isinstance(modalities, list):
+            joined = ["early", "late-mean", "late-weighted"] if len(modalities) > 1 else []
+            filled["fusions"] = [*modalities, *joined]
+        recipe = handler(filled)
+        # They follow again where a variant names others.
+        recipe.model_fields_set.difference_update(filled.keys() - data.keys())
+        return recipe
 
-    @model_validator(mode="after")
-    def _check(self) -> Recipe:
+    def _faults(self) -> Iterator[Fault]:
+        yield from self._faults_of_inputs()
+        for place, fusions in [
+            ("fusions", self.fusions),
+            *((f"models.{name}.fusions", plan.fusions or []) for name, plan in self.models.items()),
+        ]:
+            for fusion in fusions:
+                yield from self._faults_of_fusion(fusion, fusions, place)
+        yield from self._faults_of_references()
+        yield from self._faults_of_plan()
+        yield from self._faults_of_columns()
+
+    def _faults_of_inputs(self) -> Iterator[Fault]:
+        inputs = ("reader", "modalities", "columns")
+        for modality in dict.fromkeys(self.modalities):
+            if modality not in GIVES[self.reader]:
+                yield Fault(
+                    f"modalities names {modality}, which the reader {self.reader} does not give",
+                    f"it gives {' and '.join(GIVES[self.reader])}",
+                    ("reader", "modalities"),
+                )
+            if modality == "table":
+                if not self.columns:
+                    yield Fault("columns is empty", "name the columns of the table that are inputs", inputs)
+            elif not 0 <= self.reference.get(modality, -1) <= 4:
+                yield Fault(
+                    f"reference.{modality} is needed", "give a zoom from 0 to 4", (*inputs, "reference")
+                )
+        if self.columns and "table" not in self.modalities:
+            yield Fault(
+                "columns names inputs, and modalities does not name the table",
+                "name table in modalities, or take columns away",
+                inputs,
+            )
         for field, zooms in (("zooms", self.zooms), ("embeddings.zooms", self.embeddings.zooms or {})):
             for modality, levels in zooms.items():
                 if modality not in self.modalities:
-                    raise ValueError(
-                        f"{field} names {modality}, which modalities does not: name it there too"
+                    yield Fault(
+                        f"{field} names {modality}, which modalities does not",
+                        "name it there too",
+                        (*inputs, field),
                     )
                 if any(not 0 <= z <= 4 for z in levels) or len(set(levels)) < len(levels):
-                    raise ValueError(f"{field}.{modality} holds zooms from 0 to 4, each once")
-        for modality in self.modalities:
-            if modality == "table":
-                if not self.columns:
-                    raise ValueError("columns is empty: name the columns of the table that are inputs")
-            elif not 0 <= self.reference.get(modality, -1) <= 4:
-                raise ValueError(f"reference.{modality} is needed: a zoom from 0 to 4")
-        self._check_fusions()
+                    yield Fault(
+                        f"{field}.{modality} holds zooms from 0 to 4, each once", "correct it", (field,)
+                    )
+
+    def _faults_of_fusion(self, fusion: Fusion, beside: Sequence[Fusion], place: str) -> Iterator[Fault]:
+        """Yield what is wrong with an input that is named among others at a place of the recipe."""
+        reads = ("reader", "modalities", "columns", "fusions", place)
+        if fusion not in self.fusions:
+            yield Fault(f"{place} names {fusion}", "name it in fusions too", reads)
+        needed = self.inputs_of(fusion)
+        if not set(needed) <= set(self.modalities):
+            yield Fault(
+                f"{place} names {fusion}, which needs {', '.join(needed)}", "name them in modalities", reads
+            )
+        elif len(needed) < 2 and fusion not in MODALITIES:
+            yield Fault(
+                f"{place} names {fusion}, which joins modalities", "name two or more in modalities", reads
+            )
+        elif fusion.startswith("late") and not set(needed) <= set(beside):
+            yield Fault(f"{place} names {fusion}", f"name {' and '.join(needed)} there too", reads)
+
+    def _faults_of_references(self) -> Iterator[Fault]:
+        """Yield what names a model, or an input of a model, that is not there."""
+        reads = ("models", "reader", "modalities", "columns", "fusions")
         for index, flaw in enumerate(self.flaws):
-            if flaw.model is not None and flaw.model not in self.models:
-                raise ValueError(f"flaws.{index}.model names {flaw.model}: choose among models")
-            if flaw.model and flaw.fusion and flaw.fusion not in self.fusions_of(flaw.model):
-                raise ValueError(
-                    f"flaws.{index}.fusion names {flaw.fusion}: choose among the model's fusions"
+            place = f"flaws.{index}"
+            if flaw.model is None or flaw.fusion is None:
+                continue
+            if flaw.model not in self.models:
+                yield Fault(f"{place}.model names {flaw.model}", "choose among models", ("models", place))
+            elif flaw.fusion not in self.fusions_of(flaw.model):
+                yield Fault(
+                    f"{place}.fusion names {flaw.fusion}",
+                    "choose among the model's fusions",
+                    (*reads, place),
                 )
         if self.learning is not None:
             for model in self.learning.models:
                 if model not in self.models or self.learning.fusion not in self.fusions_of(model):
-                    raise ValueError(
-                        f"learning names {model} on {self.learning.fusion}: choose an input it reads"
+                    yield Fault(
+                        f"learning names {model} on {self.learning.fusion}",
+                        "choose an input it reads",
+                        (*reads, "learning"),
                     )
+
+    def _faults_of_plan(self) -> Iterator[Fault]:
+        """Yield what is wrong with searches, rounds, balance and choice."""
         if bool(self.sizes) != (self.learning is not None):
-            raise ValueError("sizes and learning belong together: give both or none")
+            yield Fault("sizes and learning belong together", "give both or none", ("sizes", "learning"))
         for name, plan in self.models.items():
             if plan.space and self.search.method == "grid":
-                raise ValueError(f"models.{name}.space needs a random or bayesian search: set search.method")
+                yield Fault(
+                    f"models.{name}.space needs a random or bayesian search",
+                    "set search.method",
+                    (f"models.{name}", "search.method"),
+                )
         if self.search.scored is not None and self.search.scored > self.split.folds:
-            raise ValueError("search.scored is above split.folds: score fewer folds")
+            yield Fault(
+                "search.scored is above split.folds", "score fewer folds", ("search.scored", "split.folds")
+            )
         if self.split.rounds > 1 and any(plan.tuned for plan in self.models.values()):
-            raise ValueError(
-                "split.rounds above 1 leaves no part for tuning that no round tests: fix the parameters"
+            yield Fault(
+                "split.rounds above 1 leaves no part for tuning that no round tests",
+                "fix the parameters",
+                ("split.rounds", "models"),
             )
         if self.task.kind != "classification" and self.balance != "none":
-            raise ValueError(f"balance {self.balance} needs a classification: set none")
+            yield Fault(
+                f"balance {self.balance} needs a classification", "set none", ("task.kind", "balance")
+            )
         if self.choice == "folds" and any(fusion.startswith("late") for fusion in self.fusions):
-            raise ValueError("choice folds cannot judge late fusions: set choice to calibration")
-        self._check_leaks()
-        return self
+            yield Fault(
+                "choice folds cannot judge late fusions",
+                "set choice to calibration",
+                ("choice", "reader", "modalities", "columns", "fusions"),
+            )
 
-    def _check_fusions(self) -> None:
-        for place, fusions in [
-            ("fusions", self.fusions),
-            *((f"models.{n}.fusions", p.fusions or []) for n, p in self.models.items()),
-        ]:
-            for fusion in fusions:
-                if place != "fusions" and fusion not in self.fusions:
-                    raise ValueError(f"{place} names {fusion}: name it in fusions too")
-                needed = self.inputs_of(fusion)
-                if not set(needed) <= set(self.modalities):
-                    raise ValueError(
-                        f"{place} names {fusion}, which needs {', '.join(needed)}: name them in modalities"
-                    )
-                if len(needed) < 2 and fusion not in MODALITIES:
-                    raise ValueError(
-                        f"{place} names {fusion}, which joins modalities: name two or more in modalities"
-                    )
-                if fusion.startswith("late") and not set(needed) <= set(fusions):
-                    raise ValueError(f"{place} names {fusion}: name {' and '.join(needed)} there too")
-
-    def _check_leaks(self) -> None:
+    def _faults_of_columns(self) -> Iterator[Fault]:
+        """Yield which columns give the answer away."""
+        reads = ("columns", "leaking", "task.label", "task.forbidden")
         for column in dict.fromkeys([*self.columns, *self.leaking]):
-            if self.forbids(column) is None and column in self.leaking:
-                raise ValueError(
-                    f"leaking holds {column}, which is not forbidden: name it in columns instead"
-                )
             reason = self.forbids(column)
-            if reason is not None and (column not in self.leaking or _touches(column, self.task.label)):
-                raise ValueError(
-                    f"columns holds {column}, which gives the answer away ({reason}): drop it, or name it in "
-                    "leaking to run both ways"
+            if reason is None and column in self.leaking:
+                yield Fault(
+                    f"leaking holds {column}, which is not forbidden", "name it in columns instead", reads
                 )
-        if "table" in self.modalities and not self.sound_columns:
-            raise ValueError("columns holds leaking columns alone: name one that does not leak")
+            elif reason is not None and (column not in self.leaking or _touches(column, self.task.label)):
+                yield Fault(
+                    f"columns holds {column}, which gives the answer away ({reason})",
+                    "drop it, or name it in leaking to run both ways",
+                    reads,
+                )
+        if "table" in self.modalities and self.columns and not self.sound_columns:
+            yield Fault(
+                "columns holds leaking columns alone",
+                "name one that does not leak",
+                ("columns", "leaking", "reader", "modalities"),
+            )
 
     def forbids(self, column: str) -> str | None:
         """Return why a column may not be an input, None where it may.
@@ -508,9 +579,8 @@ class Recipe(Section):
         UsageError
             An override names an unknown field or a value that the field cannot hold.
         """
-        whole = self.model_dump(mode="json")
-        overrides = whole.pop("quick")
-        return _validated(_merged(whole, overrides), where=f"{self.name}, quick")
+        overrides = self.quick
+        return _validated(_merged(self._given(), {**overrides, "quick": None}), where=f"{self.name}, quick")
 
     def varied(self, name: str) -> Recipe:
         """Return the recipe with the overrides of one of its variants applied.
@@ -525,15 +595,19 @@ class Recipe(Section):
             raise UsageError(
                 f"recipe {self.name} has no variant {name!r}", remedy=f"its variants are: {known}"
             )
-        whole = self.model_dump(mode="json")
-        overrides = whole.pop("variants")[name]
-        varied = _validated(_merged(whole, overrides), where=f"{self.name}, variant {name}")
+        overrides = {**self.variants[name], "variants": None}
+        varied = _validated(_merged(self._given(), overrides), where=f"{self.name}, variant {name}")
         models = varied.quick.get("models")
         if not isinstance(models, dict):
             return varied
         # What the variant took away the short run must not bring back.
         kept = {k: plan for k, plan in models.items() if k in varied.models or k not in self.models}
         return varied.model_copy(update={"quick": {**varied.quick, "models": kept}})
+
+    def _given(self) -> dict[str, Any]:
+        """Return the fields as YAML holds them, without those that follow from others."""
+        derived = {"modalities", "fusions"} - self.model_fields_set
+        return self.model_dump(mode="json", exclude=derived)
 
     def with_seed(self, seed: int) -> Recipe:
         """Return the recipe with one seed for the mock sky, the split and the models.

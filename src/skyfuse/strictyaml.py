@@ -1,17 +1,12 @@
-"""Files of settings that people write, e.g. recipes: plain YAML of bounded size, read into typed sections.
-
-They are data, never code. Every fault names the line or the field, and what it may hold.
-"""
+"""YAML that people write, e.g. recipes: plain data of bounded size, never code; a fault names its line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from skyfuse.errors import UsageError
 
@@ -23,14 +18,6 @@ VALUES_LIMIT = 8_000
 
 DEPTH_LIMIT = 30
 """Levels of sections and lists in a file at most; those of recipes shipped have 7."""
-
-Root = TypeVar("Root", bound=BaseModel)
-
-
-class Section(BaseModel):
-    """A section of a file: unknown fields are faults, as are infinite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
@@ -104,32 +91,6 @@ def parse_yaml(text: str, what: str, *, where: str) -> dict[str, Any]:
     return data
 
 
-def validated(section: type[Root], data: dict[str, Any], what: str, *, where: str) -> Root:
-    """Return fields as a typed section.
-
-    Parameters
-    ----------
-    section : type
-        The whole of the file; sections in it are of type `Section`.
-    data : dict
-        As `read_yaml` returns it.
-    what, where : str
-        As of `parse_yaml`.
-
-    Raises
-    ------
-    UsageError
-        A field is unknown, missing, or holds what it may not.
-    """
-    try:
-        return section.model_validate(data)
-    except ValidationError as error:
-        faults = list(_faults(error, section, what))
-        more = "" if len(faults) == 1 else f" (and {len(faults) - 1} more)"
-        fault, remedy = faults[0]
-        raise UsageError(f"{where}: {fault}{more}", remedy=remedy) from error
-
-
 class _Loader(yaml.SafeLoader):
     """Plain YAML: text, numbers, lists and mappings, of bounded depth and size, each key once.
 
@@ -147,11 +108,11 @@ class _Loader(yaml.SafeLoader):
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML has no types here
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self._inside:
-                raise _fault(event, f"*{_short(event.anchor)[1:-1]} stands inside of what it stands for")
+                raise _fault(event, f"*{short(event.anchor)[1:-1]} stands inside of what it stands for")
             self._count(event, self._inside.get(event.anchor, 0))
             return super().compose_node(parent, index)
         if event.tag is not None:
-            raise _fault(event, f"{_short(event.tag)} is a tag, which has no use here")
+            raise _fault(event, f"{short(event.tag)} is a tag, which has no use here")
         text = event.value if isinstance(event, yaml.ScalarEvent) else ""
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise _fault(event, "half of a character")
@@ -170,7 +131,7 @@ class _Loader(yaml.SafeLoader):
                 if not isinstance(key, yaml.ScalarNode):
                     raise _fault(key, "a key that is no text")
                 if key.value in seen:
-                    raise _fault(key, f"{_short(key.value)} stands there twice")
+                    raise _fault(key, f"{short(key.value)} stands there twice")
                 seen.add(key.value)
         return node
 
@@ -178,9 +139,9 @@ class _Loader(yaml.SafeLoader):
         try:
             value = super().construct_object(node, deep=deep)
         except (ValueError, OverflowError) as error:
-            raise _fault(node, f"{_short(node.value)} is no number") from error
+            raise _fault(node, f"{short(node.value)} is no number") from error
         if isinstance(value, int) and abs(value) >= 2**64:
-            raise _fault(node, f"{_short(node.value)} is too large a number")
+            raise _fault(node, f"{short(node.value)} is too large a number")
         return value
 
     def _count(self, event: yaml.Event, values: int) -> None:
@@ -200,51 +161,9 @@ def _fault(place: Any, what: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=what, problem_mark=place.start_mark)
 
 
-def _faults(error: ValidationError, section: type[BaseModel], what: str) -> Iterator[tuple[str, str]]:
-    for item in error.errors(include_url=False):
-        # Names come from the file: long ones, or line breaks, would break the message.
-        field = _short(".".join(str(step) for step in item["loc"]))[1:-1] or what
-        value = _short(item["input"])
-        kind = item["type"]
-        if kind == "extra_forbidden":
-            known = _fields_at(section, item["loc"][:-1])
-            yield f"unknown field {field}", f"the fields there are {', '.join(known)}"
-        elif kind == "missing":
-            yield f"field {field} is missing", "add it"
-        elif kind == "literal_error":
-            yield f"field {field} is {value}", f"allowed are {item['ctx']['expected']}"
-        elif kind == "value_error":
-            prefix = "" if field == what else f"field {field}: "
-            fault, _, remedy = str(item["ctx"]["error"]).partition(": ")
-            yield f"{prefix}{fault}", remedy or "correct it"
-        else:
-            message = item["msg"]
-            yield f"field {field} is {value}", message[0].lower() + message[1:]
-
-
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return a value of a file as one short line, as errors show it."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     if not text.isprintable():
         text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _fields_at(section: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the field names of the section at a place in the file, by walking the types."""
-    for step in location:
-        if not isinstance(step, str) or step not in section.model_fields:
-            continue
-        inner = _section_in(section.model_fields[step].annotation)
-        if inner is not None:
-            section = inner
-    return list(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        found = _section_in(argument)
-        if found is not None:
-            return found
-    return None

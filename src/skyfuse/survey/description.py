@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from skyfuse.errors import UsageError
-from skyfuse.strictyaml import Section, parse_yaml, read_yaml, validated
+from skyfuse.sections import Section, validated
+from skyfuse.strictyaml import parse_yaml, read_yaml
 
 WORDS = ("file", "key", "band")
 """What a template may name besides groups of the file's name and keywords."""
