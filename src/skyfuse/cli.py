@@ -118,7 +118,9 @@ def mock(
     fields: Annotated[int, typer.Option(help="Number of fields, 13.5′ × 9.8′ each.", min=1)] = 2,
     products: Annotated[
         str,
-        typer.Option(help="What is written: frames,spectra,sfr,gaia,zoo,lamost,catalogue,scene,infrared."),
+        typer.Option(
+            help="What is written: frames,spectra,sfr,gaia,zoo,lamost,catalogue,scene,infrared,desi."
+        ),
     ] = "frames,spectra,sfr",
     z_max: Annotated[float, typer.Option(help="Highest redshift of the galaxies.")] = 0.1,
     objects: Annotated[int, typer.Option(help="Number of objects with a spectrum.", min=1)] = 1500,

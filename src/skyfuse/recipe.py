@@ -22,7 +22,9 @@ from skyfuse.words import DERIVED, MODALITIES, PARTS, Fusion, Kind, Modality, Pa
 
 Variant = Literal["tiny-pixels", "shuffled-bands", "complete-only"]
 Reader = Literal["cube", "table", "gaia-xp", "images", "scene"]
-Product = Literal["frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene", "infrared"]
+Product = Literal[
+    "frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene", "infrared", "desi"
+]
 Scalar = bool | int | float | str
 
 GIVES: dict[str, tuple[Modality, ...]] = {

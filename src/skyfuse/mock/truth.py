@@ -69,6 +69,10 @@ OF_PRODUCT = {
         "flux_w1": "flux of the whole object in W1, nanomaggies whose zero point is Vega's",
         "flux_w2": "likewise in W2",
     },
+    "desi": {
+        "targetid": "DESI's number of the object",
+        "desi_fibre": "good, or broken: without a spectrum",
+    },
 }
 """Columns that it has beside these where a product is written."""
 
@@ -88,6 +92,16 @@ def object_id(seed: int, index: int) -> int:
 def source_id(seed: int, index: int) -> int:
     """Return a target's number in Gaia's catalogue."""
     return 3_800_000_000_000_000_000 + seed % 10**9 * 10**7 + index
+
+
+def target_id(seed: int, index: int) -> int:
+    """Return a target's number in DESI's catalogue: above 2⁵³, as the survey's own, so no float holds it."""
+    return 39_600_000_000_000_001 + seed % 10**7 * 10**7 + index
+
+
+def sky_target_id(seed: int, number: int) -> int:
+    """Return the number of a place of empty sky in DESI's catalogue."""
+    return target_id(seed, number) + 10**15
 
 
 _COPIED = (

@@ -38,7 +38,7 @@ SIGMA = (1.55, 5.8)
 LATENT = (1 << 13, 1 << 15)
 """Bits of the mask for what a bright star leaves on the detector, in W1 and W2 (Meisner, Lang, Schlafly &
 Schlegel 2019, PASP 131, 124504)."""
-_BOX, _FINER = 64, 2
+_BOX, _FINER = 48, 2
 _NIGHTS = (55359.28830112, 58447.00049578)
 
 

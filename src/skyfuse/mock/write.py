@@ -24,6 +24,7 @@ from skyfuse.mock import (
     bound,
     catalogue,
     classes,
+    desi,
     gaia,
     images,
     infrared,
@@ -52,7 +53,7 @@ from skyfuse.processes import Context
 from skyfuse.words import Progress
 
 VERSION = 2
-PRODUCTS = ("frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene", "infrared")
+PRODUCTS = ("frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene", "infrared", "desi")
 DEFAULT_PRODUCTS = PRODUCTS[:3]
 _CHUNK = 50
 """Objects that a process takes at a time."""
@@ -125,8 +126,9 @@ def write_mock(
         What is written, all of the same objects: ``frames``, ``spectra`` (SDSS), ``sfr`` (MPA-JHU tables),
         ``gaia`` (sampled BP/RP spectra of the galaxies), ``zoo`` (colour images and votes), ``lamost``
         (spectra of the stars), ``catalogue`` (a table of magnitudes and classes), ``infrared`` (coadds as
-        unWISE's); and, of its own, ``scene`` (`objects` pictures with audio features). The default ones
-        have the sky of the star-formation study; any other choice has every class of galaxy and star.
+        unWISE's), ``desi`` (coadded spectra and redshifts as DESI's); and, of its own, ``scene`` (`objects`
+        pictures with audio features). The default ones have the sky of the star-formation study; any other
+        choice has every class of galaxy and star.
     z_max : float
         Largest redshift of galaxies. Up to 0.10, redshifts from 0.02 on in a shallow flux-limited sample;
         up to 0.6, those of the galaxies that Gaia sees.
@@ -197,7 +199,8 @@ def write_mock(
         n_fields = fields if imaged else 0
         n_scenes = objects if "scene" in wanted else 0
         sky_fibres = max(2, objects // 160) if "spectra" in wanted else 0
-        total = n_fields + len(sky.targets) + sky_fibres + n_scenes
+        petals = desi.petals(len(sky.targets)) if "desi" in wanted else 0
+        total = n_fields + petals + len(sky.targets) + sky_fibres + n_scenes
         done = 0
 
         def report(what: str) -> None:
@@ -215,6 +218,8 @@ def write_mock(
         with _mapping(writer, workers) as mapped:
             for _ in mapped(_Writer.field, range(n_fields)):
                 report(imaged[0])
+            for _ in mapped(_Writer.petal, range(petals)):
+                report("DESI petals")
             for batch in mapped(_Writer.targets, range(0, len(sky.targets), _CHUNK)):
                 batches.append(batch)
                 for _ in batch.rows:
@@ -229,6 +234,7 @@ def write_mock(
         if of_sky:
             counts |= _write_tables(out, sky, wanted, batches)
             counts["sky fibres"] = sky_fibres
+            counts["DESI petals"] = petals
             if "spectra" in wanted:
                 counts["spectra"] = len(sky.targets) + sky_fibres
         return MockSummary(out, {name: n for name, n in counts.items() if n}, wanted)
@@ -338,6 +344,18 @@ class _Writer:
             write_once(paths[f"ivar{seen.band}"], partial(unwise.zipped, where, seen.band, seen.ivar))
         write_once(paths["mask"], partial(unwise.zipped, where, 1, mask))
 
+    def petal(self, number: int) -> None:
+        """Write the DESI spectra of a petal, and their redshifts."""
+        coadd, redrock = (self.out / path for path in desi.paths(number))
+        extra = self.out / "expected" / f"{coadd.stem}.npy"
+        if all(path.exists() for path in (coadd, redrock, *([extra] if self.expected else []))):
+            return
+        seen = desi.observe(self.sky, number, self.bank)
+        if self.expected:
+            write_once(extra, partial(npy_bytes, seen.expected))
+        write_once(redrock, partial(desi.redrock_bytes, seen))
+        write_once(coadd, partial(desi.coadd_bytes, seen))
+
     def sky_fibre(self, number: int) -> None:
         """Write a spectrum of empty sky: noise about zero, and no object."""
         rng = generator(self.sky.seed, SPAWN_SKY_FIBRE, number)
@@ -361,6 +379,9 @@ class _Writer:
             if "infrared" in self.products:
                 w1, w2 = infrared.fluxes(seed, source).sum(axis=1)
                 row |= {"flux_w1": float(w1), "flux_w2": float(w2)}
+            if "desi" in self.products:
+                row["targetid"] = truth.target_id(seed, source.index)
+                row["desi_fibre"] = "broken" if desi.is_broken(source.index) else "good"
             if "spectra" in self.products:
                 row |= self._target_spectrum(source, light)
             if "lamost" in self.products and source.kind == "STAR":
