@@ -4,6 +4,7 @@ import pytest
 from sklearn import ensemble, linear_model, neighbors, svm
 from sklearn.preprocessing import RobustScaler
 
+from skyfuse.errors import UsageError
 from skyfuse.models import MODELS
 
 from .conftest import QUICK, QUICK_CLASSES
@@ -318,3 +319,11 @@ def test_lightgbm_grows_as_told(told):
     expected = {"num_leaves": 7, "min_data_in_leaf": 50, "bagging_fraction": 0.5, "max_bin": 15}
     expected |= {"feature_fraction": 0.5, "bagging_freq": 1}
     assert {key: told[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize(("name", "key"), [("lightgbm", "threads"), ("forest", "trees"), ("svm", "C")])
+def test_a_parameter_is_none_only_where_none_is_its_default(name, key):
+    with pytest.raises(UsageError, match=f"{key} is None"):
+        MODELS[name](**{key: None})
+    assert MODELS["forest"](max_depth=None).params["max_depth"] is None
+    assert MODELS["svm"](gamma=None).params["gamma"] is None

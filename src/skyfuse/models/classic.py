@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,7 +51,13 @@ class _Classic(Model):
             lesson.progress(1, 1, what)
 
     def _require_positive(self, *names: str) -> None:
-        wrong = [name for name in names if self.params[name] is not None and not self.params[name] > 0]
+        told = signature(type(self)).parameters
+        wrong = [
+            name
+            for name in names
+            # None stands where it is the default alone.
+            if (told[name].default is not None if self.params[name] is None else not self.params[name] > 0)
+        ]
         if wrong:
             raise UsageError(f"{wrong[0]} is {self.params[wrong[0]]}", remedy="give a number above 0")
 
