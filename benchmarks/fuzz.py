@@ -561,6 +561,8 @@ def _read_downloads(path: Path) -> Values:
 def _sqlite(damaged: Path, whole: Path, values: Values) -> str | None:
     """Say that a plain walk through the tables, without their indexes, finds this."""
     with contextlib.closing(sqlite3.connect(damaged / "ledger.sqlite")) as db:
+        # What Skyfuse does not read, as the address of a rejected file, may be no text.
+        db.text_factory = lambda content: content.decode(errors="replace")
         columns = "path, url, state, reason, remark FROM files NOT INDEXED ORDER BY rowid"
         files = db.execute(f"SELECT {columns}").fetchall()
         queries = db.execute("SELECT sql FROM queries NOT INDEXED ORDER BY rowid").fetchall()
@@ -840,12 +842,14 @@ def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
             other = pd.DataFrame({name: data.field(k).tolist() for k, name in enumerate(data.columns.names)})
     # A name of nothing but blanks is none.
     names = [str(name).strip() or f"Unnamed: {k}" for k, name in enumerate(other.columns)]
-    if names != [str(name).strip() for name in values.columns] or len(other) != len(values):
+    taken_names = [str(name).strip() or f"Unnamed: {k}" for k, name in enumerate(values.columns)]
+    if names != taken_names or len(other) != len(values):
         return None
     for k in range(len(names)):
         for one, two in zip(other.iloc[:, k], values.iloc[:, k], strict=True):
             # Text of FITS ends with its first NUL.
-            text = one.partition(b"\0")[0].decode("latin-1") if isinstance(one, bytes) else str(one)
+            text = one.decode("latin-1") if isinstance(one, bytes) else str(one)
+            text = text.partition("\0")[0] if damaged.suffix == ".fits" else text
             said, taken = text.strip(), "" if pd.isna(two) else str(two).strip()
             if said == taken or (not taken and said in (*MISSING, *MISSING_NUMBERS)):
                 continue
