@@ -25,7 +25,7 @@ _ENDING = re.compile(r"(\.(fits|fit|fts))?(\.(fz|gz|bz2))?$", re.IGNORECASE)
 # In which a partner may lie there, besides the image's own.
 _ENDINGS = (".fits", ".fits.fz", ".fits.gz", ".fits.bz2")
 # What ids are made of: they name rows of indexes and appear in file names and pages.
-_ID = re.compile(r"[A-Za-z0-9_.+:-]{1,200}")
+_ID = re.compile(r"[A-Za-z0-9_.+:,-]{1,200}")
 # An image of one detector; coadds have some 10,000 a side.
 _MOST_SIDE = 65_536
 # fpack's name for the image of the primary HDU, which it moves.
@@ -381,7 +381,7 @@ class DescribedReader:
             raise FileError(
                 f"its id would be {made[:80]!r}",
                 reason="bad-values",
-                remedy="make it of keywords that hold letters, digits and _.+:-",
+                remedy="make it of keywords that hold letters, digits and _.+:,-",
                 path=path,
             )
         return made

@@ -49,10 +49,14 @@ def _template(text: str) -> str:
     return text
 
 
+def _number_or_keyword(told: float | str) -> float | str:
+    return _keyword(told) if isinstance(told, str) else told
+
+
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Keyword = Annotated[str, AfterValidator(_keyword)]
 Template = Annotated[str, AfterValidator(_template)]
-NumberOrKeyword = float | Keyword
+NumberOrKeyword = Annotated[float | str, AfterValidator(_number_or_keyword)]
 
 
 class Recognise(Section):
