@@ -132,3 +132,93 @@ def write_lamost(
         del primary.header[key]
     primary.writeto(path, overwrite=True)
     return path
+
+
+DESI_ARMS = {"B": (4500, 2751), "R": (7200, 2326), "Z": (9400, 2881)}
+"""First bin, in steps of 0.8 Å, and number of bins of each arm, as the data model has them."""
+
+
+def desi_hdus(
+    targets: list[int],
+    arms: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    *,
+    first: dict[str, int] | None = None,
+    fibermap: dict[str, Any] | None = None,
+    **cards: Any,
+) -> fits.HDUList:
+    """Return a coadd: of each arm flux, inverse variance and mask, shape (targets, bins)."""
+    n = len(targets)
+    columns = {
+        "TARGETID": ("K", np.array(targets, np.int64)),
+        "COADD_FIBERSTATUS": ("J", np.zeros(n)),
+        "TARGET_RA": ("D", 150 + 0.01 * np.arange(n)),
+        "TARGET_DEC": ("D", 2 + 0.01 * np.arange(n)),
+        "OBJTYPE": ("3A", np.array(["TGT"] * n)),
+    }
+    for name, values in (fibermap or {}).items():
+        if values is None:
+            del columns[name]
+        else:
+            columns[name] = (columns.get(name, ("J",))[0], np.array(values))
+    primary = fits.PrimaryHDU()
+    primary.header.update({"SPGRP": "healpix", "SURVEY": "main", "PROGRAM": "dark", **cards})
+    hdus = fits.HDUList([primary])
+    hdus.append(
+        fits.BinTableHDU.from_columns(
+            [fits.Column(k, f, array=v) for k, (f, v) in columns.items()], name="FIBERMAP"
+        )
+    )
+    exposures = {
+        "TARGETID": ("K", np.repeat(np.array(targets, np.int64), 2)),
+        "MJD": ("D", np.tile([59301.9, 59305.2], n)),
+    }
+    hdus.append(
+        fits.BinTableHDU.from_columns(
+            [fits.Column(k, f, array=v) for k, (f, v) in exposures.items()], name="EXP_FIBERMAP"
+        )
+    )
+    for arm, (flux, ivar, mask) in arms.items():
+        start = (first or {}).get(arm, DESI_ARMS[arm[0]][0])
+        wave = 0.8 * start + np.cumsum(np.full(flux.shape[1], 0.8)) - 0.8
+        parts = {"WAVELENGTH": wave, "FLUX": flux.astype(np.float32), "IVAR": ivar.astype(np.float32)}
+        for part, array in (parts | {"MASK": mask.astype(np.int32)}).items():
+            hdus.append(fits.ImageHDU(array, name=f"{arm}_{part}"))
+        hdus[f"{arm}_FLUX"].header["BUNIT"] = "10**-17 erg/(s cm2 Angstrom)"
+    return hdus
+
+
+def redrock_hdus(targets: list[int], **columns: Any) -> fits.HDUList:
+    n = len(targets)
+    found = {
+        "TARGETID": ("K", np.array(targets, np.int64)),
+        "Z": ("D", 0.1 + 0.01 * np.arange(n)),
+        "ZERR": ("D", np.full(n, 1e-5)),
+        "ZWARN": ("K", np.zeros(n, np.int64)),
+        "SPECTYPE": ("6A", np.array(["GALAXY"] * n)),
+        "SUBTYPE": ("20A", np.array([""] * n)),
+    }
+    for name, values in columns.items():
+        found[name] = (found[name][0], np.array(values))
+    table = [fits.Column(name, form, array=array) for name, (form, array) in found.items()]
+    return fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU.from_columns(table, name="REDSHIFTS")])
+
+
+def write_desi(
+    folder: Path, targets: list[int], *, redshifts: bool = True, seed: int = 0, **options: Any
+) -> Path:
+    """Write a coadd of noise and its redshifts."""
+    random = np.random.default_rng(seed)
+    arms = {
+        arm: (
+            random.normal(1, 1, (len(targets), bins)),
+            random.uniform(0.1, 5, (len(targets), bins)),
+            np.zeros((len(targets), bins)),
+        )
+        for arm, (_, bins) in DESI_ARMS.items()
+    }
+    folder.mkdir(exist_ok=True)
+    path = folder / "coadd-main-dark-1.fits"
+    desi_hdus(targets, arms, **options).writeto(path, overwrite=True, checksum=True)
+    if redshifts:
+        redrock_hdus(targets).writeto(folder / "redrock-main-dark-1.fits", overwrite=True, checksum=True)
+    return path

@@ -239,9 +239,9 @@ def _overlap(
 
 
 def _native_edges(spectrum: Spectrum) -> NDArray[np.float64]:
-    """Return the edges of a spectrum's bins, Å: exact on the SDSS grid, else midway between centres."""
+    """Return the edges of a spectrum's bins, Å: exact on the bins of SDSS, else midway between centres."""
     n = spectrum.wavelength.size
-    if spectrum.first_bin is not None:
+    if spectrum.first_bin is not None and spectrum.step is None:
         log = (spectrum.first_bin - 0.5 + np.arange(n + 1, dtype=np.float64)) * 1e-4
         return np.asarray(10.0**log, np.float64)
     middle = (spectrum.wavelength[:-1] + spectrum.wavelength[1:]) / 2
@@ -280,7 +280,7 @@ def spectrum_levels(spectrum: Spectrum, grid: SpectralGrid, levels: int = 5) -> 
         raise UsageError(
             f"{levels} zooms were asked for", remedy=f"the grid {grid.name!r} has {len(grid.sizes)}"
         )
-    if grid.first_bin is not None and spectrum.first_bin is not None:
+    if grid.first_bin is not None and spectrum.first_bin is not None and grid.step == spectrum.step:
         shape = (1, 1, grid.sizes[0])
         placed = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
         shift = spectrum.first_bin - grid.first_bin

@@ -15,6 +15,7 @@ import mmap
 import os
 import re
 import warnings
+import weakref
 import zlib
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
@@ -360,6 +361,83 @@ class Scratch:
         return self._held[name][:size].view(dtype).reshape(shape)
 
 
+class OnDisk:
+    """A file's bytes as `memoryview` gives them, but read when asked for: gigabytes take no memory.
+
+    It is not mapped, because a mapped file that another process cuts short ends this one.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    FileError
+        ``unreadable`` or ``empty``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._descriptor)
+            self._size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        if not len(self):
+            raise _empty(path)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, place: slice) -> bytes:
+        start, stop, _ = place.indices(len(self))
+        try:
+            content = os.pread(self._descriptor, max(stop - start, 0), start)
+        except OSError as error:
+            raise _unreadable(self._path, error) from error
+        if len(content) < stop - start:
+            raise _cut_off(self._path, "while it is read")
+        return content
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of all bytes."""
+        digest = hashlib.sha256(usedforsecurity=False)
+        for at in range(0, len(self), _PIECE):
+            digest.update(self[at : at + _PIECE])
+        return digest.hexdigest()
+
+
+def stamp(path: Path) -> tuple[int, int, int]:
+    """Return by what a changed file is told: its inode, the time of its last change, and its size.
+
+    Raises
+    ------
+    FileError
+        ``unreadable``.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def is_compressed(path: Path) -> bool:
+    """Tell whether a file begins as those of bzip2 and gzip.
+
+    Raises
+    ------
+    FileError
+        ``unreadable``.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.read(3).startswith(_COMPRESSED)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def read_bytes(path: Path, scratch: Scratch | None = None, most: int = MOST_BYTES) -> tuple[memoryview, str]:
     """Read a file whole, decompressing ``.bz2`` and ``.gz``.
 
@@ -616,7 +694,7 @@ def _read_headers(path: Path, count: int) -> list[Header]:
         raise _unreadable(path, error) from error
 
 
-def parse(content: memoryview, path: Path) -> list[HDU]:
+def parse(content: memoryview | OnDisk, path: Path, *, sums: bool = True) -> list[HDU]:
     """Find the HDUs of a file, to its end, and refuse what the standard does not allow.
 
     Whole blocks; headers of printable ASCII, the mandatory keywords first and in their order, none of them
@@ -627,10 +705,12 @@ def parse(content: memoryview, path: Path) -> list[HDU]:
 
     Parameters
     ----------
-    content : memoryview of bytes
+    content : memoryview of bytes, or OnDisk
         The whole file, decompressed.
     path : Path
         For messages.
+    sums : bool
+        Whether CHECKSUM and DATASUM are checked, for which all data are read; see also `require_sums`.
 
     Returns
     -------
@@ -655,11 +735,12 @@ def parse(content: memoryview, path: Path) -> list[HDU]:
             raise _cut_off(path, f"within the data of HDU {len(found)}")
         if bytes(content[stop:end]).strip(b" " if header.get("XTENSION") == "TABLE" else b"\0"):
             raise damaged(f"the padding after the data of HDU {len(found)} is not empty", path)
-        _require_sums(content, header, at, start, end, len(found), path)
         found.append(HDU(header, start, stop, end))
         at = end
     if not found:
         raise _empty(path)
+    if sums:
+        require_sums(content, found, path)
     return found
 
 
@@ -713,18 +794,30 @@ def _data_size(header: Header, path: Path) -> int:
     return abs(integer(header, "BITPIX", path)) // 8 * groups * (extra + math.prod(lengths))
 
 
-def _require_sums(
-    content: memoryview, header: Header, at: int, start: int, end: int, number: int, path: Path
-) -> None:
-    """Refuse an HDU whose DATASUM or CHECKSUM, where it has them, is not that of its bytes."""
+def require_sums(content: memoryview | OnDisk, hdus: list[HDU], path: Path) -> None:
+    """Refuse a file in which a DATASUM or CHECKSUM, where an HDU has them, is not that of its bytes.
+
+    Raises
+    ------
+    FileError
+        ``damaged``.
+    """
+    at = 0
+    for number, hdu in enumerate(hdus):
+        _require_sums(content, hdu, at, number, path)
+        at = hdu.end
+
+
+def _require_sums(content: memoryview | OnDisk, hdu: HDU, at: int, number: int, path: Path) -> None:
+    header = hdu.header
     stated = [str(header.get(key, "")).strip() for key in ("DATASUM", "CHECKSUM")]
     if not any(stated):
         return
-    data = _ones_complement_sum(content[start:end])
+    data = _ones_complement_sum(content, hdu.start, hdu.end)
     if stated[0] and str(data) != stated[0]:
         raise damaged(f"the DATASUM of HDU {number} is not that of its data", path)
     # The checksum is chosen so that the sum over the whole HDU is -0.
-    whole = data + _ones_complement_sum(content[at:start])
+    whole = data + _ones_complement_sum(content, at, hdu.start)
     if stated[1] and whole not in (0, 0xFFFFFFFF, 2 * 0xFFFFFFFF):
         raise FileError(
             f"the CHECKSUM of HDU {number} is not that of its bytes",
@@ -734,9 +827,12 @@ def _require_sums(
         )
 
 
-def _ones_complement_sum(content: memoryview) -> int:
+def _ones_complement_sum(content: memoryview | OnDisk, start: int, stop: int) -> int:
     """Return the 32-bit ones' complement sum of big-endian words (FITS 4.0, appendix J)."""
-    total = int(np.frombuffer(content, ">u4").sum(dtype=np.uint64))
+    total = 0
+    for at in range(start, stop, _PIECE):
+        piece = content[at : min(at + _PIECE, stop)]
+        total += int(np.frombuffer(piece, ">u4").sum(dtype=np.uint64))
     while total >> 32:
         total = (total & 0xFFFFFFFF) + (total >> 32)
     return total
@@ -822,7 +918,9 @@ def _unshifted(column: NDArray[Any]) -> NDArray[Any]:
     return native
 
 
-def _end_of_header(content: bytes | memoryview, at: int, path: Path, *, first: bool, last: bool) -> int:
+def _end_of_header(
+    content: bytes | memoryview | OnDisk, at: int, path: Path, *, first: bool, last: bool
+) -> int:
     """Return where the header that begins at `at` ends, or 0 where more bytes are needed."""
     if first and content[:6] != b"SIMPLE" and (last or len(content) >= BLOCK):
         raise _not_fits(bytes(content[:BLOCK]), path)

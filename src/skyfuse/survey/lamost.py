@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from skyfuse.errors import FileError
-from skyfuse.survey import fits
+from skyfuse.survey import fits, spectra
 from skyfuse.survey.reader import Options, SurveyFile
 from skyfuse.survey.records import Instrument, Spectroscopy, Spectrum, SpectrumInfo
-from skyfuse.survey.sdss import REDSHIFTS, require_fluxes, require_wavelengths
+from skyfuse.survey.spectra import AGAIN, LEFT_OUT
 
 LAMOST = Instrument("lamost", spectroscopy=Spectroscopy("sdss"))
 """Its bins are those of SDSS, so that both fit one grid."""
@@ -28,11 +28,10 @@ _BIN_TOLERANCE = 5e-2
 _NO_OBJECT = {"sky": "sky-fibre", "unused": "unplugged", "dead": "unplugged", "poserr": "bad-target"}
 _NO_REDSHIFT = -9999.0
 _NAME = re.compile(r"spec-\d+-.+_sp\d+-\d+\.")
-# What the LAMOST 1D pipeline calls what it could and could not classify (DR1, 3.2), in upper case.
-_CLASSES = ("STAR", "GALAXY", "QSO", "UNKNOWN")
+# What the LAMOST 1D pipeline calls what it could not classify (DR1, 3.2), in upper case.
+_UNCLASSIFIED = "UNKNOWN"
 # Of a file, decompressed: 0.1 MB.
 _MOST_BYTES = 1 << 26
-_AGAIN = "get the file again from the archive"
 
 
 def is_spectrum(header: fits.Header) -> bool:
@@ -65,7 +64,7 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
         raise FileError(
             f"its header calls it {own!r}, and makes it spec-{name}",
             reason="bad-values",
-            remedy=_AGAIN,
+            remedy=AGAIN,
             path=path,
         )
     return SpectrumInfo(
@@ -120,7 +119,7 @@ def read_spectrum(
         )
     info = spectrum_info(header, path)
     if not keep_unclassified and not {"CLASS", "Z"} <= header.keys():
-        raise FileError("its header has no CLASS or no Z", reason="missing-keyword", remedy=_AGAIN, path=path)
+        raise FileError("its header has no CLASS or no Z", reason="missing-keyword", remedy=AGAIN, path=path)
     if header.get("BITPIX") != -32 or header.get("NAXIS") != 2 or header.get("NAXIS2") != _ROWS:
         raise FileError(
             f"HDU 0 is no image of {_ROWS} rows of 32-bit floats",
@@ -131,42 +130,33 @@ def read_spectrum(
     fits.require_plain_image(header, path)
     if header.get("VACUUM", True) is not True:
         raise FileError(
-            "its wavelengths are not those in vacuum", reason="wrong-unit", remedy=_AGAIN, path=path
+            "its wavelengths are not those in vacuum", reason="wrong-unit", remedy=AGAIN, path=path
         )
     fibre = str(header.get("FIBERTYP", "Obj")).strip().lower()
     if fibre in _NO_OBJECT and not keep_unknown:
         raise FileError(
             f"its fibre saw no object (FIBERTYP is {header['FIBERTYP']!r})",
             reason=_NO_OBJECT[fibre],
-            remedy="leave it out, or read it from Python with keep_unknown=True",
+            remedy=LEFT_OUT,
             path=path,
         )
     size = fits.integer(header, "NAXIS1", path)
     if size < 2:
-        raise FileError("it has no spectrum", reason="wrong-hdus", remedy=_AGAIN, path=path)
+        raise FileError("it has no spectrum", reason="wrong-hdus", remedy=AGAIN, path=path)
     rows = np.frombuffer(content, ">f4", _ROWS * size, primary.start).reshape(_ROWS, size)
     start, step = fits.number(header, "COEFF0", path), fits.number(header, "COEFF1", path)
     if not (abs(start) < 10 and abs(step) < 1):
         raise FileError(
             f"its wavelengths begin at COEFF0 = {start} with steps of COEFF1 = {step}",
             reason="bad-values",
-            remedy=_AGAIN,
+            remedy=AGAIN,
             path=path,
         )
     loglam = start + step * np.arange(size, dtype=np.float64)
-    require_wavelengths(loglam, path)
-    first_bin = None
-    bins = np.rint(loglam * 1e4)
-    if np.abs(loglam * 1e4 - bins).max() < _BIN_TOLERANCE and (np.diff(bins) == 1).all():
-        first_bin = int(bins[0])
-        loglam = bins * 1e-4
-    flux, ivar = rows[_FLUX].astype(np.float32), rows[_IVAR].astype(np.float32)
-    good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf) & (rows[_AND_MASK] == 0)
-    require_fluxes(flux[good], ivar[good], path)
-    sigma = np.full(size, np.nan, np.float32)
-    sigma[good] = 1 / np.sqrt(ivar[good])
-    catalogue = _catalogue(header, float(np.median(flux[good] / sigma[good])), path)
-    flux[~good] = np.nan
+    spectra.require_wavelengths(loglam, path)
+    loglam, first_bin = spectra.on_ladder(loglam, _BIN_TOLERANCE)
+    flux, sigma = spectra.flux_and_sigma(rows[_FLUX], rows[_IVAR], rows[_AND_MASK] != 0, path)
+    catalogue = _catalogue(header, spectra.sn_median(flux, sigma), path)
     wavelength = np.power(10.0, loglam)
     return Spectrum(info, wavelength, flux, sigma, first_bin, sha256, catalogue)
 
@@ -178,30 +168,18 @@ def _catalogue(header: fits.Header, sn_median: float, path: Path) -> dict[str, A
         value = fits.number(header, key, path) if key in header else _NO_REDSHIFT
         if value == _NO_REDSHIFT:
             return None
-        if not least <= value <= most:
-            raise FileError(
-                f"its header says {key} = {value}, not from {least} to {most}",
-                reason="bad-values",
-                remedy=_AGAIN,
-                path=path,
-            )
-        return value
+        return spectra.within(value, least, most, f"its header says {key}", path)
 
     def text(key: str) -> str | None:
         return fits.text(header, key, path) if key in header else None
 
     name = text("CLASS")
-    if name is not None and name.upper() not in _CLASSES:
-        raise FileError(
-            f"its header says CLASS = {name!r}, none of {', '.join(_CLASSES)}",
-            reason="bad-values",
-            remedy=_AGAIN,
-            path=path,
-        )
+    name = None if name is None else name.upper()
+    spectra.require_class(name, "its header says CLASS", path, also=(_UNCLASSIFIED,))
     return {
-        "class": None if name is None else name.upper(),
+        "class": name,
         "subclass": text("SUBCLASS"),
-        "z": number("Z", *REDSHIFTS),
+        "z": number("Z", *spectra.REDSHIFTS),
         "z_err": number("Z_ERR", -1e4, 1e4),
         "zwarning": None,
         "sn_median": sn_median,

@@ -218,13 +218,16 @@ class Spectrum:
     sigma : ndarray of float32, shape (n,)
         Standard deviation of `flux`; NaN where invalid.
     first_bin : int or None
-        k of the first sample where log10 λ = k · 1e-4 exactly (the SDSS grid); None on any other grid.
+        k of the first sample where log10 λ = k · 1e-4 exactly (the bins of SDSS), or λ = k · `step`; None on
+        any other grid.
     catalogue : dict
         ``class``, ``subclass``, ``z``, ``z_err``, ``zwarning``, ``sn_median``, ``objtype``: the pipeline's
         own verdicts, kept for the indexes and never an input of a model unless a recipe names them. None
         where the pipeline tells nothing.
     sha256 : str
         Of the file's bytes as they lie on disk; of several files see `content_of`.
+    step : float or None
+        Å, where the bins that `first_bin` counts are equal in λ.
     """
 
     info: SpectrumInfo
@@ -234,6 +237,7 @@ class Spectrum:
     first_bin: int | None
     sha256: str
     catalogue: dict[str, Any] = field(default_factory=dict)
+    step: float | None = None
 
 
 def content_of(digests: Sequence[str]) -> str:

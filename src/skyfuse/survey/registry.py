@@ -11,14 +11,19 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from skyfuse.errors import FileError, UsageError
-from skyfuse.survey import lamost, sdss
+from skyfuse.survey import desi, lamost, sdss
 from skyfuse.survey.reader import Reader, SurveyFile
 from skyfuse.survey.records import Instrument
 
 ENTRY_POINT = "skyfuse.readers"
 """Group of entry points under which an installed package names its readers."""
 
-BUILT_IN: tuple[Reader, ...] = (sdss.FrameReader(), sdss.SpectrumReader(), lamost.SpectrumReader())
+BUILT_IN: tuple[Reader, ...] = (
+    sdss.FrameReader(),
+    sdss.SpectrumReader(),
+    lamost.SpectrumReader(),
+    desi.CoaddReader(),
+)
 """In the order in which they are asked whether a file is theirs; the descriptions shipped come after them."""
 
 _registered: list[Reader] = []

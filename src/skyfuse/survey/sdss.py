@@ -10,7 +10,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
-from skyfuse.survey import fits, wcs
+from skyfuse.survey import fits, spectra, wcs
 from skyfuse.survey.reader import Options, SurveyFile
 from skyfuse.survey.records import (
     BANDS,
@@ -22,6 +22,7 @@ from skyfuse.survey.records import (
     Spectrum,
     SpectrumInfo,
 )
+from skyfuse.survey.spectra import AGAIN
 
 _PIXEL_ARCSEC = 0.396
 
@@ -61,7 +62,7 @@ _DARK_VARIANCE_FROM_1500 = {
 # BADARC make the whole spectrum or its wavelengths meaningless. The bits that only warn of the fibre or of
 # larger errors (BADFLAT, MANYBADCOLUMNS, NEARBADPIXEL, LOWFLAT, PARTIALREJECT and so on) stay: their pixels'
 # errors allow for it. NODATA (24) is deprecated in favour of ivar = 0.
-_BAD_BITS = (
+BAD_BITS = (
     1 << 0  # NOPLUG: fibre not listed in the plug map
     | 1 << 3  # BADARC: bad arc solution
     | 1 << 18  # FULLREJECT: fully rejected in extraction
@@ -70,13 +71,6 @@ _BAD_BITS = (
     | 1 << 25  # COMBINEREJ: rejected in the combination of exposures
     | 1 << 27  # BADSKYCHI: chi² > 3 in the sky residuals at this wavelength
     | 1 << 28  # REDMONSTER: a whole region of such
-)
-# Bits of ZWARNING that mean that the fibre saw no known object (SDSS page of ZWARNING).
-_NO_OBJECT = (
-    (1 << 0, "sky-fibre", "a sky fibre"),
-    (1 << 7, "unplugged", "a fibre that was unplugged or broken"),
-    (1 << 8, "bad-target", "a fibre with a catastrophically bad position"),
-    (1 << 9, "no-data", "a fibre without data"),
 )
 # numpy's names of the kinds of floats that BITPIX tells.
 _FLOATS = {-32: ">f4", -64: ">f8"}
@@ -101,16 +95,6 @@ _VERDICTS = {
 _TRACK = {"RUN": "iu", "CAMCOL": "iu", "FIELD": "iu", "FILTER": "S"}
 # Degrees: headers round positions to 1e-5 or so.
 _SAME_PLACE = 1e-3
-# log10 Å: 1000 Å to 10 µm.
-_LOGLAM = (3.0, 5.0)
-# A step may be so many times the one before: smooth grids of any kind pass, one lost pixel does not.
-_MOST_UNEVEN = 1.5
-# 1e-17 erg/s/cm²/Å: Sirius has 1.3e9 at its brightest.
-_MOST_FLUX = 1e10
-# No σ is a millionth of the unit: the faintest of real spectra are a tenth.
-_MOST_IVAR = 1e12
-REDSHIFTS = (-0.1, 10.0)
-"""Of stars and galaxies that fall towards us, to those whose Lyman α is infrared."""
 # Half a unit in the last place of a float32 near 4, in bins of 1e-4, with room for one rounding more.
 _BIN_TOLERANCE = 5e-3
 # The sky varies smoothly: one pixel in 16 each way is plenty for the median σ of empty pixels.
@@ -127,7 +111,6 @@ _MOST_DN = 65535
 # with all of its exposures, some MB.
 _MOST_FRAME_BYTES = 1 << 26
 _MOST_SPECTRUM_BYTES = 1 << 28
-_AGAIN = "get the file again from the archive"
 
 
 def gain(run: int, camcol: int, band: str) -> float:
@@ -178,7 +161,7 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
     band = str(header.get("FILTER", "")).strip()
     if len(band) != 1 or band not in BANDS:
         raise FileError(
-            f"its FILTER is {band!r}, none of u, g, r, i, z", reason="unknown-band", remedy=_AGAIN, path=path
+            f"its FILTER is {band!r}, none of u, g, r, i, z", reason="unknown-band", remedy=AGAIN, path=path
         )
     unit = str(header.get("BUNIT", "")).strip().lower()
     if unit not in ("nanomaggy", "nanomaggies", "nmgy"):
@@ -197,12 +180,12 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
         raise FileError(
             f"its image of {nx} × {ny} pixels has no place on a CCD of {_CCD_ROWS} × {_CCD_ROWS}",
             reason="wrong-hdus",
-            remedy=_AGAIN,
+            remedy=AGAIN,
             path=path,
         )
     exposed = fits.number(header, "EXPTIME", path)
     if not 0 < exposed < _SECONDS_A_DAY:
-        raise FileError(f"its EXPTIME is {exposed} s", reason="bad-values", remedy=_AGAIN, path=path)
+        raise FileError(f"its EXPTIME is {exposed} s", reason="bad-values", remedy=AGAIN, path=path)
     middle = fits.number(header, "TAI", path) + ((ny - 1) / 2 / _CCD_ROWS - 0.5) * exposed
     mjd = fits.require_date(middle / _SECONDS_A_DAY, path)
     place = wcs.celestial(header, (ny, nx), path, _PIXEL_ARCSEC)
@@ -373,7 +356,7 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
         raise FileError(
             "it lacks the calibration vector, the sky or the astrometry (HDUs 1 to 3)",
             reason="wrong-hdus",
-            remedy=_AGAIN,
+            remedy=AGAIN,
             path=path,
         )
     vector, background, track = others[:3]
@@ -381,21 +364,21 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
     kind = _FLOATS.get(fits.integer(vector.header, "BITPIX", path))
     if kind is None or vector.stop - vector.start != np.dtype(kind).itemsize * nx:
         raise FileError(
-            f"HDU 1 is no calibration vector of {nx} values", reason="wrong-hdus", remedy=_AGAIN, path=path
+            f"HDU 1 is no calibration vector of {nx} values", reason="wrong-hdus", remedy=AGAIN, path=path
         )
     fits.require_plain_image(vector.header, path)
     calib = np.frombuffer(content, kind, nx, vector.start).astype(np.float32)
     columns = fits.table(content, background, path, _SKY)
     if len(columns) < 3 or any(len(column) != 1 for column in columns.values()):
         raise FileError(
-            "HDU 2 is no sky table (ALLSKY, XINTERP, YINTERP)", reason="wrong-hdus", remedy=_AGAIN, path=path
+            "HDU 2 is no sky table (ALLSKY, XINTERP, YINTERP)", reason="wrong-hdus", remedy=AGAIN, path=path
         )
     x, y = (columns[name].reshape(-1).astype(np.float32) for name in ("XINTERP", "YINTERP"))
     sky = columns["ALLSKY"].reshape(-1).astype(np.float32)
     shape = _sky_shape(background.header)
     if x.size != nx or y.size != ny or sky.size != shape[0] * shape[1] or sky.size == 0:
         raise FileError(
-            "the sky of HDU 2 does not fit the image", reason="wrong-hdus", remedy=_AGAIN, path=path
+            "the sky of HDU 2 does not fit the image", reason="wrong-hdus", remedy=AGAIN, path=path
         )
     for at, size in ((x, shape[1]), (y, shape[0])):
         # Edges are half a sample outside of the outermost centres.
@@ -403,12 +386,12 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
             raise FileError(
                 "the sky's positions in HDU 2 are off its samples",
                 reason="bad-values",
-                remedy=_AGAIN,
+                remedy=AGAIN,
                 path=path,
             )
     if not ((sky >= 0) & (sky <= _MOST_DN)).all():
         raise FileError(
-            f"the sky in HDU 2 is not from 0 to {_MOST_DN} DN", reason="bad-values", remedy=_AGAIN, path=path
+            f"the sky in HDU 2 is not from 0 to {_MOST_DN} DN", reason="bad-values", remedy=AGAIN, path=path
         )
     value, sigma = (scratch.array(name, (ny, nx), np.float32) for name in ("value", "sigma"))
     empty = np.empty((-(-ny // _EMPTY_STEP), -(-nx // _EMPTY_STEP)), np.float32)
@@ -431,7 +414,7 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
         empty,
     )
     if count == 0:
-        raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
+        raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=AGAIN, path=path)
     return Frame(info, value, sigma, float(np.nanmedian(empty)), sha256)
 
 
@@ -445,7 +428,7 @@ def _require_same_frame(row: dict[str, NDArray[Any]], info: FrameInfo, path: Pat
             raise FileError(
                 f"HDU 3 is about another frame: its {name} is {told}, that of HDU 0 {own}",
                 reason="bad-values",
-                remedy=_AGAIN,
+                remedy=AGAIN,
                 path=path,
             )
 
@@ -500,83 +483,26 @@ def read_spectrum(
         raise FileError(
             "it lacks the spectrum, the verdict or the lines (HDUs 1 to 3)",
             reason="wrong-hdus",
-            remedy=_AGAIN,
+            remedy=AGAIN,
             path=path,
         )
     pixels = fits.table(content, others[0], path, _PIXELS)
     if len(pixels) < 4 or any(column.ndim > 1 or len(column) < 2 for column in pixels.values()):
         raise FileError(
-            "HDU 1 lacks FLUX, LOGLAM, IVAR or AND_MASK", reason="wrong-hdus", remedy=_AGAIN, path=path
+            "HDU 1 lacks FLUX, LOGLAM, IVAR or AND_MASK", reason="wrong-hdus", remedy=AGAIN, path=path
         )
     loglam = pixels["LOGLAM"].astype(np.float64)
-    require_wavelengths(loglam, path)
-    bins = np.rint(loglam * 1e4)
-    first_bin = None
-    if np.abs(loglam * 1e4 - bins).max() < _BIN_TOLERANCE and (np.diff(bins) == 1).all():
-        first_bin = int(bins[0])
-        loglam = bins * 1e-4
-    flux, ivar = pixels["FLUX"].astype(np.float32), pixels["IVAR"].astype(np.float32)
-    good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf) & (pixels["AND_MASK"] & _BAD_BITS == 0)
-    require_fluxes(flux[good], ivar[good], path)
-    sigma = np.full(len(flux), np.nan, np.float32)
-    sigma[good] = 1 / np.sqrt(ivar[good])
+    spectra.require_wavelengths(loglam, path)
+    loglam, first_bin = spectra.on_ladder(loglam, _BIN_TOLERANCE)
+    masked = pixels["AND_MASK"] & BAD_BITS != 0
+    flux, sigma = spectra.flux_and_sigma(pixels["FLUX"], pixels["IVAR"], masked, path)
     verdicts = fits.table(content, others[1], path, _VERDICTS) if len(others) > 1 else {}
     catalogue = _catalogue(verdicts, info, path, keep_unclassified=keep_unclassified)
     if catalogue["sn_median"] is None:
-        catalogue["sn_median"] = float(np.median(flux[good] / sigma[good]))
+        catalogue["sn_median"] = spectra.sn_median(flux, sigma)
     if not keep_unknown:
-        _require_object(catalogue, path)
-    flux[~good] = np.nan
+        spectra.require_object(catalogue["zwarning"], catalogue["objtype"], path)
     return Spectrum(info, 10.0**loglam, flux, sigma, first_bin, sha256, catalogue)
-
-
-def require_wavelengths(loglam: NDArray[np.float64], path: Path) -> None:
-    """Refuse wavelengths that do not rise evenly, or are none of ultraviolet to infrared light.
-
-    Parameters
-    ----------
-    loglam : ndarray of float64, shape (n,)
-        log10 of Å; n ≥ 2.
-
-    Raises
-    ------
-    FileError
-        ``bad-values``.
-    """
-    steps = np.diff(loglam)
-    # Also false where anything is NaN.
-    if not ((loglam > _LOGLAM[0]) & (loglam < _LOGLAM[1])).all():
-        fault = f"its wavelengths are not from {10 ** _LOGLAM[0]:.0f} to {10 ** _LOGLAM[1]:.0f} Å"
-    elif not (steps > 0).all():
-        fault = "its wavelengths do not rise"
-    # Bins reach half way to their neighbours: those beside a gap would reach into it.
-    elif (
-        not (steps[1:] < _MOST_UNEVEN * steps[:-1]).all() or not (steps[:-1] < _MOST_UNEVEN * steps[1:]).all()
-    ):
-        fault = "its wavelengths jump"
-    else:
-        return
-    raise FileError(fault, reason="bad-values", remedy=_AGAIN, path=path)
-
-
-def require_fluxes(flux: NDArray[np.float32], ivar: NDArray[np.float32], path: Path) -> None:
-    """Refuse a spectrum whose valid pixels are none, or brighter or more exact than any.
-
-    Raises
-    ------
-    FileError
-        ``no-good-pixels`` or ``bad-values``.
-    """
-    if not flux.size:
-        raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
-    if np.abs(flux).max() > _MOST_FLUX or ivar.max() > _MOST_IVAR:
-        raise FileError(
-            f"its fluxes reach {np.abs(flux).max():.3g} and their inverse variances {ivar.max():.3g}, "
-            "more than any spectrograph's",
-            reason="bad-values",
-            remedy=_AGAIN,
-            path=path,
-        )
 
 
 def _catalogue(
@@ -586,14 +512,14 @@ def _catalogue(
     lacking = not (keep_unclassified or {"CLASS", "Z", "ZWARNING"} <= set(row))
     if lacking or any(column.shape != (1,) for column in row.values()):
         raise FileError(
-            "HDU 2 lacks one row with CLASS, Z and ZWARNING", reason="wrong-hdus", remedy=_AGAIN, path=path
+            "HDU 2 lacks one row with CLASS, Z and ZWARNING", reason="wrong-hdus", remedy=AGAIN, path=path
         )
     for name, own in (("PLATE", info.plate), ("MJD", info.mjd), ("FIBERID", info.fiberid)):
         if name in row and int(row[name][0]) != own:
             raise FileError(
                 f"HDU 2 is about another spectrum: its {name} is {row[name][0]}, that of HDU 0 {own}",
                 reason="bad-values",
-                remedy=_AGAIN,
+                remedy=AGAIN,
                 path=path,
             )
 
@@ -603,7 +529,7 @@ def _catalogue(
             raise FileError(
                 f"HDU 2 has another place: its {name} is {row[name][0]}, that of HDU 0 {place}",
                 reason="bad-values",
-                remedy=_AGAIN,
+                remedy=AGAIN,
                 path=path,
             )
 
@@ -613,44 +539,22 @@ def _catalogue(
         return fits.printable(bytes(found).rstrip(b"\0 "), path).strip()
 
     def number(name: str, least: float, most: float) -> float | None:
-        value = float(row[name][0]) if name in row else None
-        if value is not None and not least <= value <= most:
-            raise FileError(
-                f"HDU 2 says {name} = {value}, not from {least} to {most}",
-                reason="bad-values",
-                remedy=_AGAIN,
-                path=path,
-            )
-        return value
+        if name not in row:
+            return None
+        return spectra.within(float(row[name][0]), least, most, f"HDU 2 says {name}", path)
 
-    found = {
-        "class": text("CLASS") if "CLASS" in row else None,
+    kind = text("CLASS") if "CLASS" in row else None
+    spectra.require_class(kind, "HDU 2 says CLASS", path, also=("",))
+    return {
+        "class": kind,
         "subclass": text("SUBCLASS") if "CLASS" in row else None,
-        "z": number("Z", *REDSHIFTS),
+        "z": number("Z", *spectra.REDSHIFTS),
         # Negative: the pipeline's codes for a fit that failed.
         "z_err": number("Z_ERR", -100, 1e4),
         "zwarning": int(row["ZWARNING"][0]) if number("ZWARNING", 0, 2**16) is not None else None,
         "sn_median": number("SN_MEDIAN_ALL", -1e5, 1e5),
         "objtype": text("OBJTYPE", "SOURCETYPE"),
     }
-    if found["class"] not in (None, "", "GALAXY", "QSO", "STAR"):
-        raise FileError(
-            f"HDU 2 says CLASS = {found['class']!r}, none of GALAXY, QSO and STAR",
-            reason="bad-values",
-            remedy=_AGAIN,
-            path=path,
-        )
-    return found
-
-
-def _require_object(catalogue: dict[str, Any], path: Path) -> None:
-    """Raise where the flags say that the fibre saw no known object."""
-    remedy = "leave it out, or read it from Python with keep_unknown=True"
-    for bit, reason, fault in _NO_OBJECT:
-        if (catalogue["zwarning"] or 0) & bit:
-            raise FileError(f"it is {fault}", reason=reason, remedy=remedy, path=path)
-    if catalogue["objtype"] == "SKY":
-        raise FileError("it is a sky fibre", reason="sky-fibre", remedy=remedy, path=path)
 
 
 class FrameReader:
