@@ -12,7 +12,6 @@ same of 64-bit words, which is still read: there the highest bits of any two wor
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from skyfuse.disk import dumps, read_json, replaced, write_json
+from skyfuse.disk import dumps, json_sha256, read_json, replaced, write_json
 from skyfuse.errors import StoreError
 
 NAME = "checksums.json"
@@ -289,11 +288,7 @@ def _faults(path: Path, value: str) -> Iterator[str]:
 
 def stamped(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return JSON content with a checksum of its own, which `read_stamped` verifies."""
-    return dict(content) | {"checksum": _stamp(content)}
-
-
-def _stamp(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    return dict(content) | {"checksum": json_sha256(content)}
 
 
 def verified_stamp(content: Any) -> dict[str, Any]:
@@ -307,7 +302,7 @@ def verified_stamp(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict) or "checksum" not in content:
         raise ValueError("it carries no checksum")
     plain = {key: value for key, value in content.items() if key != "checksum"}
-    if _stamp(plain) != content["checksum"]:
+    if json_sha256(plain) != content["checksum"]:
         raise ValueError("it differs from its own checksum")
     return plain
 

@@ -23,13 +23,18 @@ _DIGITS = 308
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replaced(path: Path, *, alone: bool = False, flush: bool = True) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its name once it is complete and flushed to disk.
 
     Parameters
     ----------
     path : Path
         Final place; its folder is created. It keeps its old content if the block raises.
+    alone : bool
+        Nobody else writes it: the temporary name is always the same, so that what a killed run left is
+        written over.
+    flush : bool
+        Wait until the disk has it. Needless where the next run makes again what a power cut took.
 
     Yields
     ------
@@ -38,22 +43,30 @@ def replaced(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Random rather than the process's number: the same number may run on several machines of a cluster.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    word = "part" if alone else f"{secrets.token_hex(6)}.tmp"
+    partial = path.with_name(f".{path.name}.{word}")
     try:
         with named(path):
             yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+            if flush:
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
             partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    # The rename itself lives in the folder's entry.
-    folder = os.open(path.parent, os.O_RDONLY)
+    if flush:
+        # The rename itself lives in the folder's entry.
+        flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 @contextmanager
@@ -236,6 +249,11 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) < len(pairs):
         raise ValueError("an entry stands there twice")
     return entries
+
+
+def json_sha256(content: Any) -> str:
+    """Return the SHA-256 of content as JSON, whatever the order of its keys, in hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

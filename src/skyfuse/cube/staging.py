@@ -6,7 +6,6 @@ next build goes on with it, and so does the next reader.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -14,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from skyfuse.checksums import NAME, read_stamped, stamped
-from skyfuse.disk import BusyError, locked, write_json
+from skyfuse.disk import BusyError, flush_folder, locked, write_json
 from skyfuse.errors import StoreError
 
 WRITER = ("build", "cube")
@@ -89,20 +88,11 @@ def go_on(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
         touched.add((out / name).parent)
     for folder in touched:
-        _flush(folder)
+        if folder.is_dir():
+            flush_folder(folder)
     _journal(out).unlink()
     shutil.rmtree(next_folder(out), ignore_errors=True)
     clean(out)
-
-
-def _flush(folder: Path) -> None:
-    if not folder.is_dir():
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def clean(out: Path) -> None:

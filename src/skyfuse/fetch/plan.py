@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse import identifiers
-from skyfuse.disk import read_json, sha256
+from skyfuse.disk import read_json, replaced, sha256, write_json
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.fetch.archives import CITE
 from skyfuse.fetch.ledger import Ledger, writing
@@ -201,8 +200,7 @@ def answered(
                 "cite": CITE[archive],
             }
             # The story first: a table without one would be taken for unfinished.
-            with whole_file(story) as other:
-                json.dump(told, other, indent=1, default=str, ensure_ascii=False)
+            write_json(story, told)
     for group in groups:
         ledger.note_query(
             group.name, group.sql, rows=group.rows or 0, available=group.available, remark=group.remark
@@ -246,14 +244,12 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     StoreError
         The disk cannot be written.
     """
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        with part.open("w", newline="", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+    with (
+        writing(path.parent),
+        replaced(path, alone=True) as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
+        yield file
 
 
 def user_table(path: Path) -> pd.DataFrame:

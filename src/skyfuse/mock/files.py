@@ -11,7 +11,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from skyfuse.disk import named
+from skyfuse.disk import replaced
 
 
 def write_once(path: Path, make: Callable[[], bytes]) -> None:
@@ -19,15 +19,8 @@ def write_once(path: Path, make: Callable[[], bytes]) -> None:
     if path.exists():
         return
     data = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with named(path):
-            temporary.write_bytes(data)
-            temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replaced(path, alone=True, flush=False) as partial:
+        partial.write_bytes(data)
 
 
 def npy_bytes(array: NDArray[Any]) -> bytes:

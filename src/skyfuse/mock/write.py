@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +17,7 @@ import pandas as pd
 from astropy.coordinates import SkyCoord
 from numpy.typing import NDArray
 
-from skyfuse.disk import locked, read_json
+from skyfuse.disk import dumps, locked, read_json
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.mock import (
     bound,
@@ -272,7 +271,7 @@ def _claim(out: Path, parameters: dict[str, Any]) -> None:
             "the folder is not empty and holds no mock", remedy="give an empty or a new folder", path=out
         )
     text = {"version": VERSION, "parameters": parameters, "columns": truth.columns(parameters["products"])}
-    write_once(marker, lambda: json.dumps(text, indent=1, ensure_ascii=False).encode("utf-8"))
+    write_once(marker, lambda: dumps(text).encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from skyfuse.disk import named
+from skyfuse.disk import replaced
 from skyfuse.errors import DataError, StoreError
 from skyfuse.models.base import METRIC, History
 from skyfuse.models.networks import evaluation_batch, torch_state
@@ -380,12 +380,10 @@ class _Watch:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_state.items()}
         for i, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": tensor for key, tensor in state.items()}
-        part = path.with_suffix(".part")
         metadata = {"fingerprint": self.fingerprint, "history": json.dumps(self.history)}
-        with named(path):
+        with replaced(path, alone=True, flush=False) as partial:
             # Not by safetensors itself, whose error on a full disk is none of the system's.
-            part.write_bytes(save(_clone(tensors), metadata=metadata))
-            part.replace(path)
+            partial.write_bytes(save(_clone(tensors), metadata=metadata))
 
     def resume(self, path: Path) -> None:
         """Take up an earlier training of the same network, data, settings and seed, if there is one."""

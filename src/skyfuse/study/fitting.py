@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.checksums import damaged, seal
-from skyfuse.disk import read_json, read_parquet, write_json
+from skyfuse.disk import json_sha256, read_json, read_parquet, write_json
 from skyfuse.errors import StoreError
 from skyfuse.models.base import MODELS, Arrays, History, Model
 from skyfuse.models.files import load_model
@@ -96,7 +95,7 @@ class Fitter:
             "versions": self._versions,
             "seed": self.recipe.seed,
         }
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+        return json_sha256(whole)
 
     def _fit(
         self,

@@ -68,7 +68,7 @@ def write_report(folder: str | Path) -> Path:
         "metric": metric_name,
         "crossing": crossing,
     }
-    source = (resources.files("skyfuse.study") / "report.html.j2").read_text(encoding="utf-8")
+    source = (resources.files("skyfuse.study.report") / "report.html.j2").read_text(encoding="utf-8")
     with fitting(study.path):
         # A figure is told as text and forgotten before the next one is drawn: a study has up to fifty.
         with style():
