@@ -23,7 +23,7 @@ import pandas as pd
 
 from skyfuse.cube.grid import SDSS
 from skyfuse.cube.layout import COMPONENTS
-from skyfuse.dataset import Dataset
+from skyfuse.dataset import Dataset, Wanted
 from skyfuse.survey.records import Samples
 
 BATCH = 256
@@ -99,7 +99,7 @@ def raw_path(folder: Path, modality: str, zoom: int, name: str) -> Path:
 def make(folder: Path, n: int) -> float:
     """Write the dataset and the same arrays as raw files; return its size over that of the arrays."""
     zooms = {modality: (zoom,) for modality, zoom in CASES}
-    dataset = Dataset.from_cube(NoiseCube(folder / "noise.cube", n), folder / "dataset", zooms=zooms)
+    dataset = Dataset.from_cube(NoiseCube(folder / "noise.cube", n), folder / "dataset", Wanted(zooms=zooms))
     raw = 0
     for modality, zoom in CASES:
         for name, values in zip(COMPONENTS, dataset.array(modality, zoom), strict=True):

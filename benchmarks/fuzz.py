@@ -422,7 +422,7 @@ def _stated(damaged: Path, whole: Path, values: Values) -> str | None:
 
 
 def _dataset(folder: Path) -> Path:
-    from skyfuse.dataset import Dataset
+    from skyfuse.dataset import Dataset, Material, Wanted
     from skyfuse.survey.records import Samples
 
     random = np.random.default_rng(3)
@@ -432,16 +432,14 @@ def _dataset(folder: Path) -> Path:
     table["u"], table["g"] = random.normal(20, 1, (2, n))
     flux = random.normal(9, 1, (n, 16)).astype(np.float32)
     samples = Samples(flux, np.abs(flux) / 9, np.ones_like(flux))
-    Dataset.from_arrays(
-        folder / "dataset",
+    material = Material(
         table,
         {("spectrum", 0): samples},
-        label="z",
-        columns=["u", "g"],
+        {"made": "by benchmarks/fuzz.py"},
         spectrum={"grid": "own", "sizes": [16]},
         wavelengths={0: np.linspace(4000, 7000, 16)},
-        provenance={"made": "by benchmarks/fuzz.py"},
     )
+    Dataset.from_arrays(material, folder / "dataset", Wanted(label="z", columns=["u", "g"]))
     return folder / "dataset"
 
 

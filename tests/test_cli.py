@@ -298,9 +298,9 @@ def test_a_study_is_found_in_the_folder_around_it(skyfuse, tmp_path):
 
 
 def test_tables_are_written_whole_into_new_folders(skyfuse, cube):
-    from skyfuse.dataset import Dataset
+    from skyfuse.dataset import Dataset, Wanted
 
-    Dataset.from_cube(Cube.open(cube), "data", zooms={"spectrum": [4]}, modalities=["spectrum"])
+    Dataset.from_cube(Cube.open(cube), "data", Wanted(zooms={"spectrum": [4]}))
     for name, read in (("new/at.csv", pd.read_csv), ("new/at.parquet", pd.read_parquet)):
         done = skyfuse("embed", "data", "--zoom", 4, "-o", name)
         assert done.code == 0, done.err

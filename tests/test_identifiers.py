@@ -20,10 +20,10 @@ from skyfuse import identifiers
 from skyfuse.dataset.given import open_given
 from skyfuse.dataset.labels import match_identifiers
 from skyfuse.dataset.match_files import match_files
-from skyfuse.dataset.source import open_source
 from skyfuse.errors import DataError
 from skyfuse.survey.galaxyzoo import Images
 from skyfuse.survey.tables import read_table
+from tests.dataset.made import opened
 
 # Gaia's, SDSS's photometric objects, and SDSS's spectra of plates beyond 8191, which need 64 bits unsigned.
 BASES = (4658615927801509760, 1237661382772195474, 2**63 + 4658615927801509760)
@@ -124,9 +124,10 @@ def test_votes_and_predictions_keep_every_digit(tmp_path: Path, kind: str) -> No
     more = adjacent(BASES[2], N, 7)
     write(folder / "u.csv", "csv-blank", list(more), {"g": np.arange(N) + 0.5})
     inputs = {"reader": "table", "zooms": {"table": 0}, "columns": ["g"], "derive": {}}
+    inputs |= {"every_spectrum": False, "grid": None, "size": None}
     found = open_given(folder, tmp_path / "w", inputs).records
     assert exact(found["source_id"]) == [*ids, *more]
-    made = open_source(folder, tmp_path / "d", reader="table", columns=["g"])
+    made = opened(folder, tmp_path / "d", reader="table", columns=["g"])
     assert exact(made.table["source_id"]) == [*ids, *more]
     expected = [f"row-{row:07d}" if number is None else number for row, number in enumerate([*ids, *more])]
     assert [name.removeprefix("Gaia DR3 ") for name in made.table["object_id"]] == [*map(str, expected)]
@@ -186,7 +187,7 @@ def test_labels_of_gaia_spectra_keep_every_digit(tmp_path: Path, kind: str) -> N
     rows = [*(ids[row] for row in order), None, ids[order[0]], ids[order[1]]]
     z = [*(row / n for row in order), 0.5, order[0] / n, 7.0]
     write(tmp_path / f"z.{KINDS[kind]}", kind, rows, {"redshift": z})
-    made = open_source(
+    made = opened(
         tmp_path / "xp.fits",
         tmp_path / "w",
         reader="gaia-xp",
@@ -209,7 +210,7 @@ def test_spectra_whose_numbers_were_rounded_are_refused(tmp_path: Path) -> None:
         flux = {f"{band}_flux{end}": np.ones((4, 120)) for band in ("bp", "rp") for end in ("", "_error")}
         Table({"source_id": ids, **flux}).write(tmp_path / f"{kind}.fits")
         with pytest.raises(DataError, match="fits: the column 'source_id' holds identifiers as floats"):
-            open_source(tmp_path / f"{kind}.fits", tmp_path / "w", reader="gaia-xp")
+            opened(tmp_path / f"{kind}.fits", tmp_path / "w", reader="gaia-xp")
 
 
 # ---------------------------------------------------------------------------------------------- one column

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skyfuse.cube.build import build
     from skyfuse.cube.query import Cube
-    from skyfuse.dataset import Dataset
+    from skyfuse.dataset import Dataset, Wanted
     from skyfuse.dataset.match import match
     from skyfuse.errors import SkyfuseError
     from skyfuse.mock import write_mock
@@ -36,6 +36,7 @@ __all__ = [
     "Dataset",
     "SkyfuseError",
     "Study",
+    "Wanted",
     "build",
     "load_model",
     "match",
@@ -50,6 +51,7 @@ _HOMES = {
     "Dataset": "skyfuse.dataset",
     "SkyfuseError": "skyfuse.errors",
     "Study": "skyfuse.study.run",
+    "Wanted": "skyfuse.dataset",
     "build": "skyfuse.cube.build",
     "load_model": "skyfuse.models",
     "match": "skyfuse.dataset.match",

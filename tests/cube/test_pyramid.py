@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyfuse.cube.grid import HISS, SDSS, SpectralGrid
-from skyfuse.cube.pyramid import image_levels, spectrum_levels
+from skyfuse.cube.pyramid import image_levels, series_levels, spectrum_levels
 from skyfuse.errors import UsageError
 from skyfuse.survey.records import Spectrum, SpectrumInfo
 
@@ -58,6 +58,32 @@ def test_images_equal_the_reference(ny, nx, levels, bad, seed):
         np.testing.assert_allclose(level.sigma, error, rtol=1e-6)
         np.testing.assert_array_equal(np.isnan(level.value), share == 0)
         np.testing.assert_array_equal(np.isnan(level.sigma), share == 0)
+
+
+def test_an_unknown_sigma_stays_unknown_and_changes_no_value():
+    value = np.random.default_rng(4).uniform(0, 1, (3, 2, 9, 6)).astype(np.float32)
+    value[1, 0, 2:4] = np.nan
+    for zoom, level in enumerate(image_levels(value, None, 4)):
+        side = 2**zoom
+        assert np.isnan(level.sigma).all()
+        for y, x in np.ndindex(level.value.shape[2:]):
+            block = value[1, 0, y * side : (y + 1) * side, x * side : (x + 1) * side]
+            known = block[np.isfinite(block)].astype(np.float64)
+            assert level.coverage[1, 0, y, x] == np.float16(known.size / side**2)
+            expected = known.mean() if known.size else np.nan
+            np.testing.assert_allclose(level.value[1, 0, y, x], expected, rtol=1e-6)
+
+
+def test_rows_of_bins_are_halved():
+    value = np.arange(14, dtype=np.float32).reshape(2, 7)
+    value[0, 1] = np.nan
+    sigma = np.full_like(value, 3)
+    native, half, quarter = series_levels(value, sigma, 3)
+    assert native.value.shape == (2, 7)
+    assert half.value.tolist() == [[0, 2.5, 4.5, 6], [7.5, 9.5, 11.5, 13]]
+    np.testing.assert_allclose(half.sigma[0], [3, np.sqrt(18) / 2, np.sqrt(18) / 2, 3], rtol=1e-6)
+    assert half.coverage[0].tolist() == [0.5, 1, 1, 0.5]
+    assert quarter.value[1].tolist() == [8.5, 12]
 
 
 def test_leading_axes_are_independent_images():

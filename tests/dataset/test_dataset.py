@@ -15,8 +15,10 @@ import torch
 from skyfuse.cube import layout
 from skyfuse.dataset import Dataset, SplitPlan, arrays
 from skyfuse.dataset.dataset import _remove
-from skyfuse.dataset.make import _frame_angles, table_digest
+from skyfuse.dataset.sources.cube import _frame_angles
+from skyfuse.dataset.tables import table_digest
 from skyfuse.errors import DataError, SkyfuseError, StoreError, UsageError
+from tests.dataset.made import of_arrays, of_cube
 from tests.dataset.sky import GRID, SIZE, MemoryCube
 
 N = 60
@@ -53,7 +55,7 @@ def dataset(cube: MemoryCube, tmp_path_factory: pytest.TempPathFactory) -> Datas
 
 
 def make(cube: MemoryCube, path: Path, **options: Any) -> Dataset:
-    return Dataset.from_cube(cube, path, **options)  # stands in for a Cube
+    return of_cube(cube, path, **options)  # stands in for a Cube
 
 
 def object_rows(dataset: Dataset) -> Any:
@@ -149,7 +151,7 @@ def test_same_request_opens_and_another_is_refused(cube: MemoryCube, tmp_path: P
 
 
 def test_dataset_without_labels_has_no_split(cube: MemoryCube, tmp_path: Path) -> None:
-    made = make(cube, tmp_path / "d", modalities=["spectrum"], zooms={"spectrum": [2]})
+    made = make(cube, tmp_path / "d", inputs=["spectrum"], zooms={"spectrum": [2]})
     assert len(made) == N
     assert made.zooms == {"spectrum": (2,)}
     assert [step.name for step in made.funnel.steps] == [
@@ -183,8 +185,8 @@ def test_labels_from_a_file(cube: MemoryCube, dataset: Dataset, tmp_path: Path) 
         ({"labels": label_table().assign(AVG=-99.0)}, DataError, "no object is left"),
         ({"labels": label_table().assign(plate=9)}, DataError, "missing for all"),
         ({"labels": label_table().head(3)}, DataError, "cannot be split"),
-        ({"modalities": ["xray"]}, UsageError, "xray is no modality"),
-        ({"modalities": []}, UsageError, "nothing is no modality"),
+        ({"inputs": ["xray"]}, UsageError, "xray is no modality"),
+        ({"inputs": []}, UsageError, "nothing is no modality"),
         ({"zooms": {"image": [3]}}, UsageError, "choose of 0 to 2"),
         ({"zooms": {"spectrum": []}}, UsageError, "not in the cube"),
     ],
@@ -350,8 +352,8 @@ def store_outside(path: Path) -> None:
         pytest.param(spoil_text("splits.json", "[1]"), id="broken splits"),
         pytest.param(spoil_json("dataset.json", format=1), id="another version"),
         pytest.param(spoil_json("dataset.json", objects=3), id="another length"),
-        pytest.param(spoil_json("dataset.json", modalities={"xray": [0]}), id="unknown modality"),
-        pytest.param(spoil_json("dataset.json", modalities={"image": [9]}), id="missing array"),
+        pytest.param(spoil_json("dataset.json", inputs={"xray": [0]}), id="unknown modality"),
+        pytest.param(spoil_json("dataset.json", inputs={"image": [9]}), id="missing array"),
         pytest.param(spoil_json("dataset.json", funnel=[1]), id="broken funnel"),
         pytest.param(spoil_json("splits.json", default={}), id="malformed split"),
     ],
@@ -386,7 +388,7 @@ def test_refused_dataset_without_a_path_leaves_nothing(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(DataError, match="no column 'SFR'"):
-        Dataset.from_cube(cube, labels=label_table(), label="SFR")  # as above
+        of_cube(cube, labels=label_table(), label="SFR")  # as above
     assert list(tmp_path.iterdir()) == []
 
 
@@ -428,7 +430,7 @@ def test_whole_numbers_with_holes_are_not_rounded(tmp_path: Path) -> None:
             "luminosity": [1e44, 1.0, 2.0, np.inf],
         }
     )
-    data = Dataset.from_arrays(tmp_path / "d", table, {}, provenance={}, columns=["n"])
+    data = of_arrays(tmp_path / "d", table, columns=["n"])
     assert data.label("other").tolist() == [2**62 + 1, None, 2**62 + 3, 5]
     np.testing.assert_array_equal(data.label("n"), [1, np.nan, 3, 4])
     np.testing.assert_array_equal(data.inputs({"table": 0}, range(4))["table"][:, 0], [1, np.nan, 3, 4])

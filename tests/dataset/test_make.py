@@ -17,6 +17,7 @@ from skyfuse.dataset import Dataset, Funnel, SplitPlan
 from skyfuse.dataset.features import EW_NAMES, equivalent_widths, smooth, smooth_sigma
 from skyfuse.errors import DataError, SkyfuseError, StoreError, UsageError
 from skyfuse.survey.records import Samples
+from tests.dataset.made import of_arrays, of_cube
 from tests.dataset.sky import GRID, MemoryCube
 
 N = 80
@@ -51,7 +52,7 @@ def spectra() -> Samples:
 def make(path: Path, table: pd.DataFrame | None = None, **options: Any) -> Dataset:
     defaults: dict[str, Any] = {"arrays": {}, "provenance": {"files": {}}, "split": SplitPlan(folds=2)}
     options = defaults | options
-    return Dataset.from_arrays(path, catalogue() if table is None else table, **options)
+    return of_arrays(path, catalogue() if table is None else table, **options)
 
 
 def steps(dataset: Dataset) -> list[tuple[str, int]]:
@@ -354,11 +355,11 @@ def cube(tmp_path_factory: pytest.TempPathFactory) -> MemoryCube:
 
 
 def from_cube(cube: MemoryCube, path: Path, **options: Any) -> Dataset:
-    return Dataset.from_cube(cube, path, **{"split": SplitPlan(folds=2)} | options)  # stands in for a Cube
+    return of_cube(cube, path, **{"split": SplitPlan(folds=2)} | options)  # stands in for a Cube
 
 
 def test_labels_from_the_headers(cube: MemoryCube, tmp_path: Path) -> None:
-    made = from_cube(cube, tmp_path / "d", label="class", modalities=["spectrum", "table"], columns=["z"])
+    made = from_cube(cube, tmp_path / "d", label="class", inputs=["spectrum", "table"], columns=["z"])
     # The first object's pipeline warned; the second's never warns.
     assert steps(made)[:4] == [
         ("objects in the cube", 90),
@@ -369,7 +370,7 @@ def test_labels_from_the_headers(cube: MemoryCube, tmp_path: Path) -> None:
     assert made.label().tolist() == cube.objects["class"].tolist()[1:]
     assert made.inputs({"table": 0}, [0])["table"][0, 0] == np.float32(cube.objects["z"][1])
     assert made.zooms == {"spectrum": (0, 1, 2)}
-    every = from_cube(cube, tmp_path / "e", label="class", modalities=["spectrum"], flag_zero=False)
+    every = from_cube(cube, tmp_path / "e", label="class", inputs=["spectrum"], flag_zero=False)
     assert len(every) == 90
     with pytest.raises(DataError, match=r"no column 'klass'.*class"):
         from_cube(cube, tmp_path / "f", label="klass")
@@ -377,9 +378,7 @@ def test_labels_from_the_headers(cube: MemoryCube, tmp_path: Path) -> None:
 
 def test_mock_spectra_always_train(cube: MemoryCube, tmp_path: Path) -> None:
     plan = SplitPlan(column="survey", train=("mock",), rounds=3, folds=2)
-    made = from_cube(
-        cube, tmp_path / "d", label="class", modalities=["spectrum"], split=plan, flag_zero=False
-    )
+    made = from_cube(cube, tmp_path / "d", label="class", inputs=["spectrum"], split=plan, flag_zero=False)
     mock = np.flatnonzero(made.table["survey"] == "mock")
     for turn in made.rounds():
         # One of them lies within 30″ of a real one, and so in no part.
@@ -395,7 +394,7 @@ def test_every_spectrum_is_a_row(cube: MemoryCube, tmp_path: Path, modalities: l
         cube,
         tmp_path / "d",
         label="class",
-        modalities=modalities,
+        inputs=modalities,
         columns=["z"],
         every_spectrum=True,
         flag_zero=False,
@@ -418,14 +417,14 @@ def test_every_spectrum_is_a_row(cube: MemoryCube, tmp_path: Path, modalities: l
 def test_labels_of_every_spectrum_are_its_own(cube: MemoryCube, tmp_path: Path) -> None:
     keys = cube.spectra[["plate", "mjd", "fiberid"]]
     labels = keys.assign(AVG=np.arange(91.0), FLAG=0).iloc[::-1]
-    made = from_cube(cube, tmp_path / "d", labels=labels, modalities=["spectrum"], every_spectrum=True)
+    made = from_cube(cube, tmp_path / "d", labels=labels, inputs=["spectrum"], every_spectrum=True)
     assert made.label().tolist() == np.arange(91.0).tolist()
     assert steps(made)[1] == ("spectrum in the cube with spectrum", 91)
 
 
 def test_lines_of_a_cube_are_measured_on_its_finest_zoom(cube: MemoryCube, tmp_path: Path) -> None:
     made = from_cube(
-        cube, tmp_path / "d", label="class", zooms={"spectrum": [2]}, modalities=["spectrum"], derive=["ew"]
+        cube, tmp_path / "d", label="class", zooms={"spectrum": [2]}, inputs=["spectrum"], derive=["ew"]
     )
     rows = np.arange(1, 90)
     flux = cube.gather("spectrum", 0, rows).value

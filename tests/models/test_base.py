@@ -274,12 +274,12 @@ def test_impossible_parameters_are_a_wrong_call(name, params):
 
 
 def test_a_dataset_is_read_at_the_zooms_of_the_card(fitted, monkeypatch):
-    from skyfuse.dataset import Dataset
+    from skyfuse.dataset import Dataset, Wanted
     from tests.dataset.sky import MemoryCube
 
     monkeypatch.setattr("skyfuse.models.base._BLOCK", 7)
     with TemporaryDirectory() as folder:
-        data = Dataset.from_cube(MemoryCube(Path(folder) / "c", 20), split=None)
+        data = Dataset.from_cube(MemoryCube(Path(folder) / "c", 20), wanted=Wanted(split=None))
         zooms = {"image": 1, "spectrum": 2}
         rng = np.random.default_rng(0)
         train = data.inputs(zooms, np.arange(20))

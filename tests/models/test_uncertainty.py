@@ -10,7 +10,7 @@ from mapie.regression import SplitConformalRegressor
 from scipy.stats import binom
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from skyfuse.dataset import Dataset
+from skyfuse.dataset import Dataset, Material, Wanted
 from skyfuse.errors import DataError, UsageError
 from skyfuse.models import MODELS, Conformal, load_model, propagate
 from skyfuse.models.uncertainty import ties
@@ -227,17 +227,15 @@ def catalogue(tmp_path):
     value = rng.normal(size=(40, 30)).astype(np.float32)
     value[3, 10] = np.nan
     sigma = np.where(np.isnan(value), np.nan, 0.5).astype(np.float32)
-    return Dataset.from_arrays(
-        tmp_path / "data",
+    material = Material(
         table,
         {("spectrum", 0): Samples(value, sigma, np.isfinite(value).astype(np.float16))},
-        label="y",
-        columns=["u", "g", "r"],
+        {"source": "random numbers"},
         spectrum={"grid": "mine", "sizes": [30]},
         wavelengths={0: np.arange(30.0) + 4000},
-        split=None,
-        provenance={"source": "random numbers"},
     )
+    wanted = Wanted(label="y", columns=["u", "g", "r"], split=None)
+    return Dataset.from_arrays(material, tmp_path / "data", wanted)
 
 
 class Sum:

@@ -14,7 +14,7 @@ from PIL import Image
 from skyfuse.cli import main
 from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
-from skyfuse.dataset import Dataset
+from skyfuse.dataset import Dataset, Wanted
 from skyfuse.dataset.morphology import morphology
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import MODELS
@@ -44,8 +44,7 @@ def trained(small_sky, tmp_path_factory):
     data = Dataset.from_cube(
         Cube.open(folder / "sky.cube"),
         folder / "data",
-        zooms={m: [z] for m, z in ZOOMS.items()},
-        derive=["indices"],
+        Wanted(zooms={m: [z] for m, z in ZOOMS.items()}, derive=["indices"]),
     )
     inputs = data.inputs(ZOOMS, np.arange(len(data)))
     z = data.table["z"].to_numpy()
@@ -151,7 +150,7 @@ def test_derived_columns_are_made_of_cubes_and_datasets_must_hold_them(trained, 
     assert held.tolist() == whole.loc[data.table["object_id"]].tolist()
     assert held.nunique() > 3
     bare = Dataset.from_cube(
-        Cube.open(folder / "sky.cube"), tmp_path / "bare", zooms={"spectrum": [4], "image": [4]}
+        Cube.open(folder / "sky.cube"), tmp_path / "bare", Wanted(zooms={"spectrum": [4], "image": [4]})
     )
     with pytest.raises(DataError, match="does not hold indices derived at zoom 0"):
         predict(folder / "lines", bare.path)

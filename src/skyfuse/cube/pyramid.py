@@ -158,13 +158,16 @@ def _require_levels(levels: int) -> None:
         raise UsageError(f"{levels} zooms were asked for", remedy="ask for one or more")
 
 
-def image_levels(value: NDArray[np.float32], sigma: NDArray[np.float32], levels: int = 5) -> list[Samples]:
+def image_levels(
+    value: NDArray[np.float32], sigma: NDArray[np.float32] | None, levels: int = 5
+) -> list[Samples]:
     """Build the zooms of images.
 
     Parameters
     ----------
     value, sigma : ndarray of float32, shape (..., ny, nx)
-        A sample is invalid where its value is not finite or its sigma is not finite or not above 0.
+        A sample is invalid where its value is not finite or its sigma is not finite or not above 0. None for
+        sigma: it is unknown, and NaN at every zoom, whichever samples are valid.
     levels : int
         How many zooms, the native one counted.
 
@@ -181,6 +184,9 @@ def image_levels(value: NDArray[np.float32], sigma: NDArray[np.float32], levels:
         Shapes that differ or have fewer than two axes, or no zoom.
     """
     _require_levels(levels)
+    if sigma is None:
+        made = image_levels(value, np.ones_like(value), levels)
+        return [Samples(v, np.full_like(v, np.nan), coverage) for v, _, coverage in made]
     if value.shape != sigma.shape or value.ndim < 2 or value.size == 0:
         raise UsageError(
             f"value and sigma have the shapes {value.shape} and {sigma.shape}",
@@ -195,6 +201,20 @@ def image_levels(value: NDArray[np.float32], sigma: NDArray[np.float32], levels:
         levels=levels,
     )
     return [_reshaped(level, (*lead, *level.value.shape[1:])) for level in made]
+
+
+def series_levels(value: NDArray[np.float32], sigma: NDArray[np.float32], levels: int) -> list[Samples]:
+    """Build the zooms of rows of bins; zoom z has the shape (n, ceil(bins / 2**z)).
+
+    Parameters
+    ----------
+    value, sigma : ndarray of float32, shape (n, bins)
+        As for `image_levels`.
+    levels : int
+        How many zooms, the native one counted.
+    """
+    made = _levels(value[:, None], sigma[:, None], rows=1, levels=levels)
+    return [_reshaped(level, (len(value), -1)) for level in made]
 
 
 def _reshaped(samples: Samples, shape: tuple[int, ...]) -> Samples:
@@ -281,15 +301,14 @@ def spectrum_levels(spectrum: Spectrum, grid: SpectralGrid, levels: int = 5) -> 
             f"{levels} zooms were asked for", remedy=f"the grid {grid.name!r} has {len(grid.sizes)}"
         )
     if grid.first_bin is not None and spectrum.first_bin is not None and grid.step == spectrum.step:
-        shape = (1, 1, grid.sizes[0])
+        shape = (1, grid.sizes[0])
         placed = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
         shift = spectrum.first_bin - grid.first_bin
         start, stop = max(shift, 0), min(shift + spectrum.flux.size, grid.sizes[0])
         if start < stop:
-            placed[0][..., start:stop] = spectrum.flux[start - shift : stop - shift]
-            placed[1][..., start:stop] = spectrum.sigma[start - shift : stop - shift]
-        made = _levels(*placed, rows=1, levels=levels)
-        return [_reshaped(level, (-1,)) for level in made]
+            placed[0][0, start:stop] = spectrum.flux[start - shift : stop - shift]
+            placed[1][0, start:stop] = spectrum.sigma[start - shift : stop - shift]
+        return [_reshaped(level, (-1,)) for level in series_levels(*placed, levels)]
     native = _native_edges(spectrum)
     out = []
     for zoom in range(levels):

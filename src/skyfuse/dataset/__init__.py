@@ -4,11 +4,14 @@ from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.features import Scaler, Stretch
 from skyfuse.dataset.quality import MultiObjectCheck, NanStudy
 from skyfuse.dataset.select import Funnel, Step
+from skyfuse.dataset.sources.arrays import Material
 from skyfuse.dataset.split import Round, Split, SplitPlan
+from skyfuse.dataset.wanted import Wanted
 
 __all__ = [
     "Dataset",
     "Funnel",
+    "Material",
     "MultiObjectCheck",
     "NanStudy",
     "Round",
@@ -17,4 +20,5 @@ __all__ = [
     "SplitPlan",
     "Step",
     "Stretch",
+    "Wanted",
 ]

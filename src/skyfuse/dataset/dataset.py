@@ -18,19 +18,21 @@ from numpy.typing import ArrayLike, NDArray
 from skyfuse import disk
 from skyfuse.checksums import damaged
 from skyfuse.cube import layout
-from skyfuse.dataset import features, groups, make, quality, select
+from skyfuse.dataset import features, make, quality, select
 from skyfuse.dataset import split as splitting
 from skyfuse.dataset.arrays import Arrays
+from skyfuse.dataset.content import Draft
+from skyfuse.dataset.sources.arrays import Material, draft_of_arrays
+from skyfuse.dataset.sources.cube import draft_of_cube
+from skyfuse.dataset.wanted import Wanted
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import Samples
-from skyfuse.words import PARTS, SAMPLED, Progress, Sampled
+from skyfuse.words import PARTS, SAMPLED, Progress
 
 if TYPE_CHECKING:
     from skyfuse.cube.query import Cube
     from skyfuse.dataset.tensors import TensorDataset
 
-
-_SFR_LABEL = "AVG"
 _AGAIN = "make the dataset anew from its source"
 
 
@@ -120,22 +122,9 @@ class Dataset:
         cls,
         cube: Cube,
         path: str | Path | None = None,
+        wanted: Wanted | None = None,
         *,
         labels: pd.DataFrame | str | Path | None = None,
-        label: str | None = None,
-        label_unit: str = "",
-        label_definition: str = "",
-        classes: Mapping[str, Sequence[str]] | None = None,
-        where: Mapping[str, Sequence[str | float | None]] | None = None,
-        modalities: Sequence[str] = SAMPLED,
-        zooms: Mapping[str, Sequence[int]] | None = None,
-        columns: Sequence[str] = (),
-        derive: Sequence[str] = (),
-        every_spectrum: bool = False,
-        flag_zero: bool = True,
-        complete_spectra: bool = False,
-        single_objects: bool = False,
-        split: splitting.SplitPlan | None = splitting.DEFAULT,
         progress: Progress | None = None,
     ) -> Dataset:
         """Make a dataset of the objects of a cube.
@@ -148,44 +137,12 @@ class Dataset:
         path : path, optional
             Folder to create. It appears when it is whole. Without it the dataset lies in a temporary folder
             and lasts as long as the object that is returned.
+        wanted : Wanted, optional
+            Inputs, label, rows, columns and split; by default all that the cube holds.
         labels : DataFrame or path, optional
             Table with the label, joined by plate, MJD and fibre of any spectrum of the object, else by
             position within 1″. Without it the label is a column of the cube's own index: class, subclass or
             z as the headers of the spectra state them.
-        label : str, optional
-            Column of the label, or ``log10(column)`` of one in a table of labels; ``AVG`` by default where
-            such a table is given. With neither, the dataset has no label and no split, for prediction.
-        label_unit, label_definition : str
-            For the record.
-        classes : mapping of str to sequence of str, optional
-            The classes of the label, each with regular expressions of which one must match the whole text
-            that the catalogue writes (empty where it writes none). The first class that matches stands in the
-            column then; rows of no class are dropped and counted.
-        where : mapping of str to sequence, optional
-            Rows to keep: for a column regular expressions of its text, or its least and greatest number
-            (None: no bound). Each is a step of the funnel.
-        modalities : sequence of str
-            ``image`` and ``spectrum``: an object must have each that is named; ``table`` is always there.
-        zooms : mapping of str to sequence of int, optional
-            Zooms to keep by modality; all of the cube's by default.
-        columns : sequence of str
-            Columns of the table that `inputs` gives by default: names, differences ``a-b``, logarithms
-            ``log10(a)``, shell patterns.
-        derive : sequence of str
-            ``ew``: equivalent widths of fourteen lines at the redshift of the table; ``indices``: spectral
-            indices in the observed frame; ``morphology``: profile and moments of the image. They become
-            columns of the table (``ew_*``, ``idx_*``, ``morph_*``).
-        every_spectrum : bool
-            One row for each spectrum instead of one for each object with its best spectrum; ``object_id`` is
-            the spectrum's id then, ``object`` the object's, and epochs of one object share a group.
-        flag_zero : bool
-            Keep only good labels: ``FLAG`` is 0 in the label table if it has that column, ``zwarning`` is 0
-            in the headers of the spectra.
-        complete_spectra, single_objects : bool
-            Drop spectra with an invalid bin, and cutouts with several bright regions, as the original study
-            did. Where they are off, the funnel tells how many objects they would leave.
-        split : SplitPlan or None
-            How the objects are divided; None makes no split.
         progress : callable, optional
             ``(done, total, what)``.
 
@@ -196,51 +153,21 @@ class Dataset:
         Raises
         ------
         UsageError
-            If a modality or a zoom is not one of the cube's, or the split is impossible.
+            If an input or a zoom is not one of the cube's, or the split is impossible.
         DataError
             If a label column is missing, no label matches, no object is left, or there are too few to split.
         StoreError
             If `path` holds something else already.
         """
-        kept = make.cube_zooms(cube, modalities, zooms)
-        table = make.label_table(labels)
-        if table is not None:
-            table, label = select.with_label(table, label or _SFR_LABEL)
-        elif label is not None:
-            label = select.find_column(cube.objects, label)
-        wanted = make.Wanted(label, label_unit, label_definition, classes, where, columns, derive, split)
-        strict = {"nan_fraction": complete_spectra, "n_components": single_objects}
-        request = make.cube_request(cube, table, wanted, kept)
-        request["steps"] = {"flag_zero": flag_zero, "every_spectrum": every_spectrum, **strict}
-
-        def gather() -> make.Content:
-            return make.cube_content(
-                cube, table, label, kept, every_spectrum=every_spectrum, flag_zero=flag_zero, strict=strict
-            )
-
-        return cls._made(path, gather, wanted, request, progress)
+        return cls.make(draft_of_cube(cube, wanted or Wanted(), labels), path, progress=progress)
 
     @classmethod
     def from_arrays(
         cls,
-        path: str | Path | None,
-        table: pd.DataFrame,
-        arrays: Mapping[tuple[Sampled, int], Samples | Callable[[NDArray[np.int64]], Samples]],
+        material: Material,
+        path: str | Path | None = None,
+        wanted: Wanted | None = None,
         *,
-        label: str | None = None,
-        label_unit: str = "",
-        label_definition: str = "",
-        classes: Mapping[str, Sequence[str]] | None = None,
-        where: Mapping[str, Sequence[str | float | None]] | None = None,
-        columns: Sequence[str] = (),
-        derive: Sequence[str] = (),
-        image: Mapping[str, Any] | None = None,
-        spectrum: Mapping[str, Any] | None = None,
-        wavelengths: Mapping[int, NDArray[np.float64]] | None = None,
-        apart: ArrayLike = groups.NEIGHBOUR_ARCSEC,
-        funnel: select.Funnel | None = None,
-        split: splitting.SplitPlan | None = splitting.DEFAULT,
-        provenance: Mapping[str, Any],
         progress: Progress | None = None,
     ) -> Dataset:
         """Make a dataset of a table, colour images or spectra that no cube holds.
@@ -251,29 +178,10 @@ class Dataset:
 
         Parameters
         ----------
-        path : path or None
-            Folder to create, as in `from_cube`.
-        table : DataFrame
-            A row for each object. What names it is the column ``object_id``, else the first of objid,
-            source_id, name and the like that is unique, else the number of the row.
-        arrays : mapping of (str, int) to Samples or callable
-            For each modality and zoom the arrays, or a function that gives those of some rows of `table`.
-        label, label_unit, label_definition, classes, where, columns, derive, split, progress
+        material : Material
+            The table and the arrays of its rows.
+        path, wanted, progress
             As in `from_cube`.
-        image, spectrum : mapping, optional
-            What the arrays are, for the record: ``{"size": 224, "bands": "rgb"}``,
-            ``{"grid": "gaia-xp", "sizes": [186]}``, each with a ``unit`` where they have one.
-        wavelengths : mapping of int to ndarray, optional
-            Bin centres of the spectra in Å, by zoom.
-        apart : float or array, shape (n,)
-            Distance up to which rows share light, arcsec; of two rows the mean of theirs counts. See
-            `skyfuse.dataset.groups.sky_groups`.
-        funnel : Funnel, optional
-            Steps that were taken before; those of the label are added.
-        provenance : mapping
-            What names the source files and their content, as plain values for JSON: functions among `arrays`
-            are not read to tell whether a dataset that is there already is of the same content. ``reader``
-            names what `skyfuse.dataset.source.open_source` would read them with, if anything.
 
         Returns
         -------
@@ -286,46 +194,27 @@ class Dataset:
         DataError, StoreError
             As in `from_cube`.
         """
-        table = make.storable(table.reset_index(drop=True))
-        if label is not None:
-            table, label = select.with_label(table, label)
-        wanted = make.Wanted(label, label_unit, label_definition, classes, where, columns, derive, split)
-        request = make.arrays_request(table, arrays, wanted, provenance)
-
-        def gather() -> make.Content:
-            steps = select.Funnel(list(funnel.steps)) if funnel else select.Funnel()
-            if not steps.steps:
-                steps.add("rows of the table", len(table))
-            return make.arrays_content(
-                table,
-                arrays,
-                wavelengths or {},
-                steps,
-                columns=columns,
-                apart=apart,
-                image=image,
-                spectrum=spectrum,
-                reader=provenance.get("reader"),
-            )
-
-        return cls._made(path, gather, wanted, request, progress)
+        return cls.make(draft_of_arrays(material, wanted or Wanted()), path, progress=progress)
 
     @classmethod
-    def _made(
-        cls,
-        path: str | Path | None,
-        gather: Callable[[], make.Content],
-        wanted: make.Wanted,
-        request: dict[str, Any],
-        progress: Progress | None,
+    def make(
+        cls, draft: Draft, path: str | Path | None = None, *, progress: Progress | None = None
     ) -> Dataset:
-        """Make a dataset, or open the one that is there already if it was asked for in the same words."""
-        wanted.check()
-        request = make.plain(request)
+        """Make the dataset of a draft, or open the one that is there if it was asked for in the same words.
+
+        Parameters
+        ----------
+        draft : Draft
+            From a source of `skyfuse.dataset.sources`.
+        path, progress
+            As in `from_cube`.
+        """
+        draft.wanted.check()
+        request = make.plain(draft.request)
         if path is None:
             folder = tempfile.mkdtemp(prefix="skyfuse-dataset-")
             try:
-                dataset = cls._made(Path(folder) / "dataset", gather, wanted, request, progress)
+                dataset = cls.make(draft, Path(folder) / "dataset", progress=progress)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -346,7 +235,7 @@ class Dataset:
                 "is there already and is something else", path=path, remedy="remove it or give another path"
             )
         with make.reserved(path) as partial:
-            make.make(partial, gather(), wanted, request, progress)
+            make.make(partial, draft.gather(), draft.wanted, request, progress)
         return cls.open(path)
 
     # --------------------------------------------------------------------------------------------------- read

@@ -1,8 +1,9 @@
-"""Which row of a table of labels belongs to which object."""
+"""Tables of labels, and which row of one belongs to which object."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 
 from skyfuse import identifiers
 from skyfuse.dataset.match import closest_first, find_pairs, on_sky
-from skyfuse.errors import DataError
+from skyfuse.dataset.tables import storable
+from skyfuse.errors import DataError, UsageError
+from skyfuse.survey.tables import read_sfr, read_table
 
 MATCH_ARCSEC = 1.0
 """Greatest distance of a label's position from its object."""
@@ -288,3 +291,19 @@ def _match_positions(positions: pd.DataFrame, objects: pd.DataFrame, label: pd.S
         repeated,
         disputed,
     )
+
+
+def label_table(labels: pd.DataFrame | str | Path | None) -> pd.DataFrame | None:
+    """Return a table of labels given as such or as a file."""
+    if labels is None:
+        return None
+    if isinstance(labels, pd.DataFrame):
+        return storable(labels)
+    if not isinstance(labels, str | Path):
+        raise UsageError(
+            f"a {type(labels).__name__} is no table of labels",
+            remedy="give a DataFrame or the path of a table",
+        )
+    path = Path(labels)
+    # The MPA-JHU rates come as two files of equal rows; their names are the catalogue's own.
+    return read_sfr(path) if path.is_dir() or path.name.startswith("gal_") else read_table(path)

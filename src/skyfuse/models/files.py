@@ -112,7 +112,7 @@ class Inputs(_Strict):
     smooth : float
         Standard deviation, in bins, of the Gaussian that spectra were smoothed with; 0 is none.
     reader : str, optional
-        What read the training's files, see `skyfuse.dataset.source.open_source`; None for a dataset that was
+        What read the training's files, see `skyfuse.dataset.open.open_source`; None for a dataset that was
         made of arrays in Python.
     every_spectrum : bool
         Whether each spectrum was an object of its own; else each object came with its best spectrum.

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skyfuse.dataset.given import Given, free_name, open_given
+from skyfuse.dataset.given import Given, open_given
+from skyfuse.dataset.ledger import free_name
+from skyfuse.dataset.sources.protocol import Naming
 from skyfuse.errors import SkyfuseError, StoreError
 from skyfuse.models import load_model
 from skyfuse.models.base import Model, Prediction, joined
@@ -103,9 +105,8 @@ def predict(
         )
     with TemporaryDirectory(prefix="skyfuse-predict-") as work:
         try:
-            given = open_given(
-                data, Path(work), inputs, id_column=id_column, names=columns, progress=progress
-            )
+            naming = Naming(id_column, columns or {})
+            given = open_given(data, Path(work), inputs, naming=naming, progress=progress)
             fitted.require_inputs(given.dataset, data)
             # Of a reconstruction the label only colours the report's views.
             name = RECONSTRUCTED if fitted.kind == "reconstruction" else label["name"]

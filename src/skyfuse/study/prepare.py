@@ -9,10 +9,12 @@ import pandas as pd
 
 from skyfuse.cube.catalogue import SCHEMAS
 from skyfuse.dataset.dataset import Dataset
-from skyfuse.dataset.make import label_table
+from skyfuse.dataset.labels import label_table
+from skyfuse.dataset.open import open_source
 from skyfuse.dataset.select import with_label
-from skyfuse.dataset.source import labels_of, open_source
+from skyfuse.dataset.sources.images import labels_of
 from skyfuse.dataset.split import SplitPlan
+from skyfuse.dataset.wanted import Wanted
 from skyfuse.disk import read_parquet
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.mock import write_mock
@@ -105,27 +107,7 @@ def prepare(
             templates=templates,
             progress=progress,
         )
-    dataset = open_source(
-        paths,
-        work,
-        reader=recipe.reader,
-        labels=labels,
-        label=recipe.task.label,
-        label_unit=recipe.task.unit,
-        label_definition=recipe.task.definition,
-        classes=recipe.task.classes or None,
-        where=recipe.funnel.where or None,
-        zooms=_zooms(recipe),
-        columns=recipe.sound_columns,
-        derive=recipe.derive,
-        every_spectrum=recipe.every_spectrum,
-        image_size=recipe.image_size,
-        flag_zero=recipe.funnel.flag_zero,
-        complete_spectra=recipe.funnel.complete_spectra,
-        single_objects=recipe.funnel.single_objects,
-        split=split_plan(recipe),
-        progress=progress,
-    )
+    dataset = open_source(paths, work, wanted(recipe), reader=recipe.reader, labels=labels, progress=progress)
     return dataset, None if truth is None else read_parquet(truth)
 
 
@@ -164,6 +146,26 @@ def check_sources(recipe: Recipe, sources: Sequence[Path], labels: Path | None) 
         except DataError as error:
             error.path = labels
             raise
+
+
+def wanted(recipe: Recipe) -> Wanted:
+    """Return what a recipe asks of a dataset."""
+    return Wanted(
+        zooms=_zooms(recipe),
+        label=recipe.task.label,
+        label_unit=recipe.task.unit,
+        label_definition=recipe.task.definition,
+        classes=recipe.task.classes or None,
+        where=recipe.funnel.where or None,
+        columns=recipe.sound_columns,
+        derive=recipe.derive,
+        split=split_plan(recipe),
+        every_spectrum=recipe.every_spectrum,
+        flag_zero=recipe.funnel.flag_zero,
+        complete_spectra=recipe.funnel.complete_spectra,
+        single_objects=recipe.funnel.single_objects,
+        image_size=recipe.image_size,
+    )
 
 
 def split_plan(recipe: Recipe) -> SplitPlan:

@@ -8,27 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy.table import Table
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from skyfuse.cube.build import build
-from skyfuse.cube.pyramid import image_levels
 from skyfuse.dataset import SplitPlan
-from skyfuse.dataset.source import coarser, open_source
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.gaia import read_xp
-from skyfuse.survey.records import Samples
+from tests.dataset.made import opened
 
 ZOOMS = {"image": [4], "spectrum": [4]}
 
 
 def test_every_kind_of_source_gives_the_same_arrays(small_sky, tmp_path):
     labels = small_sky / "sfr" / "gal_totsfr_dr7_v5_2.fits"
-    from_files = open_source(small_sky, tmp_path / "a", labels=labels, zooms=ZOOMS, split=None)
+    from_files = opened(small_sky, tmp_path / "a", labels=labels, zooms=ZOOMS, split=None)
     build([small_sky], tmp_path / "my.cube", workers=1)
-    from_cube = open_source(tmp_path / "my.cube", tmp_path / "b", labels=labels, zooms=ZOOMS, split=None)
-    from_dataset = open_source(from_cube.path, tmp_path / "c", zooms=ZOOMS)
+    from_cube = opened(tmp_path / "my.cube", tmp_path / "b", labels=labels, zooms=ZOOMS, split=None)
+    from_dataset = opened(from_cube.path, tmp_path / "c", zooms=ZOOMS)
     assert len(from_files) > 20
     for other in (from_cube, from_dataset):
         assert list(other.table["object_id"]) == list(from_files.table["object_id"])
@@ -39,22 +35,22 @@ def test_every_kind_of_source_gives_the_same_arrays(small_sky, tmp_path):
 
 
 def test_a_second_call_uses_what_is_there(small_sky, tmp_path):
-    first = open_source(small_sky, tmp_path / "w", zooms=ZOOMS)
+    first = opened(small_sky, tmp_path / "w", zooms=ZOOMS)
     stamp = (first.path / "arrays.h5").stat().st_mtime_ns
-    again = open_source(small_sky, tmp_path / "w", zooms=ZOOMS)
+    again = opened(small_sky, tmp_path / "w", zooms=ZOOMS)
     assert (again.path / "arrays.h5").stat().st_mtime_ns == stamp
 
 
 def test_a_source_that_is_not_there(tmp_path):
     with pytest.raises(StoreError, match="does not exist; give a dataset, a cube or a folder"):
-        open_source(tmp_path / "no", tmp_path, zooms=ZOOMS)
+        opened(tmp_path / "no", tmp_path, zooms=ZOOMS)
 
 
 def test_a_cube_is_not_joined_with_files(small_sky, tmp_path):
     (tmp_path / "my.cube").mkdir()
     (tmp_path / "my.cube" / "cube.json").write_text("{}")
     with pytest.raises(UsageError, match="cannot be joined with other data"):
-        open_source([tmp_path / "my.cube", small_sky], tmp_path / "w", zooms=ZOOMS)
+        opened([tmp_path / "my.cube", small_sky], tmp_path / "w", zooms=ZOOMS)
 
 
 # ----------------------------------------------------------------------------------------------------- tables
@@ -72,7 +68,7 @@ def test_tables_stand_one_below_the_other(tmp_path):
     folder.mkdir()
     rows = np.concatenate([write_annz(folder, p, n) for p, n in (("test", 30), ("train", 70), ("valid", 20))])
     (folder / "readme.txt").write_text("where it is from")
-    made = open_source(
+    made = opened(
         folder,
         tmp_path / "w",
         reader="table",
@@ -98,7 +94,7 @@ def test_sentinels_become_missing_and_are_counted(tmp_path):
     one.loc[3, "mass"], one.loc[4, "mag"], two.loc[6, "mag"] = -9999.0, -9999.0, -999.0
     one.to_csv(tmp_path / "RESOLVE.csv", index=False)
     two.to_parquet(tmp_path / "ECO.parquet")
-    made = open_source(
+    made = opened(
         [tmp_path / "RESOLVE.csv", tmp_path / "ECO.parquet"],
         tmp_path / "w",
         reader="table",
@@ -123,21 +119,21 @@ def test_readers_that_cannot_give_what_is_asked(tmp_path):
     pd.DataFrame({"a": [1.0]}).to_csv(tmp_path / "t.csv", index=False)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="'table' gives no spectrum at zooms"):
-        open_source(tmp_path / "t.csv", tmp_path, reader="table", zooms={"spectrum": [0]})
+        opened(tmp_path / "t.csv", tmp_path, reader="table", zooms={"spectrum": [0]})
     with pytest.raises(UsageError, match="gives no image at zooms"):
-        open_source(tmp_path, tmp_path, reader="images", zooms={"image": [-1]})
+        opened(tmp_path, tmp_path, reader="images", zooms={"image": [-1]})
     with pytest.raises(UsageError, match="tables hold their labels themselves"):
-        open_source(tmp_path / "t.csv", tmp_path, reader="table", labels=tmp_path / "t.csv")
+        opened(tmp_path / "t.csv", tmp_path, reader="table", labels=tmp_path / "t.csv")
     with pytest.raises(UsageError, match="set image_size"):
-        open_source(tmp_path, tmp_path, reader="images")
+        opened(tmp_path, tmp_path, reader="images")
     with pytest.raises(UsageError, match="2 scene folders"):
-        open_source([tmp_path, tmp_path], tmp_path, reader="scene", image_size=8)
+        opened([tmp_path, tmp_path], tmp_path, reader="scene", image_size=8)
     with pytest.raises(StoreError, match="holds no table"):
-        open_source(tmp_path / "empty", tmp_path, reader="table")
+        opened(tmp_path / "empty", tmp_path, reader="table")
     with pytest.raises(StoreError, match="holds no BP/RP spectra"):
-        open_source(tmp_path / "t.csv", tmp_path, reader="gaia-xp")
+        opened(tmp_path / "t.csv", tmp_path, reader="gaia-xp")
     with pytest.raises(StoreError, match="is no folder of images"):
-        open_source(tmp_path / "t.csv", tmp_path, reader="images", image_size=8)
+        opened(tmp_path / "t.csv", tmp_path, reader="images", image_size=8)
 
 
 # ------------------------------------------------------------------------------------------------------- Gaia
@@ -161,7 +157,7 @@ def test_gaia_spectra_are_joined_with_their_labels(tmp_path):
     pd.DataFrame({"SOURCE_ID": ids}).to_csv(folder / "0-others.csv", index=False)
     redshift = np.linspace(0, 0.6, 60)
     pd.DataFrame({"SOURCE_ID": ids, "ra": 1.0, "redshift": redshift}).to_csv(folder / "z.csv", index=False)
-    made = open_source(
+    made = opened(
         folder,
         tmp_path / "w",
         reader="gaia-xp",
@@ -189,9 +185,9 @@ def test_gaia_spectra_are_joined_with_their_labels(tmp_path):
         "sizes": [186, 93, 47, 24],
         "unit": "electron/s",
     }
-    alone = open_source(folder / "a.fits", tmp_path / "x", reader="gaia-xp")
+    alone = opened(folder / "a.fits", tmp_path / "x", reader="gaia-xp")
     assert len(alone) == 40
-    named = open_source(
+    named = opened(
         folder / "a.fits",
         tmp_path / "y",
         reader="gaia-xp",
@@ -201,7 +197,7 @@ def test_gaia_spectra_are_joined_with_their_labels(tmp_path):
     )
     assert len(named) == 39
     with pytest.raises(DataError, match="no table of labels with source_id and 'teff'"):
-        open_source(folder, tmp_path / "v", reader="gaia-xp", label="teff")
+        opened(folder, tmp_path / "v", reader="gaia-xp", label="teff")
 
 
 @pytest.mark.parametrize("spelled", ["{}", "Gaia DR3 {}", '"{}"'])
@@ -219,7 +215,7 @@ def test_a_hole_among_labels_costs_one_row_and_no_digit(tmp_path, spelled, hole)
     rows = [f"{spelled.format(ids[k])},{redshift[k]}" for k in rng.permutation(40) if k != 7]
     rows += [f"{spelled.format(ids[7])},{hole}", f"{hole},0.5"]
     (tmp_path / "z.csv").write_text("\n".join(["source_id,redshift", *rows]) + "\n")
-    made = open_source(
+    made = opened(
         tmp_path / "xp.fits", tmp_path / "w", reader="gaia-xp", label="redshift", labels=tmp_path / "z.csv"
     )
     assert made.table["source_id"].tolist() == [*ids[:7], *ids[8:]]
@@ -250,7 +246,7 @@ def test_images_with_a_table_of_labels(tmp_path):
     table[["objid"]].assign(shape="x").to_csv(tmp_path / "zoo" / "images" / "labels.csv", index=False)
     arguments = {"reader": "images", "label": "shape", "image_size": 10, "zooms": {"image": [0, 1]}}
     arguments["split"] = SplitPlan(folds=2)
-    made = open_source(tmp_path / "zoo", tmp_path / "w", labels=tmp_path / "zoo" / "votes.csv", **arguments)
+    made = opened(tmp_path / "zoo", tmp_path / "w", labels=tmp_path / "zoo" / "votes.csv", **arguments)
     assert [(s.name, s.count) for s in made.funnel.steps[:3]] == [
         ("images", 41),
         ("that can be read", 40),
@@ -272,11 +268,11 @@ def test_images_with_a_table_of_labels(tmp_path):
     group = made.table["group"]
     assert group[0] == group[39]
     assert group.nunique() == 39
-    other = open_source(tmp_path / "zoo", tmp_path / "v", **(arguments | {"split": None}))
+    other = opened(tmp_path / "zoo", tmp_path / "v", **(arguments | {"split": None}))
     assert set(other.table["shape"]) == {"x"}
     write_images(tmp_path / "zoo" / "images", ["1007"])
     with pytest.raises(StoreError, match="of another state of the data"):
-        open_source(tmp_path / "zoo", tmp_path / "w", labels=tmp_path / "zoo" / "votes.csv", **arguments)
+        opened(tmp_path / "zoo", tmp_path / "w", labels=tmp_path / "zoo" / "votes.csv", **arguments)
 
 
 def test_each_folder_of_images_has_its_own_labels(tmp_path):
@@ -287,7 +283,7 @@ def test_each_folder_of_images_has_its_own_labels(tmp_path):
         )
     arguments = {"reader": "images", "label": "shape", "image_size": 8}
     for paths, name in (([tmp_path / "a", tmp_path / "b"], "w"), (tmp_path, "v")):
-        data = open_source(paths, tmp_path.parent / f"{tmp_path.name}{name}", **arguments)
+        data = opened(paths, tmp_path.parent / f"{tmp_path.name}{name}", **arguments)
         assert data.funnel.steps[2].count == 80
         told = data.table.set_index(["folder", "name"])["shape"]
         assert told["a", "0"] == told["b", "1"] == "round"
@@ -300,7 +296,7 @@ def test_a_folder_without_labels_does_not_take_those_of_another_s_images_of_the_
     rows = {"objid": range(42), "shape": ["round", "spiral"] * 21}
     pd.DataFrame(rows).to_csv(tmp_path / "a" / "labels.csv", index=False)
     arguments = {"reader": "images", "label": "shape", "image_size": 8}
-    data = open_source([tmp_path / "a", tmp_path / "b"], tmp_path / "w", **arguments)
+    data = opened([tmp_path / "a", tmp_path / "b"], tmp_path / "w", **arguments)
     assert data.funnel.steps[2].count == 42
     assert set(data.table.loc[data.table["folder"] == "b", "name"]) == {"40", "41"}
 
@@ -308,9 +304,9 @@ def test_a_folder_without_labels_does_not_take_those_of_another_s_images_of_the_
 def test_images_in_folders_of_their_class(tmp_path):
     write_images(tmp_path / "sky" / "spiral", [f"s{k}" for k in range(20)])
     with pytest.raises(DataError, match="no table with 'class' is beside the images, nor are they sorted"):
-        open_source(tmp_path / "sky", tmp_path / "w", reader="images", label="class", image_size=8)
+        opened(tmp_path / "sky", tmp_path / "w", reader="images", label="class", image_size=8)
     write_images(tmp_path / "sky" / "round", [f"r{k}" for k in range(3, 23)])
-    made = open_source(
+    made = opened(
         [tmp_path / "sky" / "round", tmp_path / "sky" / "spiral"],
         tmp_path / "w",
         reader="images",
@@ -324,9 +320,7 @@ def test_images_in_folders_of_their_class(tmp_path):
     assert made.table["class"].value_counts().to_dict() == {"round": 20, "spiral": 20}
     assert made.table["name"].tolist()[0] == "r10"
     assert np.isfinite(made.inputs({"table": 0}, [0, 1])["table"]).any()
-    unlabelled = open_source(
-        tmp_path / "sky", tmp_path / "v", reader="images", zooms={"image": [2]}, image_size=8
-    )
+    unlabelled = opened(tmp_path / "sky", tmp_path / "v", reader="images", zooms={"image": [2]}, image_size=8)
     assert len(unlabelled) == 40
     assert unlabelled.array("image", 2).value.shape == (40, 3, 2, 2)
 
@@ -338,7 +332,7 @@ def test_scene_folder(tmp_path):
     table = pd.DataFrame(features, columns=[f"MFCC_{k}" for k in range(1, 105)])
     table = table.assign(IMAGE=[f"{name}.png" for name in names], CLASS1=["IN", "OUT"] * 20, CLASS2="x")
     table.head(39).to_csv(tmp_path / "scene" / "features.csv", index=False)
-    made = open_source(
+    made = opened(
         tmp_path / "scene",
         tmp_path / "w",
         reader="scene",
@@ -358,25 +352,12 @@ def test_scene_folder(tmp_path):
     np.testing.assert_array_equal(made.inputs({"table": 0}, range(39))["table"], features[order])
 
 
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), zoom=st.integers(0, 3), ny=st.integers(1, 13), nx=st.integers(1, 13))
-def test_blocks_are_those_of_the_pyramid(seed, zoom, ny, nx):
-    rng = np.random.default_rng(seed)
-    value = rng.normal(5, 2, (2, ny, nx)).astype(np.float32)
-    value[rng.random(value.shape) < 0.2] = np.nan
-    sigma = np.where(np.isnan(value), np.nan, rng.uniform(0.5, 2, value.shape)).astype(np.float32)
-    found = coarser(Samples(value, sigma, np.isfinite(value).astype(np.float16)), zoom, 2)
-    expected = image_levels(value, sigma, zoom + 1)[zoom]
-    np.testing.assert_allclose(found.value, expected.value, rtol=1e-5)
-    np.testing.assert_allclose(found.sigma, expected.sigma, rtol=1e-5)
-
-
 # ---------------------------------------------------------------------------------------------- real files
 
 
 def test_real_annz_split_keeps_equal_rows_together(real_data, tmp_path):
     folder = real_data / "tables" / "annz_sdss"
-    made = open_source(
+    made = opened(
         [folder / f"sdss.ugriz.{part}" for part in ("train", "valid", "test")],
         tmp_path,
         reader="table",
@@ -396,7 +377,7 @@ def test_real_annz_split_keeps_equal_rows_together(real_data, tmp_path):
 def test_real_spectra_carry_their_own_labels(real_data, tmp_path):
     files = sorted((real_data / "sdss_spectra" / "objects").glob("*.fits"))[::9]
     build(files, tmp_path / "my.cube", workers=1)
-    made = open_source(
+    made = opened(
         tmp_path / "my.cube",
         tmp_path / "w",
         label="class",

@@ -1,0 +1,166 @@
+"""Tables, put one below the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from skyfuse import identifiers
+from skyfuse.dataset import select
+from skyfuse.dataset.content import Draft
+from skyfuse.dataset.ledger import OWN, Ledger, free_name
+from skyfuse.dataset.select import find_column, numbers
+from skyfuse.dataset.sources.arrays import Material, draft_of_arrays
+from skyfuse.dataset.sources.files import digests, stem, tables_in
+from skyfuse.dataset.sources.protocol import Labels, Naming, Records, file_name
+from skyfuse.dataset.sources.zooms import checked_zooms
+from skyfuse.dataset.wanted import Wanted
+from skyfuse.errors import DataError, FileError, StoreError, UsageError
+from skyfuse.survey.tables import read_table, without_sentinels
+from skyfuse.words import Progress
+
+# Columns of a table that name an object, in lower case; those that it has are carried through as they are.
+_NAMES = (
+    *("object_id", "objid", "dr7objid", "dr8objid", "bestobjid", "specobjid", "source_id", "name"),
+    *("designation", "galaxyid", "obsid", "id", "plate", "plateid", "mjd", "fiberid", "fiber", "ra", "dec"),
+)
+
+
+class TableSource:
+    """See `skyfuse.dataset.sources.protocol.Source`."""
+
+    name: ClassVar[str] = "table"
+    named: ClassVar[bool] = True
+
+    def draft(
+        self, paths: Sequence[Path], work: Path, wanted: Wanted, labels: Labels, progress: Progress | None
+    ) -> Draft:
+        """Join all tables; a column ``source`` names the file of each row."""
+        checked_zooms(self.name, (), wanted)
+        if labels is not None:
+            raise UsageError(
+                "tables hold their labels themselves", remedy="give all tables as data, and no labels"
+            )
+        files = list(tables_in(paths))
+        if not files:
+            raise _no_table(paths[0])
+        parts: list[pd.DataFrame] = []
+        missing: dict[str, dict[str, int]] = {}
+        for path in files:
+            part, counts = without_sentinels(read_table(path))
+            missing |= {f"{path.name}: {column}": found for column, found in counts.items()}
+            parts.append(part if "source" in part else part.assign(source=stem(path)))
+        funnel = select.Funnel()
+        funnel.add("rows of the tables", sum(map(len, parts)))
+        provenance = {"reader": self.name, "files": digests(files), "sentinels": missing}
+        material = Material(identifiers.stacked(parts), provenance=provenance, funnel=funnel)
+        return draft_of_arrays(material, wanted)
+
+    def records(
+        self, path: Path, work: Path, wanted: Wanted, naming: Naming, progress: Progress | None
+    ) -> Records:
+        """Return every row of every table."""
+        ledger, inputs, first = Ledger(), [], None
+        count = 0
+        files = list(tables_in([path]))
+        ledger.count_others(path, files)
+        for file in files:
+            try:
+                table = read_table(file)
+            except (FileError, DataError) as error:
+                if file == path:
+                    raise
+                ledger.reject(file_name(file, path), error)
+                first = first or error
+                continue
+            named = pd.DataFrame({"file": file_name(file, path), "row": np.arange(len(table))})
+            try:
+                named = pd.concat([named, _names_of(table, naming.rows)], axis=1)
+                found = _columns(without_sentinels(table)[0], wanted.columns, naming.columns)
+            except DataError as error:
+                error.path = error.path or file
+                if file == path:
+                    raise
+                row = np.full(len(table), -1, dtype=np.int64)
+                ledger.add(named, row, "missing-column", error.fault, status="rejected")
+                first = first or error
+                continue
+            ledger.add(named, np.arange(count, count + len(table)))
+            inputs.append(found)
+            count += len(table)
+        if not inputs:
+            raise first or _no_table(path)
+        material = Material(pd.concat(inputs, ignore_index=True), provenance={"reader": self.name})
+        return Records(draft_of_arrays(material, wanted), lambda _: ledger)
+
+
+def _no_table(path: Path) -> StoreError:
+    return StoreError("holds no table", path=path, remedy="give a CSV, FITS, Parquet or .npy table")
+
+
+def _columns(table: pd.DataFrame, columns: Sequence[str], names: Mapping[str, str]) -> pd.DataFrame:
+    """Return the columns that a model reads, and their errors, under its names for them."""
+    table = table.assign(**{ours: table[find_column(table, theirs)] for ours, theirs in names.items()})
+    for ours in names:
+        if not any(ours in _parts(column) for column in columns):
+            raise UsageError(
+                f"the model reads no column {ours!r}", remedy=f"it reads {', '.join(columns[:12])}"
+            )
+    found = {}
+    for column in columns:
+        try:
+            numbers(table, column)
+        except DataError as error:
+            error.remedy += "; where it goes by another name, say so: --column MODEL=YOURS"
+            raise
+    for part in dict.fromkeys(part for column in columns for part in _parts(column)):
+        # Errors are of use to whoever redraws the inputs.
+        for name in (part, f"err_{part}", f"{part}_err"):
+            with suppress(DataError):
+                found[name] = numbers(table, find_column(table, name))
+    return pd.DataFrame(found)
+
+
+def _parts(column: str) -> list[str]:
+    """Return what a column may be made of: of ``a-b`` both ends, of ``log10(a)`` what is inside."""
+    ends = [(column[: dash.start()], column[dash.end() :]) for dash in re.finditer("-", column)]
+    inside = column.removeprefix("log10(").removesuffix(")")
+    return [column, inside, *(end for pair in ends for end in pair if end)]
+
+
+def _names_of(table: pd.DataFrame, id_column: str | None) -> pd.DataFrame:
+    """Return the columns that name the rows of a table, as they are."""
+    if id_column is not None:
+        chosen = [find_column(table, id_column)]
+    else:
+        chosen = [name for name in table.columns if str(name).lower() in _NAMES]
+        first = table.columns[0]
+        known = {str(name).lower() for name in chosen} - {"ra", "dec", "mjd"}
+        if not known and first not in chosen and _names_rows(table[first]):
+            chosen = [first, *chosen]
+    columns = {free_name(str(name), OWN): _as_name(table[name]) for name in chosen}
+    return pd.DataFrame(columns, index=table.index)
+
+
+def _as_name(column: pd.Series) -> pd.Series:
+    """Return a column as it is; numbers that a table writes as 6.0 as whole ones, positions apart."""
+    if not pd.api.types.is_float_dtype(column) or str(column.name).lower() in ("ra", "dec"):
+        return column
+    try:
+        return identifiers.identifiers(column)
+    except DataError:
+        # Rounded before they came here: what is left of them still tells the rows apart.
+        return column
+
+
+def _names_rows(column: pd.Series) -> bool:
+    """Tell whether a column holds whole numbers or text, each once."""
+    if not (pd.api.types.is_integer_dtype(column) or pd.api.types.is_string_dtype(column)):
+        return False
+    return bool(column.notna().all() and column.is_unique)
