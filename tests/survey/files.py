@@ -222,3 +222,41 @@ def write_desi(
     if redshifts:
         redrock_hdus(targets).writeto(folder / "redrock-main-dark-1.fits", overwrite=True, checksum=True)
     return path
+
+
+def write_spspec(
+    path: Path, flux: np.ndarray, error: np.ndarray, mask: np.ndarray | None = None, **cards: Any
+) -> Path:
+    """Write a spectrum of DR7's layout."""
+    rows = np.zeros((5, len(flux)), np.float32)
+    rows[0], rows[1], rows[2] = flux, 0, error
+    if mask is not None:
+        rows[3] = mask
+    primary = fits.PrimaryHDU(rows)
+    primary.header.update(TELESCOP="SDSS 2.5-M", PLATEID=266, MJD=51602, FIBERID=31, OBJTYPE="GALAXY")
+    primary.header.update(RA=10.0, DEC=20.0, RAOBJ=147.3, DECOBJ=-0.006, COEFF0=3.58, COEFF1=1e-4, VACUUM=1)
+    primary.header.update(SPEC_CLN=2, Z=0.0213, Z_ERR=1.5e-4, Z_CONF=0.99, Z_WARNIN=0)
+    primary.header.update({key: value for key, value in cards.items() if value is not None})
+    for key in (key for key, value in cards.items() if value is None):
+        del primary.header[key]
+    primary.writeto(path, overwrite=True)
+    return path
+
+
+def write_sdssv(path: Path, flux: np.ndarray, ivar: np.ndarray, loglam: np.ndarray, **verdict: Any) -> Path:
+    """Write a spectrum of SDSS-V's layout: upper-case columns, no plate and no fibre."""
+    hdus = spectrum_hdus(
+        flux, ivar, loglam, upper=True, PLATEID=None, FIBERID=None, MJD=None, PLUG_RA=None, PLUG_DEC=None
+    )
+    row = {"CLASS": "STAR", "SUBCLASS": "G2", "Z": 1e-4, "Z_ERR": 1e-5, "ZWARNING": 0, "SN_MEDIAN_ALL": 9.5}
+    row |= {"OBJTYPE": "science", "FIELD": 101126, "MJD": 60206, "CATALOGID": 2**54 + 1}
+    row |= {"RACAT": 210.5, "DECCAT": 52.25} | verdict
+    formats = {str: "20A", float: "D", int: "K"}
+    columns = [
+        fits.Column(name, formats[type(value)], array=np.array([value]))
+        for name, value in row.items()
+        if value is not None
+    ]
+    hdus[2] = fits.BinTableHDU.from_columns(columns, name="SPALL")
+    hdus.writeto(path, overwrite=True)
+    return path

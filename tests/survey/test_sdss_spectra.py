@@ -136,17 +136,6 @@ def test_spectra_without_verdicts_are_read_where_asked_for(tmp_path):
         build([tmp_path / "0.fits"], tmp_path / "e.cube", workers=1)
 
 
-def test_a_file_of_dr7_is_named(tmp_path):
-    old = fits.PrimaryHDU(np.ones((5, 50), np.float32))
-    old.header.update(
-        PLATEID=266, MJD=51602, FIBERID=31, RAOBJ=147.3, DECOBJ=-0.006, COEFF0=3.58, COEFF1=1e-4
-    )
-    old.writeto(tmp_path / "spSpec-51602-0266-031.fit")
-    for read in (recognise, read_spectrum):
-        with pytest.raises(FileError, match="spSpec file of DR7"):
-            read(tmp_path / "spSpec-51602-0266-031.fit")
-
-
 def test_unsigned_masks_are_read(tmp_path):
     hdus = spectrum_hdus(FLUX, IVAR, LOGLAM)
     mask = np.zeros(50, np.uint32)

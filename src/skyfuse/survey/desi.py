@@ -525,7 +525,7 @@ class CoaddReader:
         names = {_name(header) for header in file.headers}
         if any({f"{arm}_IVAR", f"{arm}_WAVELENGTH"} <= names for arm in _arms(names)):
             return True
-        return any(_is_redshifts(header) and "ZWARN" in _columns(header) for header in file.headers)
+        return any(_is_redshifts(header) and "ZWARN" in fits.column_names(header) for header in file.headers)
 
     def records(self, file: SurveyFile) -> Sequence[SpectrumInfo | Refused | Partner]:
         """Return all targets of a coadd; redshifts are its partner.
@@ -563,8 +563,3 @@ class CoaddReader:
             ``bad-values``, or what makes the coadd or its redshifts unreadable.
         """
         return _opened(path, checked=True).read(key, options)
-
-
-def _columns(header: fits.Header) -> set[str]:
-    """Return the names of a table's columns."""
-    return {str(header[key]).strip().upper() for key in header if key.startswith("TTYPE")}

@@ -903,6 +903,11 @@ def table(content: memoryview, hdu: HDU, path: Path, wanted: Mapping[str, str]) 
     return {name: _unshifted(records[name]) if name in unsigned else records[name] for name in names}
 
 
+def column_names(header: Header) -> set[str]:
+    """Return the names of a table's columns, in upper case."""
+    return {str(header[key]).strip().upper() for key in header if key.startswith("TTYPE")}
+
+
 @lru_cache(maxsize=1024)
 def _form(text: str) -> tuple[int, str]:
     """Return the number of elements and the letter of a TFORM; the letter is empty where it is none."""

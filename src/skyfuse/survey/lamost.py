@@ -22,8 +22,6 @@ LAMOST = Instrument("lamost", spectroscopy=Spectroscopy("sdss"))
 # wavelengths are therefore those of the header, which both have.
 _FLUX, _IVAR, _AND_MASK = 0, 1, 3
 _ROWS = 5
-# Half a unit in the last place of the five decimals of COEFF0, in bins of 1e-4, with room for one rounding.
-_BIN_TOLERANCE = 5e-2
 # FIBERTYP of fibres that saw no object, and the ledger's word for each.
 _NO_OBJECT = {"sky": "sky-fibre", "unused": "unplugged", "dead": "unplugged", "poserr": "bad-target"}
 _NO_REDSHIFT = -9999.0
@@ -144,17 +142,7 @@ def read_spectrum(
     if size < 2:
         raise FileError("it has no spectrum", reason="wrong-hdus", remedy=AGAIN, path=path)
     rows = np.frombuffer(content, ">f4", _ROWS * size, primary.start).reshape(_ROWS, size)
-    start, step = fits.number(header, "COEFF0", path), fits.number(header, "COEFF1", path)
-    if not (abs(start) < 10 and abs(step) < 1):
-        raise FileError(
-            f"its wavelengths begin at COEFF0 = {start} with steps of COEFF1 = {step}",
-            reason="bad-values",
-            remedy=AGAIN,
-            path=path,
-        )
-    loglam = start + step * np.arange(size, dtype=np.float64)
-    spectra.require_wavelengths(loglam, path)
-    loglam, first_bin = spectra.on_ladder(loglam, _BIN_TOLERANCE)
+    loglam, first_bin = spectra.described_bins(header, size, path)
     flux, sigma = spectra.flux_and_sigma(rows[_FLUX], rows[_IVAR], rows[_AND_MASK] != 0, path)
     catalogue = _catalogue(header, spectra.sn_median(flux, sigma), path)
     wavelength = np.power(10.0, loglam)

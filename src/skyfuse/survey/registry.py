@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from skyfuse.errors import FileError, UsageError
-from skyfuse.survey import desi, lamost, sdss
+from skyfuse.survey import desi, lamost, sdss, sdssv, spspec
 from skyfuse.survey.reader import Reader, SurveyFile
 from skyfuse.survey.records import Instrument
 
@@ -21,6 +21,8 @@ ENTRY_POINT = "skyfuse.readers"
 BUILT_IN: tuple[Reader, ...] = (
     sdss.FrameReader(),
     sdss.SpectrumReader(),
+    sdssv.SpectrumReader(),
+    spspec.SpectrumReader(),
     lamost.SpectrumReader(),
     desi.CoaddReader(),
 )

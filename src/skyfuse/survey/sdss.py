@@ -75,8 +75,8 @@ BAD_BITS = (
 # numpy's names of the kinds of floats that BITPIX tells.
 _FLOATS = {-32: ">f4", -64: ">f8"}
 _SKY = {"ALLSKY": "f", "XINTERP": "f", "YINTERP": "f"}
-_PIXELS = {"FLUX": "f", "LOGLAM": "f", "IVAR": "f", "AND_MASK": "iu"}
-_VERDICTS = {
+PIXELS = {"FLUX": "f", "LOGLAM": "f", "IVAR": "f", "AND_MASK": "iu", "OR_MASK": "iu"}
+VERDICTS = {
     "CLASS": "S",
     "SUBCLASS": "S",
     "Z": "f",
@@ -214,13 +214,6 @@ def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
     FileError
         ``unknown-kind``, ``damaged``, ``missing-keyword`` or ``bad-values``.
     """
-    if header.get("NAXIS") == 2 and "RAOBJ" in header:
-        raise FileError(
-            "it is an spSpec file of DR7 and before, whose layout is not read",
-            reason="unknown-kind",
-            remedy="give the same spectrum as DR8 and later have it: spec-<plate>-<mjd>-<fibre>.fits",
-            path=path,
-        )
     fits.require_one_voice(header, path)
     # As many digits as the names of the archive's files have.
     plate = fits.integer(header, "PLATEID", path, 1, 999_999)
@@ -486,34 +479,59 @@ def read_spectrum(
             remedy=AGAIN,
             path=path,
         )
-    pixels = fits.table(content, others[0], path, _PIXELS)
-    if len(pixels) < 4 or any(column.ndim > 1 or len(column) < 2 for column in pixels.values()):
+    pixels = fits.table(content, others[0], path, PIXELS)
+    verdicts = fits.table(content, others[1], path, VERDICTS) if len(others) > 1 else {}
+    _require_same_spectrum(verdicts, info, path)
+    catalogue = catalogue_of(verdicts, path, keep_unclassified=keep_unclassified)
+    if not keep_unknown:
+        spectra.require_object(catalogue["zwarning"], catalogue["objtype"], path)
+    return spectrum_of(info, pixels, sha256, catalogue, path)
+
+
+def spectrum_of(
+    info: SpectrumInfo,
+    pixels: dict[str, NDArray[Any]],
+    sha256: str,
+    catalogue: dict[str, Any],
+    path: Path,
+) -> Spectrum:
+    """Return a spectrum from the table of its pixels, as the ``spec`` files of all releases have it.
+
+    Parameters
+    ----------
+    info : SpectrumInfo
+    pixels : dict of ndarray
+        Columns FLUX, LOGLAM, IVAR, and AND_MASK, or else OR_MASK: set in any exposure.
+    sha256 : str
+    catalogue : dict
+        Its ``sn_median`` is filled where the pipeline tells none.
+    path : Path
+        For messages.
+
+    Raises
+    ------
+    FileError
+        ``wrong-hdus``, ``bad-values`` or ``no-good-pixels``.
+    """
+    mask = pixels.get("AND_MASK", pixels.get("OR_MASK"))
+    lacking = mask is None or not {"FLUX", "LOGLAM", "IVAR"} <= set(pixels)
+    if mask is None or lacking or any(column.ndim > 1 or len(column) < 2 for column in pixels.values()):
         raise FileError(
             "HDU 1 lacks FLUX, LOGLAM, IVAR or AND_MASK", reason="wrong-hdus", remedy=AGAIN, path=path
         )
     loglam = pixels["LOGLAM"].astype(np.float64)
     spectra.require_wavelengths(loglam, path)
     loglam, first_bin = spectra.on_ladder(loglam, _BIN_TOLERANCE)
-    masked = pixels["AND_MASK"] & BAD_BITS != 0
-    flux, sigma = spectra.flux_and_sigma(pixels["FLUX"], pixels["IVAR"], masked, path)
-    verdicts = fits.table(content, others[1], path, _VERDICTS) if len(others) > 1 else {}
-    catalogue = _catalogue(verdicts, info, path, keep_unclassified=keep_unclassified)
+    flux, sigma = spectra.flux_and_sigma(pixels["FLUX"], pixels["IVAR"], mask & BAD_BITS != 0, path)
     if catalogue["sn_median"] is None:
         catalogue["sn_median"] = spectra.sn_median(flux, sigma)
-    if not keep_unknown:
-        spectra.require_object(catalogue["zwarning"], catalogue["objtype"], path)
     return Spectrum(info, 10.0**loglam, flux, sigma, first_bin, sha256, catalogue)
 
 
-def _catalogue(
-    row: dict[str, NDArray[Any]], info: SpectrumInfo, path: Path, *, keep_unclassified: bool
-) -> dict[str, Any]:
-    """Return the pipeline's verdicts from the one row of HDU 2, which must be about the same spectrum."""
-    lacking = not (keep_unclassified or {"CLASS", "Z", "ZWARNING"} <= set(row))
-    if lacking or any(column.shape != (1,) for column in row.values()):
-        raise FileError(
-            "HDU 2 lacks one row with CLASS, Z and ZWARNING", reason="wrong-hdus", remedy=AGAIN, path=path
-        )
+def _require_same_spectrum(row: dict[str, NDArray[Any]], info: SpectrumInfo, path: Path) -> None:
+    """Refuse a file whose HDU 2 is about another spectrum."""
+    if any(column.shape != (1,) for column in row.values()):
+        raise _no_verdict(path)
     for name, own in (("PLATE", info.plate), ("MJD", info.mjd), ("FIBERID", info.fiberid)):
         if name in row and int(row[name][0]) != own:
             raise FileError(
@@ -532,6 +550,25 @@ def _catalogue(
                 remedy=AGAIN,
                 path=path,
             )
+
+
+def _no_verdict(path: Path) -> FileError:
+    return FileError(
+        "HDU 2 lacks one row with CLASS, Z and ZWARNING", reason="wrong-hdus", remedy=AGAIN, path=path
+    )
+
+
+def catalogue_of(row: dict[str, NDArray[Any]], path: Path, *, keep_unclassified: bool) -> dict[str, Any]:
+    """Return the pipeline's verdicts from the one row of HDU 2, whose columns are `VERDICTS`.
+
+    Raises
+    ------
+    FileError
+        ``wrong-hdus`` or ``bad-values``.
+    """
+    lacking = not (keep_unclassified or {"CLASS", "Z", "ZWARNING"} <= set(row))
+    if lacking or any(column.shape != (1,) for column in row.values()):
+        raise _no_verdict(path)
 
     def text(*names: str) -> str:
         found = next((row[name][0] for name in names if name in row), b"")
@@ -583,8 +620,8 @@ class SpectrumReader:
     instruments = (SDSS,)
 
     def recognises(self, file: SurveyFile) -> bool:
-        """Tell whether the primary header is a spectrum's."""
-        return is_spectrum(file.header)
+        """Tell whether the primary header is a spectrum's; before DR8 it had an image."""
+        return is_spectrum(file.header) and file.header.get("NAXIS") != 2
 
     def records(self, file: SurveyFile) -> list[SpectrumInfo]:
         """Return the one spectrum of the file."""

@@ -12,6 +12,7 @@ from astropy import units as u
 from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
+from skyfuse.survey import fits
 
 REDSHIFTS = (-0.1, 10.0)
 """Of stars and galaxies that fall towards us, to those whose Lyman α is infrared."""
@@ -33,6 +34,8 @@ _MOST_UNEVEN = 1.5
 _MOST_FLUX = 1e10
 # No σ is a millionth of the unit: the faintest of real spectra are a tenth.
 _MOST_IVAR = 1e12
+# Half a unit in the last place of the five decimals of COEFF0, in bins of 1e-4, with room for one rounding.
+_COEFF_TOLERANCE = 5e-2
 # Bits of ZWARNING that mean that the fibre saw no known object (SDSS page of ZWARNING). Those of redrock's
 # ZWARN are the same.
 _NO_OBJECT = (
@@ -194,6 +197,27 @@ def on_ladder(loglam: NDArray[np.float64], tolerance: float) -> tuple[NDArray[np
     if np.abs(loglam * 1e4 - bins).max() < tolerance and (np.diff(bins) == 1).all():
         return bins * 1e-4, int(bins[0])
     return loglam, None
+
+
+def described_bins(header: fits.Header, size: int, path: Path) -> tuple[NDArray[np.float64], int | None]:
+    """Return the wavelengths ``log10 λ = COEFF0 + COEFF1 · i`` of a header, and as `on_ladder` the first bin.
+
+    Raises
+    ------
+    FileError
+        ``missing-keyword`` or ``bad-values``.
+    """
+    start, step = fits.number(header, "COEFF0", path), fits.number(header, "COEFF1", path)
+    if not (abs(start) < 10 and abs(step) < 1):
+        raise FileError(
+            f"its wavelengths begin at COEFF0 = {start} with steps of COEFF1 = {step}",
+            reason="bad-values",
+            remedy=AGAIN,
+            path=path,
+        )
+    loglam = start + step * np.arange(size, dtype=np.float64)
+    require_wavelengths(loglam, path)
+    return on_ladder(loglam, _COEFF_TOLERANCE)
 
 
 def flux_and_sigma(
