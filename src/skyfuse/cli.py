@@ -12,6 +12,7 @@ import typer
 from skyfuse import stop
 from skyfuse.errors import FaultsError, SkyfuseError, UsageError
 from skyfuse.fetch.commands import app as fetch
+from skyfuse.survey.commands import app as instrument
 from skyfuse.terminal import Json, progress_bars, say, table_path, write_table
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(fetch, name="fetch")
+app.add_typer(instrument, name="instrument")
 
 Templates = Annotated[
     Path | None, typer.Option(help="Folder of SDSS spEigen*.fits, for mock spectra and template fits.")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
-from skyfuse.survey import fits, wcs
+from skyfuse.survey import fits, hdus, wcs
 from skyfuse.survey.description import FIELD, Description, Plane, Time, load_description
 from skyfuse.survey.reader import Options, Partner, Refused, SurveyFile
 from skyfuse.survey.records import Frame, FrameInfo, Imaging, Instrument, content_of
@@ -28,8 +28,6 @@ _ENDINGS = (".fits", ".fits.fz", ".fits.gz", ".fits.bz2")
 _ID = re.compile(r"[A-Za-z0-9_.+:,-]{1,200}")
 # An image of one detector; coadds have some 10,000 a side.
 _MOST_SIDE = 65_536
-# fpack's name for the image of the primary HDU, which it moves.
-_PACKED_PRIMARY = "COMPRESSED_IMAGE"
 _SECONDS_A_DAY = 86400.0
 # Pairs of neighbouring pixels from which a scatter is worth something: 5 %.
 _LEAST_PAIRS = 200
@@ -107,14 +105,14 @@ class DescribedReader:
         wanted = self.description.recognise
         if wanted.file is not None and not re.fullmatch(wanted.file, _stem(file.path)):
             return False
-        if not set(wanted.extensions) <= {_extension(header) for header in file.headers}:
+        if not set(wanted.extensions) <= {hdus.name_of(header) for header in file.headers}:
             return False
         return not wanted.header or any(
             all(
                 key in header and re.fullmatch(pattern, str(header[key]).strip())
                 for key, pattern in wanted.header.items()
             )
-            for header in _inherited(file.headers)
+            for header in hdus.inherited(file.headers)
         )
 
     def records(self, file: SurveyFile) -> Sequence[FrameInfo | Refused | Partner]:
@@ -262,9 +260,9 @@ class DescribedReader:
         beside = {plane.extension for plane in planes if plane is not None and plane.file is None}
         pattern = self.description.images.extension
         chosen = []
-        for number, (header, whole) in enumerate(zip(headers, _inherited(headers), strict=True)):
-            name = _extension(header)
-            if _is_image(header, number) and name not in beside and re.fullmatch(pattern, name):
+        for number, (header, whole) in enumerate(zip(headers, hdus.inherited(headers), strict=True)):
+            name = hdus.name_of(header)
+            if hdus.is_image(header, number) and name not in beside and re.fullmatch(pattern, name):
                 chosen.append((number, name, header, whole))
         names = Counter(name for _, name, _, _ in chosen)
         keyed = []
@@ -290,7 +288,7 @@ class DescribedReader:
             )
         nx, ny = (fits.integer(own, key, path, 1, _MOST_SIDE) for key in ("NAXIS1", "NAXIS2"))
         band = self._band(header, path, groups)
-        place = wcs.celestial(_for_wcs(own, headers[0]), (ny, nx), path, self.description.pixel_arcsec)
+        place = wcs.celestial(hdus.with_wcs(own, headers[0]), (ny, nx), path, self.description.pixel_arcsec)
         scale, unit = self._scale(header, band, path)
         fields = groups | {"file": _stem(path), "key": image.key, "band": band}
         partners = [
@@ -434,13 +432,13 @@ class DescribedReader:
             path = self._partner_path(what, plane.file, path, groups)
             opened = self._open(path)
         headers = opened.headers
-        name = _extension(image.own) if plane.extension is None else plane.extension
+        name = hdus.name_of(image.own) if plane.extension is None else plane.extension
         version = image.own.get("EXTVER", 1)
-        images = [number for number, header in enumerate(headers) if _is_image(header, number)]
+        images = [number for number, header in enumerate(headers) if hdus.is_image(header, number)]
         named = [
             number
             for number in images
-            if _extension(headers[number]) == name and headers[number].get("EXTVER", 1) == version
+            if hdus.name_of(headers[number]) == name and headers[number].get("EXTVER", 1) == version
         ]
         # Without names the place in the file tells.
         if not name and image.number in images:
@@ -513,7 +511,7 @@ class DescribedReader:
             else:
                 variance = 1 / array
             if means in ("relative", "measured"):
-                variance *= _scatter(pixels, variance, good, path) ** 2
+                variance *= scatter(pixels, variance, good, path) ** 2
         gain = _number_of(self.description.gain, header, path)
         if gain is not None:
             if not gain > 0:
@@ -539,32 +537,6 @@ def described(name: str | Path) -> DescribedReader:
 def _stem(path: Path) -> str:
     """Return a file's name without what says FITS and compression."""
     return _ENDING.sub("", path.name)
-
-
-def _extension(header: fits.Header) -> str:
-    name = str(header.get("EXTNAME", "")).strip()
-    return "" if name == _PACKED_PRIMARY else name
-
-
-def _is_image(header: fits.Header, number: int) -> bool:
-    kind = number == 0 or header.get("XTENSION") == "IMAGE" or header.get("ZIMAGE") is True
-    return kind and header.get("NAXIS") != 0
-
-
-def _inherited(headers: Sequence[fits.Header]) -> list[fits.Header]:
-    """Return each header over the primary one: instruments tell there what holds for all images."""
-    return [headers[0], *(header.over(headers[0]) for header in headers[1:])]
-
-
-def _for_wcs(own: fits.Header, primary: fits.Header) -> fits.Header:
-    """Return the header that an image's WCS is read from.
-
-    What the HDU does not say itself is the primary header's only where INHERIT says so, and never a part of
-    the terms: a matrix of one header with the scales of the other would be nobody's.
-    """
-    if own.get("INHERIT") is not True:
-        return own
-    return own.over(primary, wcs.FRAME_OF_REFERENCE) if "CTYPE1" in own else own.over(primary)
 
 
 def _filled(template: str, fields: dict[str, str]) -> str:
@@ -612,30 +584,38 @@ def _mjd(header: fits.Header, key: str, scale: str, path: Path) -> float:
         ) from error
 
 
-def _scatter(
-    pixels: NDArray[Any], variance: NDArray[np.float64], good: NDArray[np.bool_], path: Path
+def scatter(
+    pixels: NDArray[Any], variance: NDArray[np.floating[Any]], good: NDArray[np.bool_], path: Path
 ) -> float:
-    """Return σ of neighbouring pixels over that of `variance`, robustly: sources and slopes hardly count.
+    """Return the scatter of neighbouring pixels over their σ, robustly: sources and slopes hardly count.
 
     The median absolute deviation of the differences of neighbours in rows, from zero. Where neighbours are
-    correlated, as after resampling, it is below the true σ.
+    correlated, as after resampling, it is too small.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (ny, nx)
+    variance : ndarray, shape (ny, nx)
+        σ² in the same unit.
+    good : ndarray of bool, shape (ny, nx)
+        Which pixels count.
+    path : Path
+        For messages.
 
     Raises
     ------
     FileError
-        ``no-noise`` where too few pixels are valid, or the scatter is none.
+        ``no-noise`` where too few pixels are valid, or they do not scatter.
     """
     pairs = good[:, 1:] & good[:, :-1]
     left, right = (part[pairs].astype(np.float64) for part in (pixels[:, :-1], pixels[:, 1:]))
     spread = np.sqrt((variance[:, :-1] + variance[:, 1:])[pairs])
-    scatter = (
-        _TO_SIGMA * float(np.median(np.abs(right - left) / spread)) if len(left) >= _LEAST_PAIRS else 0.0
-    )
-    if not (scatter > 0 and math.isfinite(scatter)):
+    found = _TO_SIGMA * float(np.median(np.abs(right - left) / spread)) if len(left) >= _LEAST_PAIRS else 0.0
+    if not (found > 0 and math.isfinite(found)):
         raise FileError(
             "its pixels have no scatter that could tell their noise",
             reason="no-noise",
             remedy="describe a weight that tells it",
             path=path,
         )
-    return scatter
+    return found

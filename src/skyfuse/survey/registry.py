@@ -130,5 +130,15 @@ def reader_named(name: str, more: Sequence[Reader] = ()) -> Reader:
 
 
 def instruments(more: Sequence[Reader] = ()) -> dict[str, Instrument]:
-    """Return all instruments that some reader knows, by name."""
-    return {one.name: one for reader in reversed(readers(more)) for one in reader.instruments}
+    """Return all instruments that some reader knows, by name.
+
+    Images and spectra of one instrument may have readers of their own.
+    """
+    found: dict[str, Instrument] = {}
+    for reader in readers(more):
+        for one in reader.instruments:
+            known = found.get(one.name, Instrument(one.name))
+            found[one.name] = Instrument(
+                one.name, known.imaging or one.imaging, known.spectroscopy or one.spectroscopy
+            )
+    return found
