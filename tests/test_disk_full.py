@@ -22,7 +22,7 @@ from skyfuse.cube.query import Cube
 from skyfuse.errors import StoreError
 from skyfuse.models.base import MODELS
 from skyfuse.models.files import write_tensors
-from skyfuse.study.tune import _trials
+from skyfuse.study.tune import Store, _trials
 from tests.cube.sky import make_spectrum
 
 PLENTY = 64 * 1024**2
@@ -161,7 +161,7 @@ def test_standard_output(tmp_path: Path, skyfuse, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("size", [4096, 65536, 131072])
 def test_a_store_of_trials(size: int, disk: Disk) -> None:
     def try_points(store: Path, count: int) -> float:
-        with _trials(store, "name") as study:
+        with _trials(Store(store, "name")) as study:
             for _ in range(count):
                 study.tell(study.ask(), 1.0)
             return study.best_value

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from functools import update_wrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -27,6 +30,45 @@ _QUIET = 10.0
 """Seconds after which lines of progress tell the state between two tenths."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take groups of options, which verbs share, as dataclasses of annotated fields.
+
+    Typer sees each field as an option (or argument) of the command's own.
+
+    Parameters
+    ----------
+    command : callable
+        Its parameters, and the fields of those that are dataclasses, are annotated for Typer.
+
+    Returns
+    -------
+    callable
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, type[Any]] = {
+        name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
+    }
+
+    def call(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    options = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            known = get_type_hints(groups[name], include_extras=True)
+            own = [(one, known[one.name]) for one in inspect.signature(groups[name]).parameters.values()]
+        else:
+            own = [(parameter, hints[name])]
+        # By keyword alone: the options of a group have defaults, and may stand before what has none.
+        options += [one.replace(kind=one.KEYWORD_ONLY, annotation=hint) for one, hint in own]
+    shown: Any = update_wrapper(call, command)
+    shown.__signature__ = inspect.Signature(options)
+    shown.__annotations__ = {option.name: option.annotation for option in options}
+    return call
 
 
 @contextmanager

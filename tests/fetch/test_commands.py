@@ -23,7 +23,7 @@ pytestmark = [
 def fetch(monkeypatch, capsys, tmp_path):
     """Return a function that runs ``skyfuse fetch`` in an empty folder: exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("skyfuse.fetch.skyserver.time.sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
 
     def call(*words):
         monkeypatch.setattr("sys.argv", ["skyfuse", "fetch", *map(str, words)])

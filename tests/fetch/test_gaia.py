@@ -12,6 +12,7 @@ from skyfuse.fetch import gaia
 from skyfuse.fetch.archives import Archives
 from skyfuse.fetch.client import Client
 from skyfuse.fetch.gaia import Choice, Gaia
+from skyfuse.fetch.sql import Clock
 from skyfuse.sphere import Cone
 
 # The bases of GaiaXPy leave files open, and set an option that pandas 3 has given up.
@@ -36,7 +37,7 @@ def ask(serve):
         archives = Archives(base=server.url)
         file = io.StringIO(newline="")
         with Client(archives.hosts) as client:
-            service = Gaia(client, archives, sleep=lambda _: None)
+            service = Gaia(client, archives, clock=Clock(sleep=lambda _: None))
             service.page = page or service.page
             (group,) = gaia.write(service, choice, file, quiet)
         return group, list(csv.DictReader(io.StringIO(file.getvalue())))

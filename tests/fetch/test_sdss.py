@@ -17,6 +17,7 @@ from skyfuse.fetch.client import Client
 from skyfuse.fetch.plan import Answered
 from skyfuse.fetch.sdss import Choice, Fields
 from skyfuse.fetch.skyserver import SkyServer
+from skyfuse.fetch.sql import Clock
 from skyfuse.sphere import Box, Cone
 
 
@@ -33,7 +34,7 @@ def ask(serve):
         archives = Archives(base=server.url)
         file = io.StringIO(newline="")
         with Client(archives.hosts) as client:
-            service = SkyServer(client, archives, sleep=lambda _: None)
+            service = SkyServer(client, archives, clock=Clock(sleep=lambda _: None))
             if isinstance(arguments[0], Choice):
                 arguments = (sdss.strata(service, arguments[0]),)
             groups = list(write(service, *arguments, file, *([] if write is sdss.write_list else [quiet])))

@@ -4,6 +4,7 @@ from skyfuse.errors import DataError, FileError
 from skyfuse.fetch.archives import QUERIES_A_MINUTE, Archives
 from skyfuse.fetch.client import Answer
 from skyfuse.fetch.skyserver import SkyServer
+from skyfuse.fetch.sql import Clock
 
 TABLE = b"#Table1\nn,row_end\n7,.\n"
 TOO_MANY = b"#Table1\nerror_message\nERROR: Maximum 60 queries allowed per minute. Rejected query: x\n"
@@ -32,7 +33,7 @@ class Line:
         self.now += seconds
 
     def server(self, release="dr17"):
-        return SkyServer(self, Archives(release), clock=lambda: self.now, sleep=self.sleep)
+        return SkyServer(self, Archives(release), Clock(lambda: self.now, self.sleep))
 
 
 def test_a_query_and_its_answer():

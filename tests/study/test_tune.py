@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from skyfuse.errors import StoreError
 from skyfuse.recipe import ModelPlan, Search
 from skyfuse.study.metrics import Outcome
-from skyfuse.study.tune import first_point, grid_points, number_of_trials, take, tune
+from skyfuse.study.tune import Store, first_point, grid_points, number_of_trials, take, tune
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 3))
@@ -19,9 +19,10 @@ FOLDS = [np.arange(50)[k::5] for k in range(5)]
 SEEN: list = []
 
 
-def judge(parameters, train, stop, held, seed):
+def judge(parameters, fold, seed):
     """Score the first feature times a parameter; keep what was shown."""
-    SEEN.append((parameters, train, stop, held, seed))
+    SEEN.append((parameters, fold.train, fold.stop, fold.held, seed))
+    held = fold.held
     value = parameters["factor"] * X[held, 0] + parameters.get("offset", 0.0)
     return Outcome("regression", Y[held], value).score()
 
@@ -34,7 +35,7 @@ def _forget():
 def search(store, grid=None, method="grid", trials=6, space=None, **more):
     plan = ModelPlan(grid={"factor": [0.5, 1.0, 2.0]} if grid is None else grid, space=space or {})
     how = Search(method=method, trials=trials, scored=more.pop("scored", None))
-    options = {"primary": "r2", "store": store, "name": "a", "seed": 7, **more}
+    options = {"primary": "r2", "store": Store(store, more.pop("name", "a")), "seed": 7, **more}
     return tune(plan, how, judge, FOLDS, **options)
 
 

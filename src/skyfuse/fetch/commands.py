@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skyfuse.errors import StoreError, UsageError
-from skyfuse.terminal import Json, progress_bars, say
+from skyfuse.terminal import Json, grouped, progress_bars, say
 
 if TYPE_CHECKING:
+    from skyfuse.fetch.gaia import Choice as Sources
     from skyfuse.fetch.ledger import Tally
     from skyfuse.fetch.plan import Answered, Region
+    from skyfuse.fetch.sdss import Choice, Fields
     from skyfuse.fetch.session import Outcome, Session
 
 app = typer.Typer(
@@ -36,84 +39,192 @@ Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Where the data go; the same command again resumes.")
 ]
 Release = Annotated[str, typer.Option(help="Data release of SDSS: dr7 to dr19.")]
-Address = Annotated[
-    str | None,
-    typer.Option("--archive", metavar="URL", help="A mirror or stand-in, instead of the archives' hosts."),
-]
 Connections = Annotated[int, typer.Option(help="Most connections at a time.", min=1, max=64)]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Show the queries and how much would come, and get nothing.")
-]
-PerClass = Annotated[
-    int | None, typer.Option(help="So many of each class, or all there are; --seed says which.", min=1)
-]
-PerSubclass = Annotated[
-    int | None, typer.Option(help="So many of each subclass of each class, or all there are.", min=1)
-]
-Classes = Annotated[
-    list[str] | None, typer.Option("--class", help="GALAXY, QSO or STAR alone; may be repeated.")
-]
 ConeText = Annotated[str | None, typer.Option("--cone", help="'RA DEC RADIUS', degrees.")]
 BoxText = Annotated[
     str | None,
     typer.Option("--box", help="'RA_MIN RA_MAX DEC_MIN DEC_MAX', degrees; RA_MIN > RA_MAX spans RA 0."),
 ]
-SqlFile = Annotated[
-    Path | None,
-    typer.Option("--sql", help="File with a SELECT of your own: plate, mjd, fiberID, run2d, specObjID, …"),
-]
-Columns = Annotated[
-    str | None,
-    typer.Option(
-        help="Instead of the magnitudes, e.g. 's.velDisp,p.petroMag_r' (s: SpecObjAll, p: SpecPhotoAll)."
-    ),
-]
-Repeats = Annotated[
-    bool, typer.Option("--repeats", help="Also repeated observations, and those with zWarning.")
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        help="Where a class has more than asked, they come in the order of MD5(seed:specObjID): as good as "
-        "random, the same each time, and a smaller choice is part of a larger one.",
-        min=0,
-    ),
-]
-Adql = Annotated[Path | None, typer.Option(help="File with an ADQL SELECT that gives source_id.")]
-Match = Annotated[
-    Path | None, typer.Option(help="Table with ra and dec: every source within --radius of each row.")
-]
-Ids = Annotated[Path | None, typer.Option(help="Table with source_id.")]
-Radius = Annotated[float, typer.Option(help="Arcsec, for --match; Gaia's positions are of 2016.0.")]
-SourceColumns = Annotated[
-    str | None, typer.Option("--columns", help="Of gaia_source, instead of the usual ones, with commas.")
-]
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the archives are asked."""
+
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the queries and how much would come, and get nothing.")
+    ] = False
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            "--archive", metavar="URL", help="A mirror or stand-in, instead of the archives' hosts."
+        ),
+    ] = None
+
+    @contextmanager
+    def session(self, folder: Path, *, release: str | None = None, connections: int = 1) -> Iterator[Session]:
+        """Open a session that gets files into a folder."""
+        from skyfuse.fetch.archives import DEFAULT_RELEASE, Archives, release_name
+        from skyfuse.fetch.session import Session
+
+        archives = Archives(release_name(release or DEFAULT_RELEASE), self.archive)
+        if folder.exists() and not folder.is_dir():
+            raise StoreError("is a file", path=folder, remedy="give a folder")
+        with (
+            progress_bars() as progress,
+            Session(
+                folder, archives, connections=connections, dry_run=self.dry_run, progress=progress
+            ) as session,
+        ):
+            yield session
+
+
+@dataclass(frozen=True)
+class ChosenSpectra:
+    """Which spectra of SDSS, and what the catalogue tells of them."""
+
+    per_class: Annotated[
+        int | None, typer.Option(help="So many of each class, or all there are; --seed says which.", min=1)
+    ] = None
+    per_subclass: Annotated[
+        int | None, typer.Option(help="So many of each subclass of each class, or all there are.", min=1)
+    ] = None
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="GALAXY, QSO or STAR alone; may be repeated.")
+    ] = None
+    cone: ConeText = None
+    box: BoxText = None
+    sql: Annotated[
+        Path | None,
+        typer.Option(
+            "--sql", help="File with a SELECT of your own: plate, mjd, fiberID, run2d, specObjID, …"
+        ),
+    ] = None
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of the magnitudes, e.g. 's.velDisp,p.petroMag_r' (s: SpecObjAll, p: SpecPhotoAll)."
+        ),
+    ] = None
+    repeats: Annotated[
+        bool, typer.Option("--repeats", help="Also repeated observations, and those with zWarning.")
+    ] = False
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Where a class has more than asked, they come in the order of MD5(seed:specObjID): as good "
+            "as random, the same each time, and a smaller choice is part of a larger one.",
+            min=0,
+        ),
+    ] = 7
+
+    @property
+    def given(self) -> bool:
+        """Whether any way to choose spectra is given."""
+        ways = (self.per_class, self.per_subclass, self.classes or None, self.cone, self.box, self.sql)
+        return any(way is not None for way in ways)
+
+    def choice(self) -> Choice:
+        """Return the options read and checked."""
+        from skyfuse.fetch.sdss import COLUMNS, Choice
+
+        return Choice(
+            tuple(self.classes or ()),
+            self.per_class,
+            self.per_subclass,
+            _region(self.cone, self.box),
+            None if self.sql is None else _read(self.sql),
+            COLUMNS if self.columns is None else _names(self.columns),
+            self.repeats,
+            self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class ChosenFields:
+    """Which fields of SDSS's imaging."""
+
+    cone: ConeText = None
+    box: BoxText = None
+    run: Annotated[int | None, typer.Option(help="A run: all its fields, or those of --camcol.", min=1)] = (
+        None
+    )
+    camcol: Annotated[int | None, typer.Option(help="Camera column of --run, 1 to 6.")] = None
+    fields: Annotated[
+        str | None, typer.Option("--field", help="Fields of --run and --camcol, e.g. 122 or 100-130,140.")
+    ] = None
+    stripe: Annotated[int | None, typer.Option(help="All fields of a stripe, e.g. 82.", min=1)] = None
+    objects: Annotated[
+        Path | None, typer.Option(help="Table with ra and dec: every field that covers one of them.")
+    ] = None
+    primary: Annotated[
+        bool, typer.Option("--primary", help="Of --objects, the field of each objid alone, without a query.")
+    ] = False
+
+    def choice(self) -> Fields:
+        """Return the options read and checked."""
+        from skyfuse.fetch.sdss import Fields
+
+        return Fields(
+            _region(self.cone, self.box),
+            self.run,
+            self.camcol,
+            _ranges(self.fields),
+            self.stripe,
+            self.objects,
+            self.primary,
+        )
+
+
+@dataclass(frozen=True)
+class ChosenSources:
+    """Which sources of Gaia, and what the table tells of them."""
+
+    adql: Annotated[Path | None, typer.Option(help="File with an ADQL SELECT that gives source_id.")] = None
+    cone: ConeText = None
+    match: Annotated[
+        Path | None, typer.Option(help="Table with ra and dec: every source within --radius of each row.")
+    ] = None
+    ids: Annotated[Path | None, typer.Option(help="Table with source_id.")] = None
+    radius: Annotated[float, typer.Option(help="Arcsec, for --match; Gaia's positions are of 2016.0.")] = 1.0
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", help="Of gaia_source, instead of the usual ones, with commas."),
+    ] = None
+
+    def choice(self) -> Sources:
+        """Return the options read and checked."""
+        from skyfuse.fetch.gaia import COLUMNS
+        from skyfuse.fetch.gaia import Choice as Sources
+        from skyfuse.sphere import Cone
+
+        return Sources(
+            None if self.adql is None else _read(self.adql),
+            None if self.cone is None else Cone.parse(self.cone),
+            self.match,
+            self.ids,
+            self.radius,
+            COLUMNS if self.columns is None else _names(self.columns),
+        )
+
 
 _SHOWN = 20
 
 
 @sdss.command()
+@grouped
 def spectra(
     folder: Folder,
-    per_class: PerClass = None,
-    per_subclass: PerSubclass = None,
-    classes: Classes = None,
-    cone: ConeText = None,
-    box: BoxText = None,
+    chosen: ChosenSpectra,
+    access: Access,
     list_: Annotated[
         Path | None, typer.Option("--list", help="Table with plate, mjd, fiberid (and run2d).")
     ] = None,
-    sql: SqlFile = None,
-    columns: Columns = None,
-    repeats: Repeats = False,
     full: Annotated[
         bool, typer.Option("--full", help="With the single exposures, six times as large.")
     ] = False,
-    seed: Seed = 7,
     release: Release = "dr17",
-    dry_run: DryRun = False,
     connections: Connections = 24,
-    archive: Address = None,
     as_json: Json = False,
 ) -> None:
     """Get spectra, with a catalogue of their classes, redshifts and magnitudes.
@@ -122,15 +233,17 @@ def spectra(
     """
     from skyfuse.fetch import sdss as survey
 
-    choice = None
+    ask: Callable[[Session], Answered | None]
     if list_ is None:
-        choice = _choice(per_class, per_subclass, classes, cone, box, sql, columns, repeats, seed)
-    elif any(way is not None for way in (per_class, per_subclass, classes or None, cone, box, sql)):
+        ask = partial(_catalogue, kind="spectra", choice=chosen.choice())
+    elif chosen.given:
         raise UsageError("--list was given with another choice", remedy="give one of them")
     elif not list_.is_file():
         raise StoreError("does not exist", path=list_, remedy="name a table that exists")
-    with _session(folder, release, archive, connections, dry_run) as session:
-        found = _catalogue(session, "spectra", choice) if list_ is None else _listed(session, list_)
+    else:
+        ask = partial(_listed, path=list_)
+    with access.session(folder, release=release, connections=connections) as session:
+        found = ask(session)
         number = survey.counted(session.outcome.groups)
         session.expect(number, survey.spectrum_bytes(number, full=full))
         if found is not None:
@@ -139,56 +252,33 @@ def spectra(
 
 
 @sdss.command()
+@grouped
 def catalogue(
     folder: Folder,
-    per_class: PerClass = None,
-    per_subclass: PerSubclass = None,
-    classes: Classes = None,
-    cone: ConeText = None,
-    box: BoxText = None,
-    sql: SqlFile = None,
-    columns: Columns = None,
-    repeats: Repeats = False,
-    seed: Seed = 7,
+    chosen: ChosenSpectra,
+    access: Access,
     release: Release = "dr17",
-    dry_run: DryRun = False,
-    archive: Address = None,
     as_json: Json = False,
 ) -> None:
     """Get catalogue columns alone, of spectra or by a query of your own, as one CSV table.
 
     Example: skyfuse fetch sdss catalogue tables/ --cone "194.95 27.98 1"
     """
-    choice = _choice(per_class, per_subclass, classes, cone, box, sql, columns, repeats, seed)
-    with _session(folder, release, archive, 1, dry_run) as session:
+    choice = chosen.choice()
+    with access.session(folder, release=release) as session:
         _catalogue(session, "catalogue", choice)
     _end(session.outcome, as_json)
 
 
 @sdss.command()
+@grouped
 def frames(
     folder: Folder,
-    cone: ConeText = None,
-    box: BoxText = None,
-    run: Annotated[
-        int | None, typer.Option(help="A run: all its fields, or those of --camcol.", min=1)
-    ] = None,
-    camcol: Annotated[int | None, typer.Option(help="Camera column of --run, 1 to 6.")] = None,
-    fields: Annotated[
-        str | None, typer.Option("--field", help="Fields of --run and --camcol, e.g. 122 or 100-130,140.")
-    ] = None,
-    stripe: Annotated[int | None, typer.Option(help="All fields of a stripe, e.g. 82.", min=1)] = None,
-    objects: Annotated[
-        Path | None, typer.Option(help="Table with ra and dec: every field that covers one of them.")
-    ] = None,
-    primary: Annotated[
-        bool, typer.Option("--primary", help="Of --objects, the field of each objid alone, without a query.")
-    ] = False,
+    chosen: ChosenFields,
+    access: Access,
     bands: Annotated[str, typer.Option(help="Bands.")] = "ugriz",
     release: Release = "dr17",
-    dry_run: DryRun = False,
     connections: Connections = 10,
-    archive: Address = None,
     as_json: Json = False,
 ) -> None:
     """Get imaging frames of a region, of runs, or all that cover some objects.
@@ -200,14 +290,15 @@ def frames(
     from skyfuse.fetch.archives import BYTES
 
     bands = survey.checked_bands(bands)
-    chosen = survey.Fields(_region(cone, box), run, camcol, _ranges(fields), stripe, objects, primary)
-    with _session(folder, release, archive, connections, dry_run) as session:
-        options = {**asdict(chosen), "objects": None if objects is None else sha256(objects)}
+    choice = chosen.choice()
+    with access.session(folder, release=release, connections=connections) as session:
+        objects = None if choice.objects is None else sha256(choice.objects)
+        options = {**asdict(choice), "objects": objects}
         found = session.ask(
             "frames",
             "sdss",
             {**options, "release": session.archives.release.name},
-            lambda file: survey.write_fields(session.skyserver, chosen, file, session.progress),
+            lambda file: survey.write_fields(session.skyserver, choice, file, session.progress),
         )
         number = survey.counted(session.outcome.groups) * len(bands)
         session.expect(number, number * BYTES["frame"])
@@ -217,40 +308,30 @@ def frames(
 
 
 @gaia.command()
+@grouped
 def sources(
     folder: Folder,
-    adql: Adql = None,
-    cone: ConeText = None,
-    match: Match = None,
-    ids: Ids = None,
-    radius: Radius = 1.0,
-    columns: SourceColumns = None,
-    dry_run: DryRun = False,
-    archive: Address = None,
+    chosen: ChosenSources,
+    access: Access,
     as_json: Json = False,
 ) -> None:
     """Get sources of Gaia DR3 by a query, in a cone, or by cross-match with a table.
 
     Example: skyfuse fetch gaia sources gaia/ --match galaxies.csv --radius 1
     """
-    choice = _gaia_choice(adql, cone, match, ids, radius, columns)
-    with _session(folder, None, archive, 4, dry_run) as session:
+    choice = chosen.choice()
+    with access.session(folder, connections=4) as session:
         _gaia_sources(session, choice)
     _end(session.outcome, as_json)
 
 
 @gaia.command()
+@grouped
 def xp(
     folder: Folder,
-    adql: Adql = None,
-    cone: ConeText = None,
-    match: Match = None,
-    ids: Ids = None,
-    radius: Radius = 1.0,
-    columns: SourceColumns = None,
-    dry_run: DryRun = False,
+    chosen: ChosenSources,
+    access: Access,
     connections: Annotated[int, typer.Option(help="Most connections at a time.", min=1, max=16)] = 4,
-    archive: Address = None,
     as_json: Json = False,
 ) -> None:
     """Get BP/RP spectra of Gaia DR3, as coefficients, of all sources that are chosen and have one.
@@ -260,8 +341,8 @@ def xp(
     from skyfuse.fetch import gaia as archive_of_gaia
     from skyfuse.fetch.archives import BYTES
 
-    choice = _gaia_choice(adql, cone, match, ids, radius, columns)
-    with _session(folder, None, archive, connections, dry_run) as session:
+    choice = chosen.choice()
+    with access.session(folder, connections=connections) as session:
         found = _gaia_sources(session, choice)
         if found is None:
             number = sum(group.expected for group in session.outcome.groups)
@@ -281,12 +362,8 @@ def xp(
 
 
 @app.command()
-def sfr(
-    folder: Folder,
-    dry_run: DryRun = False,
-    archive: Address = None,
-    as_json: Json = False,
-) -> None:
+@grouped
+def sfr(folder: Folder, access: Access, as_json: Json = False) -> None:
     """Get the MPA-JHU star-formation rates of SDSS DR7, with the table that says whose they are.
 
     Example: skyfuse fetch sfr sky/
@@ -294,24 +371,24 @@ def sfr(
     from skyfuse.fetch.archives import SFR_TABLES
     from skyfuse.fetch.tables import wanted_sfr
 
-    with _session(folder, None, archive, len(SFR_TABLES), dry_run) as session:
+    with access.session(folder, connections=len(SFR_TABLES)) as session:
         session.expect(len(SFR_TABLES), sum(SFR_TABLES.values()))
         session.get(wanted_sfr(session.archives))
     _end(session.outcome, as_json)
 
 
 @app.command()
+@grouped
 def galaxyzoo(
     folder: Folder,
+    access: Access,
     images: Annotated[
         int, typer.Option(help="Colour images of so many of its galaxies, or of all there are.", min=0)
     ] = 0,
     size: Annotated[int, typer.Option(help="Pixels on a side of the images.")] = 424,
     seed: Annotated[int, typer.Option(help="Images come in the order of MD5(seed:dr7objid).", min=0)] = 7,
     release: Release = "dr17",
-    dry_run: DryRun = False,
     connections: Connections = 10,
-    archive: Address = None,
     as_json: Json = False,
 ) -> None:
     """Get the votes of Galaxy Zoo 2, and colour images of its galaxies cut out by SkyServer.
@@ -322,7 +399,7 @@ def galaxyzoo(
     from skyfuse.fetch.archives import BYTES
 
     size = tables.checked_size(size)
-    with _session(folder, release, archive, connections, dry_run) as session:
+    with access.session(folder, release=release, connections=connections) as session:
         weight = BYTES["votes"] + (BYTES["sample"] + images * BYTES["image"] if images else 0)
         session.expect(1 + (1 + images if images else 0), weight)
         tally = session.get(tables.wanted_votes(session.archives, sample=bool(images)))
@@ -364,49 +441,7 @@ def status(folder: Folder, as_json: Json = False) -> None:
 # ---------------------------------------------------------------------------------------------------- helpers
 
 
-@contextmanager
-def _session(
-    folder: Path, release: str | None, archive: str | None, connections: int, dry_run: bool
-) -> Iterator[Session]:
-    from skyfuse.fetch.archives import DEFAULT_RELEASE, Archives, release_name
-    from skyfuse.fetch.session import Session
-
-    archives = Archives(release_name(release or DEFAULT_RELEASE), archive)
-    if folder.exists() and not folder.is_dir():
-        raise StoreError("is a file", path=folder, remedy="give a folder")
-    with (
-        progress_bars() as progress,
-        Session(folder, archives, connections=connections, dry_run=dry_run, progress=progress) as session,
-    ):
-        yield session
-
-
-def _choice(
-    per_class: int | None,
-    per_subclass: int | None,
-    classes: list[str] | None,
-    cone: str | None,
-    box: str | None,
-    sql: Path | None,
-    columns: str | None,
-    repeats: bool,
-    seed: int,
-) -> Any:
-    from skyfuse.fetch.sdss import COLUMNS, Choice
-
-    return Choice(
-        tuple(classes or ()),
-        per_class,
-        per_subclass,
-        _region(cone, box),
-        None if sql is None else _read(sql),
-        COLUMNS if columns is None else _names(columns),
-        repeats,
-        seed,
-    )
-
-
-def _catalogue(session: Session, kind: str, choice: Any) -> Answered | None:
+def _catalogue(session: Session, kind: str, choice: Choice) -> Answered | None:
     """Get the catalogue of chosen spectra; on a dry run count them."""
     from skyfuse.fetch import sdss as survey
 
@@ -431,28 +466,7 @@ def _listed(session: Session, path: Path) -> Answered | None:
     )
 
 
-def _gaia_choice(
-    adql: Path | None,
-    cone: str | None,
-    match: Path | None,
-    ids: Path | None,
-    radius: float,
-    columns: str | None,
-) -> Any:
-    from skyfuse.fetch.gaia import COLUMNS, Choice
-    from skyfuse.sphere import Cone
-
-    return Choice(
-        None if adql is None else _read(adql),
-        None if cone is None else Cone.parse(cone),
-        match,
-        ids,
-        radius,
-        COLUMNS if columns is None else _names(columns),
-    )
-
-
-def _gaia_sources(session: Session, choice: Any) -> Answered | None:
+def _gaia_sources(session: Session, choice: Sources) -> Answered | None:
     """Get the table of chosen sources; on a dry run count them."""
     from skyfuse.disk import sha256
     from skyfuse.fetch import gaia as archive_of_gaia

@@ -18,8 +18,7 @@ import csv
 import hashlib
 import io
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -30,7 +29,6 @@ import numpy as np
 from skyfuse.errors import DataError, UsageError
 from skyfuse.fetch import sql
 from skyfuse.fetch.archives import GAIA_RELEASE, GAIA_ROWS, XP_SOURCES, Archives
-from skyfuse.fetch.client import Client
 from skyfuse.fetch.ledger import Wanted
 from skyfuse.fetch.plan import (
     Answered,
@@ -102,29 +100,10 @@ class Choice:
 
 
 class Gaia(Service):
-    """Gaia's table access service.
-
-    Parameters
-    ----------
-    client : Client
-    archives : Archives
-    clock, sleep : callable
-        Seconds, and waiting for some.
-    """
+    """Gaia's table access service; its parameters are those of `Service`."""
 
     page = min(PAGE, GAIA_ROWS)
-
-    def __init__(
-        self,
-        client: Client,
-        archives: Archives,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._client, self._archives = client, archives
-        self._clock, self._sleep = clock, sleep
-        self.upload: bytes | None = None
+    upload: bytes | None = None
 
     def ask(self, query: str) -> Answer:
         """Run one query as a job, with the table `upload` as ``tap_upload.positions`` where there is one."""
@@ -139,15 +118,15 @@ class Gaia(Service):
         job = self._client.post(f"{self._archives.tap}/async", data=fields, files=files).url
         if not re.search(r"/async/[^/?#]+$", job):
             raise DataError("the Gaia archive starts no job", remedy="give the same command again later")
-        wait, end = 0.1, self._clock() + self._client.bounds.job
+        wait, end = 0.1, self._clock.now() + self._client.bounds.job
         while (phase := self._phase(job)) not in ("COMPLETED", "ERROR", "ABORTED"):
-            if self._clock() > end:
+            if self._clock.now() > end:
                 raise DataError(
                     f"the Gaia archive does not end the query within {self._client.bounds.job:g} s "
                     f"({opening(phase)[:40]})",
                     remedy="narrow it down, or give the same command again later",
                 )
-            self._sleep(wait)
+            self._clock.sleep(wait)
             wait = min(1.5 * wait, _LONGEST_WAIT)
         if phase != "COMPLETED":
             said = opening(self._client.get(f"{job}/error").content.decode("utf-8", errors="replace"))

@@ -10,15 +10,13 @@ queries allowed per minute``. CSV begins with a line ``#Table1`` from DR10 on; m
 from __future__ import annotations
 
 import re
-import time
 from collections import deque
-from collections.abc import Callable
 from urllib.parse import urlencode
 
 from skyfuse.errors import DataError
 from skyfuse.fetch.archives import QUERIES_A_MINUTE, Archives
 from skyfuse.fetch.client import Client
-from skyfuse.fetch.sql import PAGE, Answer, Service, read
+from skyfuse.fetch.sql import CLOCK, PAGE, Answer, Clock, Service, read
 
 # A longer address is refused by many web servers; SkyServer's REST services take GET and POST alike.
 _LONGEST_ADDRESS = 1800
@@ -36,20 +34,11 @@ class SkyServer(Service):
     ----------
     client : Client
     archives : Archives
-    clock, sleep : callable
-        Seconds, and waiting for some.
+    clock : Clock
     """
 
-    def __init__(
-        self,
-        client: Client,
-        archives: Archives,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._client, self._archives = client, archives
-        self._clock, self._sleep = clock, sleep
+    def __init__(self, client: Client, archives: Archives, clock: Clock = CLOCK) -> None:
+        super().__init__(client, archives, clock)
         self._asked: deque[float] = deque(maxlen=QUERIES_A_MINUTE)
         self.page = min(PAGE, archives.release.rows)
 
@@ -77,14 +66,14 @@ class SkyServer(Service):
                 return Answer([], iter(()))
             if not _TOO_MANY.search(message):
                 break
-            self._sleep(_MINUTE)
+            self._clock.sleep(_MINUTE)
         raise DataError(f"SkyServer refuses the query ({message})", remedy="change the query, or wait")
 
     def _pace(self) -> None:
         """Wait until one query more is within the service's limit."""
         if len(self._asked) == self._asked.maxlen:
-            self._sleep(max(0.0, self._asked[0] + _MINUTE - self._clock()))
-        self._asked.append(self._clock())
+            self._clock.sleep(max(0.0, self._asked[0] + _MINUTE - self._clock.now()))
+        self._asked.append(self._clock.now())
 
 
 def _message(content: str) -> str | None:

@@ -11,12 +11,18 @@ import csv
 import io
 import math
 import re
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from skyfuse.errors import DataError, FileError, UsageError
 from skyfuse.fetch.bounds import ROWS
+
+if TYPE_CHECKING:
+    from skyfuse.fetch.archives import Archives
+    from skyfuse.fetch.client import Client
 
 PAGE = 50_000
 """Rows asked for at a time: few enough for memory and for the services' time limits."""
@@ -146,8 +152,31 @@ def wrapped(query: str) -> Selection:
     return Selection(("*",), f"({query}) AS q")
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What a service waits by.
+
+    Attributes
+    ----------
+    now, sleep : callable
+        Seconds, and waiting for some.
+    """
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+CLOCK = Clock()
+
+
 class Service(ABC):
     """A service that answers queries with tables of text.
+
+    Parameters
+    ----------
+    client : Client
+    archives : Archives
+    clock : Clock
 
     Attributes
     ----------
@@ -156,6 +185,9 @@ class Service(ABC):
     """
 
     page = PAGE
+
+    def __init__(self, client: Client, archives: Archives, clock: Clock = CLOCK) -> None:
+        self._client, self._archives, self._clock = client, archives, clock
 
     @abstractmethod
     def ask(self, query: str) -> Answer:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, get_args
 
 import numpy as np
@@ -194,6 +195,8 @@ class Model(ABC):
         Names of the files that `_write` leaves in a model's folder.
     libraries : tuple of str
         Distributions whose versions the model's card records.
+    defaults : mapping of str to value
+        All parameters with their default values, of a class that has too many for a signature.
     fitted : bool
         Whether `fit` has succeeded, or the model was loaded.
     shapes : dict of str to tuple
@@ -215,6 +218,7 @@ class Model(ABC):
     weighs: ClassVar[bool] = True
     weights: ClassVar[tuple[str, ...]] = ()
     libraries: ClassVar[tuple[str, ...]] = ()
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, **params: Any) -> None:
         self.params = params
@@ -224,6 +228,22 @@ class Model(ABC):
         self.interval: Conformal | None = None
         self.card: dict[str, Any] = {}
         self.fitted = False
+
+    @classmethod
+    def completed(cls, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the `defaults` with these parameters in their place.
+
+        Raises
+        ------
+        UsageError
+            If the class has no parameter of a name.
+        """
+        for name in params:
+            if name not in cls.defaults:
+                raise UsageError(
+                    f"{cls.name} has no parameter {name}", remedy=f"it has {', '.join(cls.defaults)}"
+                )
+        return {**cls.defaults, **params}
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from inspect import signature
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,14 +51,11 @@ class _Classic(Model):
         if lesson.progress is not None:
             lesson.progress(1, 1, what)
 
-    def _require_positive(self, *names: str) -> None:
-        told = signature(type(self)).parameters
-        wrong = [
-            name
-            for name in names
-            # None stands where it is the default alone.
-            if (told[name].default is not None if self.params[name] is None else not self.params[name] > 0)
-        ]
+    def _require_positive(self, *names: str, optional: str = "") -> None:
+        """Refuse parameters that are not above 0; the optional one may be None, which is its default."""
+        if optional and self.params[optional] is not None:
+            names = (*names, optional)
+        wrong = [name for name in names if self.params[name] is None or not self.params[name] > 0]
         if wrong:
             raise UsageError(f"{wrong[0]} is {self.params[wrong[0]]}", remedy="give a number above 0")
 
@@ -316,7 +314,7 @@ class SupportVectors(_Scaled):
 
     def __init__(self, *, C: float = 1.0, gamma: float | None = None, epsilon: float = 0.1) -> None:
         super().__init__(C=C, gamma=gamma, epsilon=epsilon)
-        self._require_positive("C", "gamma", "epsilon")
+        self._require_positive("C", "epsilon", optional="gamma")
 
     def _learn(self, train: Matrix, valid: Matrix, lesson: Lesson) -> dict[str, NDArray[Any]]:
         from sklearn.svm import SVC, SVR
@@ -553,7 +551,7 @@ class Forest(_Trees):
 
     def __init__(self, *, trees: int = 200, max_depth: int | None = None, min_leaf: int = 2) -> None:
         super().__init__(trees=trees, max_depth=max_depth, min_leaf=min_leaf)
-        self._require_positive("trees", "max_depth", "min_leaf")
+        self._require_positive("trees", "min_leaf", optional="max_depth")
 
     def _grow(self, x: Matrix, lesson: Lesson) -> list[Any]:
         from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
@@ -608,68 +606,39 @@ class LightGBM(_Classic):
     kinds: ClassVar[frozenset[Kind]] = BOTH
     weights: ClassVar[tuple[str, ...]] = (files.TEXT,)
     libraries: ClassVar[tuple[str, ...]] = ("lightgbm",)
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {
+            "learning_rate": 0.1,
+            "max_depth": 4,
+            "leaves": 31,
+            "min_leaf": 20,
+            "features": 1.0,
+            "rows": 1.0,
+            "bins": 63,
+            "max_rounds": 1000,
+            "patience": 10,
+            "threads": 1,
+        }
+    )
 
     _boosted: Boosted
 
-    def __init__(
-        self,
-        *,
-        learning_rate: float = 0.1,
-        max_depth: int = 4,
-        leaves: int = 31,
-        min_leaf: int = 20,
-        features: float = 1.0,
-        rows: float = 1.0,
-        bins: int = 63,
-        max_rounds: int = 1000,
-        patience: int = 10,
-        threads: int = 1,
-    ) -> None:
-        super().__init__(
-            learning_rate=learning_rate,
-            max_depth=max_depth,
-            leaves=leaves,
-            min_leaf=min_leaf,
-            features=features,
-            rows=rows,
-            bins=bins,
-            max_rounds=max_rounds,
-            patience=patience,
-            threads=threads,
-        )
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**self.completed(params))
         self._require_positive(*self.params)
         above = [name for name in ("learning_rate", "features", "rows") if self.params[name] > 1]
         if above:
             raise UsageError(f"{above[0]} is {self.params[above[0]]}", remedy="give at most 1")
-        if leaves < 2 or bins < 2:
-            raise UsageError(f"leaves is {leaves} and bins is {bins}", remedy="give 2 or more of each")
+        few = [name for name in ("leaves", "bins") if self.params[name] < 2]
+        if few:
+            raise UsageError(f"{few[0]} is {self.params[few[0]]}", remedy="give 2 or more")
 
     def _fit(self, lesson: Lesson) -> History:
         import lightgbm
 
         params = self.params
         x = _matrix(lesson.train)
-        metric = "multi_logloss" if self.classes else "rmse"
-        settings = {
-            "objective": "multiclass" if self.classes else "regression",
-            "num_class": self._outputs,
-            "metric": metric,
-            "learning_rate": params["learning_rate"],
-            "max_depth": params["max_depth"],
-            "num_leaves": min(2 ** params["max_depth"], params["leaves"]),
-            "min_data_in_leaf": params["min_leaf"],
-            "max_bin": params["bins"],
-            # Pixels and bins are dense: there is nothing to bundle, and looking for it doubles the set-up.
-            "enable_bundle": False,
-            "feature_fraction": min(params["features"], FEATURES_PER_TREE / x.shape[1]),
-            "bagging_fraction": params["rows"],
-            "bagging_freq": int(params["rows"] < 1),
-            "num_threads": params["threads"],
-            "seed": lesson.seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "verbosity": -1,
-        }
+        settings = self._settings(x.shape[1], lesson.seed)
         parts = lightgbm.Dataset(x, lesson.y, weight=lesson.weight, params=settings)
         curves: dict[str, dict[str, list[float]]] = {}
 
@@ -702,11 +671,35 @@ class LightGBM(_Classic):
                 f"boosting ended in no sound trees ({error})", remedy="look for labels of impossible size"
             ) from error
         return History(
-            train=curves["train"][metric],
-            valid=curves["valid"][metric],
+            train=curves["train"][settings["metric"]],
+            valid=curves["valid"][settings["metric"]],
             best=booster.best_iteration - 1,
             metric=METRIC[self.kind],
         )
+
+    def _settings(self, features: int, seed: int) -> dict[str, Any]:
+        """Return the parameters as LightGBM calls them."""
+        params = self.params
+        return {
+            "objective": "multiclass" if self.classes else "regression",
+            "num_class": self._outputs,
+            "metric": "multi_logloss" if self.classes else "rmse",
+            "learning_rate": params["learning_rate"],
+            "max_depth": params["max_depth"],
+            "num_leaves": min(2 ** params["max_depth"], params["leaves"]),
+            "min_data_in_leaf": params["min_leaf"],
+            "max_bin": params["bins"],
+            # Pixels and bins are dense: there is nothing to bundle, and looking for it doubles the set-up.
+            "enable_bundle": False,
+            "feature_fraction": min(params["features"], FEATURES_PER_TREE / features),
+            "bagging_fraction": params["rows"],
+            "bagging_freq": int(params["rows"] < 1),
+            "num_threads": params["threads"],
+            "seed": seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbosity": -1,
+        }
 
     def _predict(self, x: Arrays) -> Numbers:
         return self._boosted.predict(_matrix(x), threads=self.params["threads"])

@@ -7,7 +7,9 @@ the full fit (`skyfuse.models.template.Template`) tries thousands of redshifts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -124,44 +126,39 @@ class Hybrid(Model):
     weighs: ClassVar[bool] = False
     weights: ClassVar[tuple[str, ...]] = (files.ARRAYS,)
     libraries: ClassVar[tuple[str, ...]] = ("torch", "numba", "safetensors")
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {
+            "templates": "",
+            "draws": 40_000,
+            "epochs": 10,
+            "width": 384,
+            "learning_rate": 2e-3,
+            "dropout": 0.1,
+            "members": 1,
+            "rejection": 0.02,
+            "threads": 1,
+        }
+    )
 
-    def __init__(
-        self,
-        *,
-        templates: str = "",
-        draws: int = 40_000,
-        epochs: int = 10,
-        width: int = 384,
-        learning_rate: float = 2e-3,
-        dropout: float = 0.1,
-        members: int = 1,
-        rejection: float = 0.02,
-        threads: int = 1,
-    ) -> None:
-        check_parameters(templates, rejection)
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**self.completed(params))
+        params = self.params
+        check_parameters(params["templates"], params["rejection"])
+        whole = ("epochs", "width", "members", "threads")
         if (
-            min(epochs, threads, width, members) < 1
-            or members > _MOST_MEMBERS
-            or draws < 256
-            or not (0 < learning_rate < 1 and 0 <= dropout < 1)
+            min(params[name] for name in whole) < 1
+            or params["members"] > _MOST_MEMBERS
+            or params["draws"] < 256
+            or not (0 < params["learning_rate"] < 1 and 0 <= params["dropout"] < 1)
         ):
+            told = ", ".join(
+                f"{name} {params[name]}" for name in ("draws", "learning_rate", "dropout", *whole)
+            )
             raise UsageError(
-                f"draws {draws}, epochs {epochs}, width {width}, learning_rate {learning_rate}, "
-                f"dropout {dropout}, members {members} or threads {threads} is out of range",
+                f"of {told} one is out of range",
                 remedy="give 256 draws or more, rates between 0 and 1, and 1 or more for the others, "
                 f"{_MOST_MEMBERS} members at most",
             )
-        super().__init__(
-            templates=templates,
-            draws=draws,
-            epochs=epochs,
-            width=width,
-            learning_rate=learning_rate,
-            dropout=dropout,
-            members=members,
-            rejection=rejection,
-            threads=threads,
-        )
 
     def _take_up(self, sets: list[TemplateSet]) -> None:
         """Keep the sets that the classes need, and lay out the cells of the network's answer."""

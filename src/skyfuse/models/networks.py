@@ -92,8 +92,6 @@ class Network(Model):
 
     Attributes
     ----------
-    defaults : mapping of str to value
-        All parameters of the class with their default values.
     needs : tuple of str
         Modalities without which the network would not be itself; any others may come beside them.
 
@@ -115,13 +113,10 @@ class Network(Model):
     _std: float = 1.0
 
     def __init__(self, **params: Any) -> None:
+        completed = self.completed(params)
         for name, value in params.items():
-            if name not in self.defaults:
-                raise UsageError(
-                    f"{self.name} has no parameter {name}", remedy=f"it has {', '.join(self.defaults)}"
-                )
             _check(name, value, self.defaults[name])
-        super().__init__(**{**self.defaults, **params})
+        super().__init__(**completed)
 
     @abstractmethod
     def build(self, shapes: Shapes, outputs: int) -> nn.Module:

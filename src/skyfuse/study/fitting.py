@@ -29,7 +29,7 @@ from skyfuse.study.metrics import Outcome
 from skyfuse.study.predictions import baseline_of, frame, outcome
 from skyfuse.study.results import EXAMPLES, gallery
 from skyfuse.study.tasks import Target, card_inputs
-from skyfuse.study.tune import take
+from skyfuse.study.tune import Fold, take
 from skyfuse.words import PARTS
 
 if TYPE_CHECKING:
@@ -139,18 +139,16 @@ class Fitter:
         arrays: Arrays,
         rows: NDArray[np.int64],
         parameters: dict[str, Any],
-        train: NDArray[np.int64],
-        stop: NDArray[np.int64],
-        held: NDArray[np.int64],
+        fold: Fold,
         seed: int,
     ) -> dict[str, float | None]:
-        """Return the scores of one fit inside the training part; positions in it, see `tune.Judge`."""
+        """Return the scores of one fit inside the training part, see `skyfuse.study.tune.Judge`."""
         model = MODELS[name](**parameters)
         y = self.goal.label[rows]
-        x = take(arrays, train)
-        self._fit(model, x, y[train], take(arrays, stop), y[stop], seed=seed)
-        shown = take(arrays, held)
-        table = frame(self.goal, rows[held], "train", 0, model.predict(shown), self._baseline(x, shown))
+        x = take(arrays, fold.train)
+        self._fit(model, x, y[fold.train], take(arrays, fold.stop), y[fold.stop], seed=seed)
+        shown = take(arrays, fold.held)
+        table = frame(self.goal, rows[fold.held], "train", 0, model.predict(shown), self._baseline(x, shown))
         return self._outcome(table).score()
 
     def run(self, cell: Cell, parameters: dict[str, Any], tune_seconds: float) -> None:
@@ -186,49 +184,49 @@ class Fitter:
         for number, folder in enumerate(rounds):
             if not _is_done(folder):
                 self._run_round(cell, parts, parameters, number, growing)
-        facts = [read_json(folder / "round.json") for folder in rounds]
         predictions = pd.concat(
             [read_parquet(folder / "predictions.parquet") for folder in rounds], ignore_index=True
         )
         predictions.to_parquet(growing / "predictions.parquet", index=False)
-        test = predictions[predictions["part"] == "test"]
-        metrics, undefined = facts[0]["metrics"], facts[0]["undefined"]
+        seen = self.recipe.task.kind == "classification" and bool(self.dataset.zooms)
+        if cell.role == "reference" and seen:
+            test = predictions[predictions["part"] == "test"]
+            shown = gallery(self.dataset, test, seed_of(self.recipe.seed, f"gallery {cell.name}"))
+            shown.to_parquet(growing / "gallery.parquet", index=False)
+        facts = [read_json(folder / "round.json") for folder in rounds]
+        note = self._note(cell, facts, predictions)
+        # What a late fusion costs is its members' training; its own is a weighted mean.
+        note["seconds"]["train"] += sum(part["seconds"]["train"] for part in notes)
+        note["seconds"]["tune"] = tune_seconds
+        self._settle(cell, growing, rounds)
+        write_json(growing / "cell.json", {"fingerprint": fingerprint, "parameters": parameters, **note})
+        seal(growing)
+        shutil.rmtree(final, ignore_errors=True)
+        growing.rename(final)
+
+    def _note(self, cell: Cell, facts: Sequence[dict[str, Any]], predictions: pd.DataFrame) -> dict[str, Any]:
+        """Return what its rounds together tell of a cell."""
+        first = facts[0]
+        metrics, undefined = first["metrics"], first["undefined"]
         for part in _POOLED:
             found = self._outcome(predictions[predictions["part"] == part])
             metrics[part] = found.score()
             undefined |= {part: reason} if (reason := found.undefined()) else {}
-        seen = self.recipe.task.kind == "classification" and bool(self.dataset.zooms)
-        if cell.role == "reference" and seen:
-            shown = gallery(self.dataset, test, seed_of(self.recipe.seed, f"gallery {cell.name}"))
-            shown.to_parquet(growing / "gallery.parquet", index=False)
-        # What a late fusion costs is its members' training; its own is a weighted mean.
-        train_seconds = sum(fact["seconds"]["train"] for fact in facts)
-        train_seconds += sum(note["seconds"]["train"] for note in notes)
         note = {
-            "fingerprint": fingerprint,
             "cell": asdict(cell),
-            "parameters": parameters,
             "seed": seed_of(self.recipe.seed, cell.name),
-            "rounds": len(rounds),
+            "rounds": len(facts),
             "classes": list(self.goal.classes),
-            "n": {**facts[0]["n"], "test": len(test)},
+            "n": {**first["n"], "test": int((predictions["part"] == "test").sum())},
             "metrics": metrics,
             "undefined": undefined,
-            "history": facts[0]["history"],
-            "parameters_count": facts[0]["parameters_count"],
+            "history": first["history"],
+            "parameters_count": first["parameters_count"],
             "seconds": {
-                "train": train_seconds,
-                "inference": sum(fact["seconds"]["inference"] for fact in facts),
-                "tune": tune_seconds,
+                what: sum(fact["seconds"][what] for fact in facts) for what in ("train", "inference")
             },
         }
-        if cell.late:
-            note["weights"] = facts[0]["weights"]
-        self._settle(cell, growing, rounds)
-        write_json(growing / "cell.json", note)
-        seal(growing)
-        shutil.rmtree(final, ignore_errors=True)
-        growing.rename(final)
+        return {**note, "weights": first["weights"]} if cell.late else note
 
     def _run_round(
         self, cell: Cell, parts: Sequence[Cell], parameters: dict[str, Any], number: int, growing: Path
@@ -261,24 +259,10 @@ class Fitter:
             model.calibrate(
                 lot.inputs["calibration"], lot.labels["calibration"], level=self.recipe.task.level
             )
-        tables = {}
-        for part in PARTS if number == 0 else _POOLED:
-            started = time.perf_counter()
-            prediction = model.predict(lot.inputs[part])
-            inference_seconds = time.perf_counter() - started
-            baseline = self._baseline(lot.inputs["train"], lot.inputs[part])
-            tables[part] = frame(self.goal, lot.rows[part], part, number, prediction, baseline)
+        tables, inference_seconds = self._tested(model, lot, number)
         found = {part: self._outcome(table) for part, table in tables.items() if part != "calibration"}
         metrics = {part: outcome.score() for part, outcome in found.items()}
-        task = self.recipe.task
-        columns = self.feed.columns(cell.variant)
-        inputs = card_inputs(self.dataset, cell.zooms, columns, self.recipe.smooth)
-        model.card.update(
-            label={"name": task.label, "unit": task.unit, "definition": task.definition},
-            inputs=inputs | {"ranges": ranges(lot.inputs["train"], inputs.get("columns", ()))},
-            split=self._source["split"],
-            metrics={f"{part}_{name}": value for part in metrics for name, value in metrics[part].items()},
-        )
+        self._fill_card(model, cell, lot, metrics)
         model.save(own / "model")
         if self.recipe.task.kind == "reconstruction" and number == 0:
             self._reconstructions(model, lot, tables, growing)
@@ -291,8 +275,8 @@ class Fitter:
             "metrics": {part: scores for part, scores in metrics.items() if part != "test"},
             "undefined": {
                 part: reason
-                for part in ("train", "valid")
-                if part in found and (reason := found[part].undefined())
+                for part, outcome in found.items()
+                if part != "test" and (reason := outcome.undefined())
             },
             "history": {**history, "best": int(history["best"])},
             "parameters_count": getattr(model, "parameter_count", None),
@@ -301,6 +285,31 @@ class Fitter:
         if cell.late:
             fact["weights"] = [float(weight) for weight in model.mix]
         write_json(own / "round.json", fact)
+
+    def _tested(self, model: Model, lot: Lot, number: int) -> tuple[dict[str, pd.DataFrame], float]:
+        """Return the predictions of each part that a round predicts, and what those of the test part took."""
+        tables = {}
+        for part in PARTS if number == 0 else _POOLED:
+            started = time.perf_counter()
+            prediction = model.predict(lot.inputs[part])
+            seconds = time.perf_counter() - started
+            baseline = self._baseline(lot.inputs["train"], lot.inputs[part])
+            tables[part] = frame(self.goal, lot.rows[part], part, number, prediction, baseline)
+        return tables, seconds
+
+    def _fill_card(
+        self, model: Model, cell: Cell, lot: Lot, metrics: Mapping[str, dict[str, float | None]]
+    ) -> None:
+        """Tell in the model's card what it learned from, and how well it does in each part."""
+        task = self.recipe.task
+        columns = self.feed.columns(cell.variant)
+        inputs = card_inputs(self.dataset, cell.zooms, columns, self.recipe.smooth)
+        model.card.update(
+            label={"name": task.label, "unit": task.unit, "definition": task.definition},
+            inputs=inputs | {"ranges": ranges(lot.inputs["train"], inputs.get("columns", ()))},
+            split=self._source["split"],
+            metrics={f"{part}_{name}": value for part in metrics for name, value in metrics[part].items()},
+        )
 
     def _reconstructions(
         self, model: Any, lot: Lot, tables: Mapping[str, pd.DataFrame], growing: Path

@@ -41,7 +41,7 @@ from skyfuse.study.metrics import PRIMARY, names_of
 from skyfuse.study.report import write_report
 from skyfuse.study.results import Findings, StudyResult
 from skyfuse.study.tasks import Target, complete, describe, digest, target
-from skyfuse.study.tune import COLUMNS, Tuning, first_point, number_of_trials, tune
+from skyfuse.study.tune import COLUMNS, Store, Tuning, first_point, number_of_trials, tune
 from skyfuse.words import PARTS, Fusion, Progress
 
 if TYPE_CHECKING:
@@ -468,8 +468,10 @@ class _Run:
                 partial(self.fitter.trial, name, arrays, rows),
                 folds,
                 primary=PRIMARY[self.recipe.task.kind],
-                store=self.folder / "tuning.sqlite",
-                name=f"{cell.name}-{self.fitter.fingerprint(content, cell)[:16]}",
+                store=Store(
+                    self.folder / "tuning.sqlite",
+                    f"{cell.name}-{self.fitter.fingerprint(content, cell)[:16]}",
+                ),
                 seed=seed_of(self.recipe.seed, what),
                 progress=partial(self._trial_done, what),
             )

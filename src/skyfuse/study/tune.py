@@ -47,10 +47,40 @@ COLUMNS = (
 )
 """Columns of every table of trials, before the scores by name."""
 
-Judge = Callable[
-    [dict[str, Any], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int], dict[str, float | None]
-]
-"""Fits parameters on some objects, stops on others, and returns the scores on a third group; with a seed."""
+
+@dataclass(frozen=True)
+class Fold:
+    """Objects of one fit of a cross-validation, as positions in the training part.
+
+    Attributes
+    ----------
+    train, stop, held : ndarray of int64
+        Those that are fitted, those that decide when the fit stops, and those that score it.
+    """
+
+    train: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    held: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where the trials of a search are kept.
+
+    Attributes
+    ----------
+    path : Path
+        SQLite file; points that it holds already under `name` are not fitted again.
+    name : str
+        Name of the search in it; must change whenever data or parameters do.
+    """
+
+    path: Path
+    name: str
+
+
+Judge = Callable[[dict[str, Any], Fold, int], dict[str, float | None]]
+"""Fits parameters on the objects of a fold and returns the scores of those that it holds; with a seed."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +145,7 @@ def tune(
     folds: Sequence[NDArray[np.int64]],
     *,
     primary: str,
-    store: Path,
-    name: str,
+    store: Store,
     seed: int,
     progress: Callable[[str], None] | None = None,
 ) -> Tuning:
@@ -129,15 +158,12 @@ def tune(
     search : Search
         How.
     judge : callable
-        See `Judge`; objects are positions in the training part.
+        See `Judge`.
     folds : sequence of ndarray of int64
         Positions in the training part, a partition; at least three.
     primary : str
         The score that chooses, higher is better.
-    store : path
-        SQLite file; points that it holds already under `name` are not fitted again.
-    name : str
-        Name of this search in the store; must change whenever data or parameters do.
+    store : Store
     seed : int
         Seed of every fit and of what is drawn: trial k of a resumed search is that of an unbroken one.
     progress : callable, optional
@@ -154,7 +180,7 @@ def tune(
     """
     wanted = number_of_trials(plan, search)
     points = grid_points(plan.grid) if search.method == "grid" else None
-    with _trials(store, name) as study:
+    with _trials(store) as study:
         while len(done := _finished(study)) < wanted:
             study.sampler = _sampler(search.method, seed, len(done))
             if points is not None:
@@ -260,7 +286,7 @@ def _cross_validated(
     for k, held in enumerate(folds[:scored]):
         stop = folds[(k + 1) % len(folds)]
         train = np.concatenate([fold for j, fold in enumerate(folds) if j not in (k, (k + 1) % len(folds))])
-        for metric, value in judge(parameters, train, stop, held, seed + k).items():
+        for metric, value in judge(parameters, Fold(train, stop, held), seed + k).items():
             scores.setdefault(metric, []).append(value)
     return scores
 
@@ -271,17 +297,17 @@ def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 @contextmanager
-def _trials(store: Path, name: str) -> Iterator[optuna.Study]:
+def _trials(store: Store) -> Iterator[optuna.Study]:
     """Open a search in the store, with Optuna's own log lines off meanwhile; close every connection after."""
     verbosity = optuna.logging.get_verbosity()
     # Optuna logs each trial at INFO; the progress bar says the same.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{store}")
+        storage = optuna.storages.RDBStorage(f"sqlite:///{store.path}")
         try:
             study = optuna.create_study(
                 storage=storage,
-                study_name=name,
+                study_name=store.name,
                 direction="maximize",
                 load_if_exists=True,
             )
@@ -293,7 +319,7 @@ def _trials(store: Path, name: str) -> Iterator[optuna.Study]:
             storage.remove_session()
             storage.engine.dispose()
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise _unusable(error, store) from error
+        raise _unusable(error, store.path) from error
     finally:
         optuna.logging.set_verbosity(verbosity)
 
