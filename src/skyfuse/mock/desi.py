@@ -18,7 +18,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skyfuse.mock import images, spectra
-from skyfuse.mock.files import fits_bytes
+from skyfuse.mock.files import fits_bytes, header_of
 from skyfuse.mock.sky import SPAWN_DESI, Sky, Source, generator
 from skyfuse.mock.truth import sky_target_id, target_id
 
@@ -375,8 +375,7 @@ def _maps(petal: Petal) -> tuple[NDArray[np.void], NDArray[np.void]]:
 
 def _header(petal: Petal) -> fits.Header:
     tile, night, number = tile_of(petal.number)
-    header = fits.Header()
-    for key, value in (
+    cards = (
         ("SPGRP", "cumulative"),
         ("SPGRPVAL", night),
         ("NIGHT", night),
@@ -386,9 +385,8 @@ def _header(petal: Petal) -> fits.Header:
         ("ORIGIN", "MOCK"),
         ("TELESCOP", "MOCK"),
         ("INSTRUME", "DESI"),
-    ):
-        header[key] = value
-    return header
+    )
+    return header_of(cards)
 
 
 def coadd_bytes(petal: Petal) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
 from skyfuse.mock import spectra
-from skyfuse.mock.files import fits_bytes
+from skyfuse.mock.files import fits_bytes, header_of
 from skyfuse.mock.sky import SPAWN_LAMOST, Source, generator
 
 FIBRES, SPECTROGRAPHS = 250, 16
@@ -71,9 +72,17 @@ def spectrum_bytes(seed: int, source: Source, light: NDArray[np.float64]) -> byt
     rows[3] = rows[4] = masked
     wave = spectra.WAVELENGTH[cut]
     noise = np.sqrt(variance)
-    header = fits.Header()
+    header = header_of(_cards(source, first))
+    for band, low, high in (("U", 3700, 3900), ("G", 3900, 5500), ("R", 5500, 6900), ("I", 6900, 8200)):
+        inside = (wave > low) & (wave < high)
+        header[f"SN_{band}"] = round(float(np.median(light[cut][inside] / noise[inside])), 2)
+    header["SN_Z"] = round(float(np.median((light[cut] / noise)[wave > 8200])), 2)
+    return fits_bytes(fits.PrimaryHDU(rows, header))
+
+
+def _cards(source: Source, first: int) -> tuple[tuple[str, Any], ...]:
     lmjd, plan, spectrograph, fibre = place(source.index)
-    for key, value in (
+    return (
         ("FILENAME", spectrum_path(source.index).name),
         ("AUTHOR", "Skyfuse mock"),
         ("EXTEN0", "Flux Inverse Subcontinuum Andmask Ormask"),
@@ -106,10 +115,4 @@ def spectrum_bytes(seed: int, source: Source, light: NDArray[np.float64]) -> byt
         ("SUBCLASS", source.subclass),
         ("Z", round(source.z, 8)),
         ("Z_ERR", 5e-5),
-    ):
-        header[key] = value
-    for band, low, high in (("U", 3700, 3900), ("G", 3900, 5500), ("R", 5500, 6900), ("I", 6900, 8200)):
-        inside = (wave > low) & (wave < high)
-        header[f"SN_{band}"] = round(float(np.median(light[cut][inside] / noise[inside])), 2)
-    header["SN_Z"] = round(float(np.median((light[cut] / noise)[wave > 8200])), 2)
-    return fits_bytes(fits.PrimaryHDU(rows, header))
+    )

@@ -12,7 +12,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skyfuse.mock import images, spectra
-from skyfuse.mock.files import fits_bytes, padded, write_once
+from skyfuse.mock.files import fits_bytes, header_of, padded, wcs_cards, write_once
 from skyfuse.mock.sky import NX, NY, Field, Source
 
 FIBRES, SKY_FIBRES = 640, 8
@@ -74,9 +74,23 @@ def spectrum_path(plate: int, mjd: int, fibre: int) -> Path:
 
 def frame_bytes(where: Field, observed: images.Conditions, image: NDArray[np.float32]) -> bytes:
     """Return a frame file: image, calibration, sky, and how it was taken."""
-    header = fits.Header()
+    header = header_of(_frame_cards(where, observed))
+    header_of(wcs_cards(observed.wcs), header)
+    header["NMGY"] = (float(observed.calib.mean()), "Calibration factor [nMgy per count]")
+    header["RERUN"] = ("301", "rerun")
+    sky = np.zeros(1, [("ALLSKY", ">f4", (192, 256)), ("XINTERP", ">f4", (NX,)), ("YINTERP", ">f4", (NY,))])
+    sky["ALLSKY"], sky["XINTERP"], sky["YINTERP"] = observed.all_sky, images.X_INTERP, images.Y_INTERP
+    return fits_bytes(
+        fits.PrimaryHDU(image, header),
+        fits.ImageHDU(observed.calib),
+        fits.BinTableHDU(sky),
+        fits.BinTableHDU(_track(where, observed)),
+    )
+
+
+def _frame_cards(where: Field, observed: images.Conditions) -> tuple[tuple[str, Any, str], ...]:
     drift = images.DRIFT_ORDER.index(observed.band)
-    for key, value, comment in (
+    return (
         ("TAI", observed.tai, "1st row - Number of seconds since Nov 17 1858"),
         ("RA", round(where.ra, 6), "Right ascension of telescope boresight"),
         ("DEC", round(where.dec, 6), "Declination of telescope boresight"),
@@ -84,11 +98,7 @@ def frame_bytes(where: Field, observed: images.Conditions, image: NDArray[np.flo
         ("TELESCOP", "2.5m", ""),
         ("TIMESYS", "TAI", ""),
         ("RUN", where.run, "Run number"),
-        (
-            "FRAME",
-            where.number + 2 * images.DRIFT_ORDER.index(observed.band),
-            "Frame sequence number within the run",
-        ),
+        ("FRAME", where.number + 2 * drift, "Frame sequence number within the run"),
         ("STRIPE", 10, "Stripe index number"),
         ("FLAVOR", "science", "Flavor of this run"),
         ("EXPTIME", "53.907456", "Exposure time (seconds)"),
@@ -101,49 +111,33 @@ def frame_bytes(where: Field, observed: images.Conditions, image: NDArray[np.flo
         ("FILTER", observed.band, "filter used"),
         ("CAMCOL", where.camcol, "column in the imaging camera"),
         ("RADECSYS", "ICRS", "International Celestial Ref. System"),
-    ):
-        header[key] = (value, comment)
-    wcs = observed.wcs.wcs
-    for axis in (0, 1):
-        header[f"CTYPE{axis + 1}"] = ("RA---TAN", "DEC--TAN")[axis]
-        header[f"CUNIT{axis + 1}"] = "deg"
-        header[f"CRPIX{axis + 1}"] = float(wcs.crpix[axis])
-        header[f"CRVAL{axis + 1}"] = float(wcs.crval[axis])
-        for other in (0, 1):
-            header[f"CD{axis + 1}_{other + 1}"] = float(wcs.cd[axis, other])
-    header["NMGY"] = (float(observed.calib.mean()), "Calibration factor [nMgy per count]")
-    header["RERUN"] = ("301", "rerun")
-    sky = np.zeros(1, [("ALLSKY", ">f4", (192, 256)), ("XINTERP", ">f4", (NX,)), ("YINTERP", ">f4", (NY,))])
-    sky["ALLSKY"], sky["XINTERP"], sky["YINTERP"] = observed.all_sky, images.X_INTERP, images.Y_INTERP
-    track = np.zeros(
-        1,
-        [
-            ("RUN", ">i4"),
-            ("RERUN", "S3"),
-            ("CAMCOL", ">i4"),
-            ("FILTER", "S1"),
-            ("NODE", ">f8"),
-            ("INCL", ">f8"),
-            ("NAXIS", ">i4", (2,)),
-            ("FIELD", ">i4"),
-            ("MJD", ">f8"),
-            ("AIRMASS", ">f8"),
-        ],
     )
-    track["RUN"], track["RERUN"], track["CAMCOL"], track["FILTER"] = (
-        where.run,
-        b"301",
-        where.camcol,
-        observed.band.encode(),
-    )
+
+
+_TRACK = np.dtype(
+    [
+        ("RUN", ">i4"),
+        ("RERUN", "S3"),
+        ("CAMCOL", ">i4"),
+        ("FILTER", "S1"),
+        ("NODE", ">f8"),
+        ("INCL", ">f8"),
+        ("NAXIS", ">i4", (2,)),
+        ("FIELD", ">i4"),
+        ("MJD", ">f8"),
+        ("AIRMASS", ">f8"),
+    ]
+)
+
+
+def _track(where: Field, observed: images.Conditions) -> NDArray[np.void]:
+    """Return the table of how the telescope moved, as far as the mock knows."""
+    track = np.zeros(1, _TRACK)
+    track["RUN"], track["RERUN"], track["CAMCOL"] = where.run, b"301", where.camcol
+    track["FILTER"] = observed.band.encode()
     track["NODE"], track["NAXIS"], track["FIELD"] = 95.0, (NX, NY), where.number
     track["MJD"], track["AIRMASS"] = observed.tai / 86400, 1.1
-    return fits_bytes(
-        fits.PrimaryHDU(image, header),
-        fits.ImageHDU(observed.calib),
-        fits.BinTableHDU(sky),
-        fits.BinTableHDU(track),
-    )
+    return track
 
 
 _COADD = np.dtype(
@@ -226,9 +220,29 @@ def spectrum_bytes(
     seen: spectra.FibreSpectrum, where: tuple[int, int, int], ra: float, dec: float, record: NDArray[np.void]
 ) -> bytes:
     """Return a lite spectrum file: header, coadded spectrum, and the pipeline's row."""
+    header = header_of(_spectrum_cards(seen, where, ra, dec))
+    n = len(seen.flux)
+    coadd = np.zeros(n, _COADD)
+    coadd["flux"], coadd["ivar"], coadd["loglam"] = seen.flux, seen.ivar, (seen.first + np.arange(n)) * 1e-4
+    coadd["and_mask"], coadd["or_mask"] = seen.and_mask, seen.or_mask
+    coadd["wdisp"], coadd["sky"], coadd["model"] = seen.wdisp, seen.sky, seen.expected
+    return b"".join(
+        [
+            header.tostring().encode("ascii"),
+            _table_header("COADD", n),
+            padded(coadd.tobytes()),
+            _table_header("SPECOBJ", 1),
+            padded(record.tobytes()),
+            _table_header("SPZLINE", 0),
+        ]
+    )
+
+
+def _spectrum_cards(
+    seen: spectra.FibreSpectrum, where: tuple[int, int, int], ra: float, dec: float
+) -> tuple[tuple[str, Any, str], ...]:
     plate, mjd, fibre = where
-    header = fits.Header()
-    for key, value, comment in (
+    return (
         ("SIMPLE", True, ""),
         ("BITPIX", 8, ""),
         ("NAXIS", 0, ""),
@@ -255,22 +269,6 @@ def spectrum_bytes(
         ("PLUG_RA", ra, "RA of object [deg]"),
         ("PLUG_DEC", dec, "dec of object [deg]"),
         ("FIBERID", fibre, "Fiber number (1-640)"),
-    ):
-        header[key] = (value, comment)
-    n = len(seen.flux)
-    coadd = np.zeros(n, _COADD)
-    coadd["flux"], coadd["ivar"], coadd["loglam"] = seen.flux, seen.ivar, (seen.first + np.arange(n)) * 1e-4
-    coadd["and_mask"], coadd["or_mask"] = seen.and_mask, seen.or_mask
-    coadd["wdisp"], coadd["sky"], coadd["model"] = seen.wdisp, seen.sky, seen.expected
-    return b"".join(
-        [
-            header.tostring().encode("ascii"),
-            _table_header("COADD", n),
-            padded(coadd.tobytes()),
-            _table_header("SPECOBJ", 1),
-            padded(record.tobytes()),
-            _table_header("SPZLINE", 0),
-        ]
     )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -368,23 +368,19 @@ def _mass_weights(z: float, limit: float) -> NDArray[np.float64]:
     return np.asarray(np.cumsum(np.where(faintest < _MASS_GRID, _SCHECHTER, 0.0)))
 
 
-def draw_galaxy(
-    rng: np.random.Generator, index: int, ra: float, dec: float, *, faint: bool = False, z_max: float = DEEP
-) -> Source:
-    """Draw one galaxy of a flux-limited sample.
+class _Stars(NamedTuple):
+    """Of what a galaxy's stars are, in the words of `Source`."""
 
-    Parameters
-    ----------
-    rng : Generator
-    index : int
-    ra, dec : float
-        Degrees.
-    faint : bool
-        An untargeted one, r 19 to 22.
-    z_max : float
-        Largest redshift. Up to 0.10 the redshifts are those of a shallow flux-limited sample from 0.02 on;
-        beyond, those of the galaxies that Gaia sees, whatever the mass that this takes.
-    """
+    z: float
+    log_mass: float
+    log_sfr: float
+    log_age: float
+    history: float
+    quenched: bool
+
+
+def _draw_stars(rng: np.random.Generator, faint: bool, z_max: float) -> _Stars:
+    """Draw redshift and stars until the galaxy is as bright as its sample asks for."""
     limit = (19.0, 21.8) if faint else (14.0, FLUX_LIMIT)
     deep = z_max > DEEP and not faint
     if deep:
@@ -406,12 +402,12 @@ def draw_galaxy(
         log_age = mean_log_age(log_mass, quenched) + AGE_SCATTER * rng.standard_normal()
         history = HISTORY_SCATTER * rng.standard_normal() + (0.2 if quenched else 0.0)
         if limit[0] < approximate_mag_r(log_mass, log_sfr, log_age, history, z) < limit[1]:
-            break
-    log_av = mean_log_av(log_mass, log_sfr) + AV_SCATTER * rng.standard_normal()
-    log_oh = min(mean_log_oh(log_mass, log_sfr) + OH_SCATTER * rng.standard_normal(), 9.25)
-    log_agn = -np.inf
-    if rng.random() < 0.10 / (1 + np.exp(-(log_mass - 10.4) / 0.2)):
-        log_agn = 40.2 + AGN_SCATTER * rng.standard_normal()
+            return _Stars(z, log_mass, log_sfr, log_age, history, quenched)
+
+
+def _draw_shape(rng: np.random.Generator, stars: _Stars) -> Shape:
+    """Draw a galaxy's morphology."""
+    z, log_mass, log_sfr, _, _, quenched = stars
     log_re = mean_log_size(log_mass, quenched) + SIZE_SCATTER * rng.standard_normal()
     if quenched:
         bulge = float(np.clip(0.72 + 0.15 * rng.standard_normal(), 0.3, 1.0))
@@ -421,7 +417,7 @@ def draw_galaxy(
     young = float(np.clip(re * 10 ** (0.10 + 0.22 * rng.standard_normal()), 0.25, 9.0))
     inclination = float(np.degrees(np.arccos(rng.uniform(0.15, 1.0))))
     share = float(min(10 ** (mean_log_clump(log_mass, log_sfr) + CLUMP_SCATTER * rng.standard_normal()), 0.8))
-    shape = Shape(
+    return Shape(
         bulge=bulge,
         re_bulge=max(0.45 * re, 0.2) if not quenched else re,
         re_disc=re * 1.1,
@@ -431,6 +427,32 @@ def draw_galaxy(
         clump_share=share,
         clumps=_clumps(rng, young, spiral=bool(log_mass > 10.0 and rng.random() < 0.7)),
     )
+
+
+def draw_galaxy(
+    rng: np.random.Generator, index: int, ra: float, dec: float, *, faint: bool = False, z_max: float = DEEP
+) -> Source:
+    """Draw one galaxy of a flux-limited sample.
+
+    Parameters
+    ----------
+    rng : Generator
+    index : int
+    ra, dec : float
+        Degrees.
+    faint : bool
+        An untargeted one, r 19 to 22.
+    z_max : float
+        Largest redshift. Up to 0.10 the redshifts are those of a shallow flux-limited sample from 0.02 on;
+        beyond, those of the galaxies that Gaia sees, whatever the mass that this takes.
+    """
+    stars = _draw_stars(rng, faint, z_max)
+    log_mass, log_sfr = stars.log_mass, stars.log_sfr
+    log_av = mean_log_av(log_mass, log_sfr) + AV_SCATTER * rng.standard_normal()
+    log_oh = min(mean_log_oh(log_mass, log_sfr) + OH_SCATTER * rng.standard_normal(), 9.25)
+    log_agn = -np.inf
+    if rng.random() < 0.10 / (1 + np.exp(-(log_mass - 10.4) / 0.2)):
+        log_agn = 40.2 + AGN_SCATTER * rng.standard_normal()
     rate = log_sfr - log_mass
     if np.isfinite(log_agn):
         subclass = "AGN"
@@ -444,17 +466,12 @@ def draw_galaxy(
         subclass,
         ra,
         dec,
-        z,
-        log_mass=log_mass,
-        log_sfr=log_sfr,
+        **stars._asdict(),
         log_av=log_av,
-        log_age=log_age,
         log_oh=log_oh,
-        history=history,
         log_agn=log_agn,
         sigma_v=velocity_width(log_mass),
-        shape=shape,
-        quenched=quenched,
+        shape=_draw_shape(rng, stars),
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from skyfuse.mock import images, infrared
 from skyfuse.mock import sky as skies
-from skyfuse.mock.files import fits_bytes
+from skyfuse.mock.files import fits_bytes, header_of, wcs_cards
 from skyfuse.mock.sky import SPAWN_COADD, Field, Sky, generator
 
 Array = NDArray[np.float64]
@@ -143,33 +143,27 @@ def file_bytes(where: Field, band: int, pixels: NDArray[np.float32] | NDArray[np
     pixels : ndarray, shape `SHAPE`
         Image, inverse variance or mask.
     """
-    header = fits.Header()
-    wcs = wcs_of(where).wcs
-    for axis in (1, 2):
-        header[f"CTYPE{axis}"] = wcs.ctype[axis - 1]
-    header["EQUINOX"], header["LONPOLE"], header["LATPOLE"] = 2000.0, 180.0, 0.0
-    for key in ("CRVAL", "CRPIX"):
-        for axis, value in enumerate(getattr(wcs, key.lower()), start=1):
-            header[f"{key}{axis}"] = float(value)
-    for axis in (1, 2):
-        header[f"CUNIT{axis}"] = "deg"
-        for other in (1, 2):
-            header[f"CD{axis}_{other}"] = float(wcs.cd[axis - 1, other - 1])
-    for key, content, comment in (
-        ("IMAGEW", SHAPE[1], "Image width,  in pixels."),
-        ("IMAGEH", SHAPE[0], "Image height, in pixels."),
-        ("MAGZP", 22.5, "Magnitude zeropoint (in Vega mag)"),
-        ("UNW_SKY", 0.0, "Background value subtracted from coadd img"),
-        ("UNW_VER", "mock", "unWISE code git revision"),
-        ("UNW_DVER", 3.3, "unWISE data model version"),
-        ("EPOCH", -1, "epoch number"),
-        ("MJDMIN", _NIGHTS[0], "minimum MJD among included L1b frames"),
-        ("MJDMAX", _NIGHTS[1], "maximum MJD among included L1b frames"),
-        ("BAND", band, "WISE band"),
-        ("ORIGIN", "MOCK", ""),
-        ("TELESCOP", "MOCK", ""),
-    ):
-        header[key] = (content, comment)
+    header = header_of(wcs_cards(wcs_of(where)))
+    header_of(
+        (
+            ("EQUINOX", 2000.0, "Equatorial coordinates definition (yr)"),
+            ("LONPOLE", 180.0),
+            ("LATPOLE", 0.0),
+            ("IMAGEW", SHAPE[1], "Image width,  in pixels."),
+            ("IMAGEH", SHAPE[0], "Image height, in pixels."),
+            ("MAGZP", 22.5, "Magnitude zeropoint (in Vega mag)"),
+            ("UNW_SKY", 0.0, "Background value subtracted from coadd img"),
+            ("UNW_VER", "mock", "unWISE code git revision"),
+            ("UNW_DVER", 3.3, "unWISE data model version"),
+            ("EPOCH", -1, "epoch number"),
+            ("MJDMIN", _NIGHTS[0], "minimum MJD among included L1b frames"),
+            ("MJDMAX", _NIGHTS[1], "maximum MJD among included L1b frames"),
+            ("BAND", band, "WISE band"),
+            ("ORIGIN", "MOCK"),
+            ("TELESCOP", "MOCK"),
+        ),
+        header,
+    )
     return fits_bytes(fits.PrimaryHDU(pixels, header))
 
 
