@@ -14,6 +14,7 @@ from skyfuse.errors import FaultsError, SkyfuseError, UsageError
 from skyfuse.fetch.commands import app as fetch
 from skyfuse.survey.commands import app as instrument
 from skyfuse.terminal import Json, progress_bars, say, table_path, write_table
+from skyfuse.words import PRODUCTS
 
 if TYPE_CHECKING:
     from skyfuse.cube.region import Region
@@ -120,9 +121,7 @@ def mock(
     fields: Annotated[int, typer.Option(help="Number of fields, 13.5′ × 9.8′ each.", min=1)] = 2,
     products: Annotated[
         str,
-        typer.Option(
-            help="What is written: frames,spectra,sfr,gaia,zoo,lamost,catalogue,scene,infrared,desi."
-        ),
+        typer.Option(help=f"What is written: {','.join(PRODUCTS)}."),
     ] = "frames,spectra,sfr",
     z_max: Annotated[float, typer.Option(help="Highest redshift of the galaxies.")] = 0.1,
     objects: Annotated[int, typer.Option(help="Number of objects with a spectrum.", min=1)] = 1500,

@@ -18,13 +18,10 @@ from pydantic import Field, ModelWrapValidatorHandler, model_validator
 from skyfuse.errors import UsageError
 from skyfuse.sections import Fault, Section, validated
 from skyfuse.strictyaml import parse_yaml, read_yaml
-from skyfuse.words import DERIVED, MODALITIES, PARTS, Fusion, Kind, Modality, Part
+from skyfuse.words import DERIVED, MODALITIES, PARTS, Fusion, Kind, Modality, Part, Product
 
 Variant = Literal["tiny-pixels", "shuffled-bands", "complete-only"]
 Reader = Literal["cube", "table", "gaia-xp", "images", "scene"]
-Product = Literal[
-    "frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene", "infrared", "desi"
-]
 Scalar = bool | int | float | str
 
 GIVES: dict[str, tuple[Modality, ...]] = {

@@ -23,9 +23,15 @@ Fusion = Literal["image", "spectrum", "table", "early", "late-mean", "late-weigh
 Part = Literal["train", "valid", "calibration", "test"]
 """A part of a split."""
 
+Product = Literal[
+    "frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene", "infrared", "desi"
+]
+"""What a mock sky can be written as."""
+
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 SAMPLED: tuple[Sampled, ...] = get_args(Sampled)
 PARTS: tuple[str, ...] = get_args(Part)
+PRODUCTS: tuple[Product, ...] = get_args(Product)
 
 
 class Derived(NamedTuple):

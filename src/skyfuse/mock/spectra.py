@@ -24,6 +24,8 @@ from skyfuse.mock.sky import Gas, Source, luminosity_distance, velocity_width
 from skyfuse.startypes import has_m_bands
 
 Array = NDArray[np.float64]
+Features = tuple[tuple[float, float, float], ...]
+"""Lines or bands, three numbers each: a wavelength in Å, a strength and a width."""
 
 BANDS = "ugriz"
 FIRST_BIN, N_BINS = 34600, 5901
@@ -66,7 +68,7 @@ def blackbody(wavelength: Array, temperature: float) -> Array:
     return np.asarray((6200.0 / wavelength) ** 5 * np.expm1(x / 6200.0) / np.expm1(x / wavelength))
 
 
-def _lines(wavelength: Array, lines: tuple[tuple[float, float, float], ...], strength: float = 1.0) -> Array:
+def _lines(wavelength: Array, lines: Features, strength: float = 1.0) -> Array:
     """Return the transmission of absorption lines (centre Å, depth, Gaussian width Å)."""
     out = np.ones_like(wavelength)
     for centre, depth, width in lines:
@@ -75,9 +77,6 @@ def _lines(wavelength: Array, lines: tuple[tuple[float, float, float], ...], str
             -0.5 * ((wavelength[near] - centre) / width) ** 2
         )
     return out
-
-
-Features = tuple[tuple[float, float, float], ...]
 
 
 def _table(text: str) -> Features:
@@ -108,7 +107,7 @@ _TIO = _table(
 )
 
 
-def _bands(wavelength: Array, heads: tuple[tuple[float, float, float], ...], strength: float) -> Array:
+def _bands(wavelength: Array, heads: Features, strength: float) -> Array:
     """Return the transmission of molecular bands (head Å, depth, width Å over which it fades redward)."""
     out = np.ones_like(wavelength)
     for head, depth, width in heads:
