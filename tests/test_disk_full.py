@@ -20,8 +20,8 @@ from skyfuse.cube.build import build
 from skyfuse.cube.check import check
 from skyfuse.cube.query import Cube
 from skyfuse.errors import StoreError
-from skyfuse.models.base import MODELS
 from skyfuse.models.files import write_tensors
+from skyfuse.models.registry import MODELS
 from skyfuse.study.tune import Store, _trials
 from tests.cube.sky import make_spectrum
 

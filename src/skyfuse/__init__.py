@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from skyfuse.errors import SkyfuseError
     from skyfuse.mock import write_mock
     from skyfuse.models import load_model
+    from skyfuse.models.base import Model
+    from skyfuse.plugins import register
     from skyfuse.sphere import Box, Cone
     from skyfuse.study.predict import predict
     from skyfuse.study.run import Study
@@ -34,6 +36,7 @@ __all__ = [
     "Cone",
     "Cube",
     "Dataset",
+    "Model",
     "SkyfuseError",
     "Study",
     "Wanted",
@@ -41,6 +44,7 @@ __all__ = [
     "load_model",
     "match",
     "predict",
+    "register",
     "write_mock",
 ]
 
@@ -49,6 +53,7 @@ _HOMES = {
     "Cone": "skyfuse.sphere",
     "Cube": "skyfuse.cube.query",
     "Dataset": "skyfuse.dataset",
+    "Model": "skyfuse.models.base",
     "SkyfuseError": "skyfuse.errors",
     "Study": "skyfuse.study.run",
     "Wanted": "skyfuse.dataset",
@@ -56,6 +61,7 @@ _HOMES = {
     "load_model": "skyfuse.models",
     "match": "skyfuse.dataset.match",
     "predict": "skyfuse.study.predict",
+    "register": "skyfuse.plugins",
     "write_mock": "skyfuse.mock",
 }
 

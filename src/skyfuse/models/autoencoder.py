@@ -125,6 +125,7 @@ class Autoencoder(Reconstruction, Network):
     """
 
     name = "autoencoder"
+    title = "Autoencoder"
     needs = ("spectrum",)
     defaults = MappingProxyType({**TRAINING, "max_epochs": 60, "patience": 10, "latent": 14})
 
@@ -168,6 +169,7 @@ class PrincipalComponents(Reconstruction):
     """
 
     name = "pca"
+    title = "PCA"
     weights = (files.ARRAYS,)
     libraries = ("scikit-learn",)
 

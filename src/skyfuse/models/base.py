@@ -1,8 +1,7 @@
-"""What every model is: the protocol, its inputs and outputs, and the registry by name."""
+"""What every model is: the protocol, its inputs and outputs."""
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -184,9 +183,13 @@ class Model(ABC):
     Attributes
     ----------
     name : str
-        Key of `MODELS`.
+        Key of `skyfuse.models.MODELS`, in recipes and model files.
+    title : str
+        Its name in figures and tables.
     kinds : frozenset of str
         What the class can learn, see `skyfuse.words.Kind`.
+    reads_templates : bool
+        Whether its parameter ``templates`` names a folder of eigentemplates.
     reads_sigma : bool
         Whether it takes ``spectrum_sigma`` beside ``spectrum`` where it is given; others never see it.
     weighs : bool
@@ -213,7 +216,9 @@ class Model(ABC):
     """
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
     kinds: ClassVar[frozenset[Kind]]
+    reads_templates: ClassVar[bool] = False
     reads_sigma: ClassVar[bool] = False
     weighs: ClassVar[bool] = True
     weights: ClassVar[tuple[str, ...]] = ()
@@ -580,55 +585,6 @@ class Model(ABC):
     def _empty(cls, params: dict[str, Any]) -> Self:
         """Return an unfitted model with the parameters that a card names, for `_read` to fill."""
         return cls(**params)
-
-
-class _Registry(Mapping[str, type[Model]]):
-    """Model classes by name, each imported when it is first asked for (PyTorch alone takes seconds)."""
-
-    def __init__(self, places: dict[str, tuple[str, str]]) -> None:
-        self._places = places
-
-    def __getitem__(self, name: str) -> type[Model]:
-        module, attribute = self._places[name]
-        found: type[Model] = getattr(importlib.import_module(module), attribute)
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._places
-
-
-MODELS: Mapping[str, type[Model]] = _Registry(
-    {
-        "linear": ("skyfuse.models.classic", "Linear"),
-        "logistic": ("skyfuse.models.classic", "Logistic"),
-        "knn": ("skyfuse.models.classic", "Neighbours"),
-        "svm": ("skyfuse.models.classic", "SupportVectors"),
-        "tree": ("skyfuse.models.classic", "DecisionTree"),
-        "forest": ("skyfuse.models.classic", "Forest"),
-        "lightgbm": ("skyfuse.models.classic", "LightGBM"),
-        "feed-forward": ("skyfuse.models.networks", "FeedForward"),
-        "vggnet12": ("skyfuse.models.networks", "VGGNet12"),
-        "gaia-cnn": ("skyfuse.models.networks", "GaiaCNN"),
-        "sdss-cnn": ("skyfuse.models.networks", "SdssCNN"),
-        "mixed": ("skyfuse.models.networks", "Mixed"),
-        "image-cnn": ("skyfuse.models.networks", "ImageCNN"),
-        "image-ff": ("skyfuse.models.networks", "ImageFF"),
-        "image-lstm": ("skyfuse.models.networks", "ImageLSTM"),
-        "resnet50": ("skyfuse.models.networks", "ResNet50"),
-        "autoencoder": ("skyfuse.models.autoencoder", "Autoencoder"),
-        "pca": ("skyfuse.models.autoencoder", "PrincipalComponents"),
-        "template": ("skyfuse.models.template", "Template"),
-        "hybrid": ("skyfuse.models.hybrid", "Hybrid"),
-        "late": ("skyfuse.models.fusion", "LateFusion"),
-    }
-)
-"""Model classes by name."""
 
 
 def rmse(error: NDArray[np.float64]) -> float:

@@ -152,6 +152,7 @@ class Linear(_Scaled):
     """
 
     name: ClassVar[str] = "linear"
+    title: ClassVar[str] = "Linear regression"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"regression"})
     layout: ClassVar[files.Layout] = {"slope": ("f8", ("features",)), "intercept": ("f8", ("outputs",))}
     # A line goes on as far as the data do.
@@ -198,6 +199,7 @@ class Logistic(_Scaled):
     """
 
     name: ClassVar[str] = "logistic"
+    title: ClassVar[str] = "Logistic regression"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification"})
     libraries: ClassVar[tuple[str, ...]] = ("scikit-learn",)
     layout: ClassVar[files.Layout] = {
@@ -240,6 +242,7 @@ class Neighbours(_Scaled):
     """
 
     name: ClassVar[str] = "knn"
+    title: ClassVar[str] = "k nearest neighbours"
     kinds: ClassVar[frozenset[Kind]] = BOTH
     libraries: ClassVar[tuple[str, ...]] = ("scikit-learn",)
     layout: ClassVar[files.Layout] = {
@@ -302,6 +305,7 @@ class SupportVectors(_Scaled):
     """
 
     name: ClassVar[str] = "svm"
+    title: ClassVar[str] = "SVM"
     kinds: ClassVar[frozenset[Kind]] = BOTH
     libraries: ClassVar[tuple[str, ...]] = ("scikit-learn",)
     layout: ClassVar[files.Layout] = {
@@ -515,6 +519,7 @@ class DecisionTree(_Trees):
     """
 
     name: ClassVar[str] = "tree"
+    title: ClassVar[str] = "Decision tree"
 
     def __init__(self, *, max_depth: int = 4, min_leaf: int = 5) -> None:
         super().__init__(max_depth=max_depth, min_leaf=min_leaf)
@@ -548,6 +553,7 @@ class Forest(_Trees):
     """
 
     name: ClassVar[str] = "forest"
+    title: ClassVar[str] = "Random forest"
 
     def __init__(self, *, trees: int = 200, max_depth: int | None = None, min_leaf: int = 2) -> None:
         super().__init__(trees=trees, max_depth=max_depth, min_leaf=min_leaf)
@@ -603,6 +609,7 @@ class LightGBM(_Classic):
     """
 
     name: ClassVar[str] = "lightgbm"
+    title: ClassVar[str] = "LightGBM"
     kinds: ClassVar[frozenset[Kind]] = BOTH
     weights: ClassVar[tuple[str, ...]] = (files.TEXT,)
     libraries: ClassVar[tuple[str, ...]] = ("lightgbm",)

@@ -23,7 +23,8 @@ from skyfuse.checksums import digest as file_digest
 from skyfuse.checksums import named_sha256, write_checksums
 from skyfuse.disk import named, parse_json, replaced, sha256
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
-from skyfuse.models.base import AUXILIARY, AXES, MODELS, Model
+from skyfuse.models.base import AUXILIARY, AXES, Model
+from skyfuse.models.registry import MODELS
 from skyfuse.models.uncertainty import Conformal
 from skyfuse.words import Kind
 
@@ -322,7 +323,9 @@ def _read_card(folder: Path) -> Card:
         raise StoreError(f"is damaged: {_first(error)}", remedy=_REMEDY, path=path) from error
     if card.name not in MODELS:
         raise StoreError(
-            f"names the unknown model {card.name!r}", remedy=f"known are {', '.join(MODELS)}", path=path
+            f"names the unknown model {card.name!r}",
+            remedy=f"install the package that brings it or register it; known are {', '.join(MODELS)}",
+            path=path,
         )
     known = AXES | AUXILIARY
     shapes_fit = all(

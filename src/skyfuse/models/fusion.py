@@ -41,6 +41,7 @@ class LateFusion(Model):
     """
 
     name: ClassVar[str] = "late"
+    title: ClassVar[str] = "Late fusion"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
     reads_sigma: ClassVar[bool] = True
 

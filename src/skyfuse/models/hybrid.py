@@ -120,6 +120,7 @@ class Hybrid(Model):
     """
 
     name: ClassVar[str] = "hybrid"
+    title: ClassVar[str] = "Hybrid of network and templates"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
     reads_sigma: ClassVar[bool] = True
     reads_templates: ClassVar[bool] = True

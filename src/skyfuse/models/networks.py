@@ -384,6 +384,7 @@ class FeedForward(Network):
     """
 
     name = "feed-forward"
+    title = "Feed-forward"
     defaults = MappingProxyType(
         {
             **TRAINING,
@@ -424,6 +425,7 @@ class VGGNet12(Network):
     """
 
     name = "vggnet12"
+    title = "VGGNet12"
     defaults = MappingProxyType({**TRAINING, "width": 0.25, "dropout": 0.5, "augment": True})
 
     def build(self, shapes: Shapes, outputs: int) -> nn.Module:
@@ -446,6 +448,7 @@ class GaiaCNN(Network):
     """
 
     name = "gaia-cnn"
+    title = "Gaia CNN"
     needs = ("spectrum",)
     defaults = MappingProxyType(
         {
@@ -500,6 +503,7 @@ class SdssCNN(Network):
     """
 
     name = "sdss-cnn"
+    title = "SDSS CNN"
     needs = ("spectrum",)
     defaults = MappingProxyType(
         {
@@ -534,6 +538,7 @@ class Mixed(Network):
     """
 
     name = "mixed"
+    title = "Mixed-input network"
     defaults = MappingProxyType({**TRAINING, "max_epochs": 60, "patience": 10, "dropout": 0.5})
 
     def build(self, shapes: Shapes, outputs: int) -> nn.Module:
@@ -579,6 +584,7 @@ class ImageCNN(Network):
     """
 
     name = "image-cnn"
+    title = "Image CNN"
     needs = ("image",)
     defaults = MappingProxyType(
         {**_IMAGES, "learning_rate": 1e-4, "batch_size": 16, "dropout": 0.5, "rotate": True}
@@ -604,6 +610,7 @@ class ImageFF(Network):
     """
 
     name = "image-ff"
+    title = "Image feed-forward"
     needs = ("image",)
     defaults = MappingProxyType({**_IMAGES, "augment": False})
 
@@ -628,6 +635,7 @@ class ImageLSTM(Network):
     """
 
     name = "image-lstm"
+    title = "Image LSTM"
     needs = ("image",)
     defaults = MappingProxyType({**_IMAGES, "rotate": True})
 
@@ -650,6 +658,7 @@ class ResNet50(Network):
     """
 
     name = "resnet50"
+    title = "ResNet-50"
     needs = ("image",)
     defaults = MappingProxyType(
         {**TRAINING, "max_epochs": 100, "patience": 20, "augment": True, "rotate": False}

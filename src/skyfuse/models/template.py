@@ -496,6 +496,7 @@ class Template(Model):
     """
 
     name: ClassVar[str] = "template"
+    title: ClassVar[str] = "Template fit"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
     reads_sigma: ClassVar[bool] = True
     reads_templates: ClassVar[bool] = True

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from skyfuse.checksums import damaged, seal
 from skyfuse.disk import json_sha256, read_json, read_parquet, write_json
 from skyfuse.errors import StoreError
-from skyfuse.models.base import MODELS, Arrays, History, Model
+from skyfuse.models.base import Arrays, History, Model
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.ranges import ranges
+from skyfuse.models.registry import MODELS
 from skyfuse.recipe import Recipe
 from skyfuse.study.cells import Cell, is_late, members, seed_of
 from skyfuse.study.feed import Feed, Lot

@@ -29,8 +29,9 @@ import pandas as pd
 from skyfuse.checksums import NAME, damaged, seal
 from skyfuse.disk import locked, named, read_json, read_parquet, replaced, write_json
 from skyfuse.errors import StoreError, UsageError
-from skyfuse.models.base import MODELS, Arrays
+from skyfuse.models.base import Arrays
 from skyfuse.models.fusion import LateFusion
+from skyfuse.models.registry import MODELS
 from skyfuse.models.template import require_templates
 from skyfuse.recipe import ModelPlan, Recipe, load_recipe
 from skyfuse.study import embed as views
@@ -253,7 +254,7 @@ def with_templates(recipe: Recipe, templates: str | Path | None) -> Recipe:
         return recipe
     models = {
         name: plan_.model_copy(update={"fixed": {"templates": str(templates), **plan_.fixed}})
-        if name in MODELS and getattr(MODELS[name], "reads_templates", False)
+        if name in MODELS and MODELS[name].reads_templates
         else plan_
         for name, plan_ in recipe.models.items()
     }
@@ -276,7 +277,7 @@ def _check_models(recipe: Recipe) -> None:
             raise UsageError(
                 f"{name} takes no weights of objects", remedy="set balance to smote or rarest in the recipe"
             )
-        if getattr(MODELS[name], "reads_templates", False):
+        if MODELS[name].reads_templates:
             require_templates(str(plan_.fixed.get("templates", "")))
         # A wrong parameter shows before the first hour of fitting, not after it.
         for point in _points(plan_):

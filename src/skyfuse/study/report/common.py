@@ -13,34 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from skyfuse.models.registry import MODELS
 from skyfuse.study.metrics import LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MODEL_NAMES = {
-    "linear": "Linear regression",
-    "logistic": "Logistic regression",
-    "knn": "k nearest neighbours",
-    "svm": "SVM",
-    "tree": "Decision tree",
-    "forest": "Random forest",
-    "lightgbm": "LightGBM",
-    "feed-forward": "Feed-forward",
-    "vggnet12": "VGGNet12",
-    "gaia-cnn": "Gaia CNN",
-    "sdss-cnn": "SDSS CNN",
-    "mixed": "Mixed-input network",
-    "image-cnn": "Image CNN",
-    "image-ff": "Image feed-forward",
-    "image-lstm": "Image LSTM",
-    "resnet50": "ResNet-50",
-    "autoencoder": "Autoencoder",
-    "pca": "PCA",
-    "template": "Template fit",
-    "hybrid": "Hybrid of network and templates",
-}
 FUSION_NAMES = {
     "early": "early fusion",
     "late-mean": "late fusion, mean",
@@ -209,7 +188,7 @@ def bins_for(n: int) -> int:
 
 def model_name(model: str) -> str:
     """Return a model's name as the report prints it."""
-    return MODEL_NAMES.get(model, model)
+    return (MODELS[model].title or model) if model in MODELS else model
 
 
 def fusion_name(fusion: str) -> str:
