@@ -58,7 +58,8 @@ def registered() -> tuple[Reader, ...]:
 def readers(more: Sequence[Reader] = ()) -> tuple[Reader, ...]:
     """Return all readers in the order in which they are asked.
 
-    These are `more`, those registered, installed, built in, and last those of the descriptions shipped.
+    These are `more`, those registered, installed, built in, those of the descriptions shipped, and last the
+    one of spectra that specutils can read.
     """
     return tuple(_in_order(more))
 
@@ -67,6 +68,7 @@ def _in_order(more: Sequence[Reader]) -> Iterator[Reader]:
     yield from (*more, *_registered, *_installed(), *BUILT_IN)
     # Not read before they are needed: files that another reader knows cost nothing.
     yield from _described()
+    yield _last()
 
 
 @cache
@@ -75,6 +77,13 @@ def _described() -> tuple[Reader, ...]:
     from skyfuse.survey.description import shipped_names
 
     return tuple(described(name) for name in shipped_names())
+
+
+@cache
+def _last() -> Reader:
+    from skyfuse.survey.anyspectrum import SpecutilsReader
+
+    return SpecutilsReader()
 
 
 @cache
@@ -104,10 +113,17 @@ def reader_of(file: SurveyFile, more: Sequence[Reader] = ()) -> Reader:
     FileError
         ``unknown-kind`` where none does, or what makes the file unreadable.
     """
+    no_fits = None
     for reader in _in_order(more):
-        if reader.recognises(file):
-            return reader
-    raise FileError(
+        try:
+            if reader.recognises(file):
+                return reader
+        except FileError as error:
+            # Some readers know other files.
+            if error.reason != "not-fits":
+                raise
+            no_fits = error
+    raise no_fits or FileError(
         "no reader knows its headers",
         reason="unknown-kind",
         remedy="describe the instrument (skyfuse instrument new), or write a reader",
