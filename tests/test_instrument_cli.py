@@ -91,7 +91,7 @@ def test_check_tells_values_sigma_scatter_and_what_is_invalid(skyfuse, tmp_path)
 def test_check_fails_on_what_cannot_be_read_and_says_why(skyfuse, tmp_path):
     path = exposure(tmp_path / "night1.fits")
     out, err = skyfuse("check", "unwise", path, tmp_path / "none.fits", fails=1)
-    assert "not recognised as one of unwise" in out
+    assert "not recognised as one of unwise-frames" in out
     assert "none.fits" in out
     assert err.count("\n") == 1
     assert "2 records" in err

@@ -181,14 +181,14 @@ class _Collector:
             ), f"the fields there are {known}"
         if kind == "missing":
             return f"field {field} is missing", "add it"
-        if item["loc"][-1] == "[key]":
+        if kind == "value_error":
+            fault, _, remedy = str(item["ctx"]["error"]).partition(": ")
+            return f"field {field}: {fault}" if place else fault, remedy or "correct it"
+        if item["loc"][-1:] == ("[key]",):
             allowed = item.get("ctx", {}).get("expected", "text")
             return f"field {_name(place[:-1])} names {value}", f"allowed are {allowed}"
         if kind == "literal_error":
             return f"field {field} is {value}", f"allowed are {item['ctx']['expected']}"
-        if kind == "value_error":
-            fault, _, remedy = str(item["ctx"]["error"]).partition(": ")
-            return f"field {field}: {fault}" if place else fault, remedy or "correct it"
         if kind == "model_type":
             inner = ", ".join(_fields_at(self._section, place))
             return f"field {field} is {value}", f"write a section of its own fields: {inner}"

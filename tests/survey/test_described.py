@@ -732,7 +732,7 @@ def test_coadds_of_the_legacy_surveys(tmp_path):
         fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / f"legacysurvey-1500p020-{name}.fits.fz")
     path = tmp_path / "legacysurvey-1500p020-image-r.fits.fz"
     reader = registry.reader_of(SurveyFile(path))
-    assert reader.name == "legacy-coadd"
+    assert reader.name == "legacy-coadd-frames"
     frame = frame_of(reader, path)
     require_equal(frame, image, np.full((24, 31), 0.5), (ivar > 0) & (bits & (2**3 + 2**6) == 0))
     assert frame.info.frame_id == "legacy-coadd-1500p020-r"

@@ -69,7 +69,23 @@ def test_every_field_is_documented():
 
 def test_readers_of_descriptions_come_after_those_in_python():
     names = [reader.name for reader in registry.readers()]
-    assert names.index("sdss-frames") < names.index("decam-cp") < names.index("generic")
+    assert names.index("sdss-frames") < names.index("decam-cp-frames") < names.index("generic-frames")
+
+
+def test_a_description_of_ones_own_takes_the_place_of_the_shipped_one(tmp_path):
+    more_bands = shipped_text("mosaic-cp").replace("bands: [z]", "bands: [z, D51]")
+    path = tmp_path / "own.yaml"
+    path.write_text(more_bands, encoding="utf-8")
+    own = described(path)
+    assert registry.reader_named("mosaic-cp-frames", [own]) is own
+    assert [reader.name for reader in registry.readers([own])].count("mosaic-cp-frames") == 1
+    assert registry.instruments([own])["mosaic-cp"].imaging.bands == ("z", "D51")
+
+
+def test_a_description_cannot_take_the_name_of_what_python_reads(tmp_path):
+    own = described(write(tmp_path, WHOLE.replace("name: toy", "name: sdss")))
+    with pytest.raises(UsageError, match="another name"):
+        registry.instruments([own])
 
 
 BAD = {
@@ -106,6 +122,7 @@ BAD = {
     "zero-point-band": ("zero_point: {magnitude: {g: 25}}", "lacks the band 'i'"),
     "zero-point-text": ("zero_point: {magnitude: bright-ish}", "no FITS keyword"),
     "zero-point-infinite": ("zero_point: {magnitude: .inf}", "finite"),
+    "zero-point-of-nanomaggies": ("zero_point: {magnitude: 22.5}\nunit: nanomaggy", "needs no zero_point"),
     "vega-band": ("zero_point: {magnitude: 25, vega: {g: 0.1}}", "lacks the band 'i'"),
     "gain-twice": ("gain: 2.5", "gain adds noise"),
     "time-both": ("time: {start: A, end: B, exposure: C}", "exclude"),
@@ -126,8 +143,8 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_descriptions_are_refused_in_one_line(name, tmp_path):
     change, told = BAD[name]
-    field = change.split(":")[0]
-    lines = [line for line in WHOLE.splitlines() if not line.startswith(f"{field}:")]
+    fields = tuple(f"{line.split(':')[0]}:" for line in change.splitlines())
+    lines = [line for line in WHOLE.splitlines() if not line.startswith(fields)]
     with pytest.raises(UsageError) as caught:
         described(write(tmp_path, "\n".join([*lines, change]) + "\n"))
     message = str(caught.value)

@@ -79,7 +79,8 @@ class DescribedReader:
 
     def __init__(self, description: Description) -> None:
         self.description = description
-        self.name = description.name
+        # As that of spectra of the same instrument would be another reader.
+        self.name = f"{description.name}-frames"
         cutout, pixel = description.cutout, description.pixel_arcsec
         self.instruments = (
             Instrument(
@@ -206,11 +207,12 @@ class DescribedReader:
         stem = _stem(path)
         what = self._role(stem)
         if what is None:
+            name = self.description.name
             known = any(re.fullmatch(pattern, stem) for pattern in self.description.companions)
             raise FileError(
-                f"it is a file beside the images of {self.name} that is not read"
+                f"it is a file beside the images of {name} that is not read"
                 if known
-                else f"its headers are those of {self.name}, its name that of no image, weight or mask",
+                else f"its headers are those of {name}, its name that of no image, weight or mask",
                 reason="companion" if known else "unknown-kind",
                 remedy="leave it out"
                 if known
@@ -297,15 +299,15 @@ class DescribedReader:
             if what == "weight" or self._masked(band)
         ]
         return FrameInfo(
-            frame_id=f"{self.name}-{self._identified(fields, header, path)}",
-            survey=fits.survey(header, self.name),
+            frame_id=f"{self.description.name}-{self._identified(fields, header, path)}",
+            survey=fits.survey(header, self.description.name),
             band=band,
             mjd=_middle(header, self.description.time, path),
             shape=(ny, nx),
             wcs=place.cards,
             ra=place.ra,
             dec=place.dec,
-            instrument=self.name,
+            instrument=self.description.name,
             key=image.key,
             unit=unit,
             scale=scale,
@@ -330,7 +332,7 @@ class DescribedReader:
                 return band
         where = "its name says" if described.group is not None else f"its {described.keyword} is"
         raise FileError(
-            f"{where} {told[:60]!r}, none of the bands {', '.join(self.description.bands)} of {self.name}",
+            f"{where} {told[:60]!r}, which means none of the bands {', '.join(self.description.bands)}",
             reason="unknown-band",
             remedy="add the band to a description of your own, or leave the file out",
             path=path,

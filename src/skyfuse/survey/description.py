@@ -301,6 +301,8 @@ class Description(Section):
             raise ValueError("id is the same for all frames: put in keywords or groups")
         if self.band.group is not None and self.band.group not in groups:
             raise ValueError(f"band.group is {self.band.group!r}, no group of images.file: name one of it")
+        if self.zero_point is not None and self.unit == "nanomaggy":
+            raise ValueError("an image in nanomaggies needs no zero_point: leave it out, or correct unit")
         if self.gain is not None and not self.weight.of_sky:
             raise ValueError(
                 "gain adds noise to a weight that holds it already: leave it out, or say sky_only"

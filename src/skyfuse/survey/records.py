@@ -113,7 +113,7 @@ class FrameInfo:
     instrument : str
         Name of an `Instrument`.
     key : str
-        Names the frame within its file; empty where the file holds no other.
+        Names the frame within its file; may be empty where the file holds no other.
     unit : str or None
         Unit of value and sigma where it is not the instrument's (no zero point is known): such a frame is
         kept, and no object is cut from it.

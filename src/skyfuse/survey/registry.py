@@ -59,12 +59,21 @@ def readers(more: Sequence[Reader] = ()) -> tuple[Reader, ...]:
     """Return all readers in the order in which they are asked.
 
     These are `more`, those registered, installed, built in, those of the descriptions shipped, and last the
-    one of spectra that specutils can read.
+    one of spectra that specutils can read; one whose name stood before is left out, so that a description of
+    one's own takes the place of another.
     """
     return tuple(_in_order(more))
 
 
 def _in_order(more: Sequence[Reader]) -> Iterator[Reader]:
+    names = set()
+    for reader in _all(more):
+        if reader.name not in names:
+            names.add(reader.name)
+            yield reader
+
+
+def _all(more: Sequence[Reader]) -> Iterator[Reader]:
     yield from (*more, *_registered, *_installed(), *BUILT_IN)
     # Not read before they are needed: files that another reader knows cost nothing.
     yield from _described()
@@ -149,11 +158,22 @@ def instruments(more: Sequence[Reader] = ()) -> dict[str, Instrument]:
     """Return all instruments that some reader knows, by name.
 
     Images and spectra of one instrument may have readers of their own.
+
+    Raises
+    ------
+    UsageError
+        If two readers tell of the images or the spectra of one instrument differently.
     """
     found: dict[str, Instrument] = {}
     for reader in readers(more):
         for one in reader.instruments:
             known = found.get(one.name, Instrument(one.name))
+            for own, other in ((one.imaging, known.imaging), (one.spectroscopy, known.spectroscopy)):
+                if None not in (own, other) and own != other:
+                    raise UsageError(
+                        f"the reader {reader.name!r} tells of {one.name!r} otherwise than another reader",
+                        remedy="give the instrument that you describe another name",
+                    )
             found[one.name] = Instrument(
                 one.name, known.imaging or one.imaging, known.spectroscopy or one.spectroscopy
             )
