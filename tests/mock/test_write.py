@@ -241,6 +241,12 @@ def test_bad_arguments(tmp_path: Path, arguments: dict[str, object], fault: str)
     assert not (tmp_path / "m").exists()
 
 
+def test_an_argument_that_does_not_exist_is_no_default(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="no feilds, only fields, objects"):
+        write_mock(tmp_path / "m", feilds=1)  # misspelt on purpose
+    assert not (tmp_path / "m").exists()
+
+
 def test_refuses_folders_of_others(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
     with pytest.raises(UsageError, match="not empty"):

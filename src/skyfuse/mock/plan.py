@@ -146,7 +146,13 @@ def plan_of(asked: Asked) -> Plan:
     ------
     UsageError
         An argument is out of range, or a product is unknown.
+    TypeError
+        There is no argument of a name.
     """
+    if unknown := set(asked) - Asked.__annotations__.keys():
+        raise TypeError(
+            f"a mock sky has no {', '.join(sorted(unknown))}, only {', '.join(Asked.__annotations__)}"
+        )
     counts: dict[str, int] = {}
     for name, value, least in (
         ("fields", asked.get("fields", 2), 1),
