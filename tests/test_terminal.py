@@ -1,20 +1,22 @@
 """Tables as the command line writes them."""
 
-from __future__ import annotations
-
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 from pandas.testing import assert_frame_equal
+from typer.testing import CliRunner
 
 from skyfuse.survey.tables import read_table
-from skyfuse.terminal import progress_bars, say, write_table
+from skyfuse.terminal import grouped, progress_bars, say, write_table
 
 TABLE = pd.DataFrame(
     {
@@ -85,3 +87,28 @@ def test_progress_between_two_tenths_is_told_after_a_while(capsys, monkeypatch):
             if "the long one" in (said := capsys.readouterr().err):
                 break
         assert said.count("the long one") == 1
+
+
+@dataclass(frozen=True)
+class Size:
+    wide: Annotated[int, typer.Option("--wide", help="Columns.")] = 1
+    high: Annotated[int, typer.Option(help="Rows.", min=1)] = 2
+
+
+def test_a_group_of_options_is_as_if_each_stood_in_the_command():
+    app, seen = typer.Typer(), []
+
+    @app.command()
+    @grouped
+    def draw(name: Annotated[str, typer.Argument()], size: Size, bold: bool = False) -> None:
+        """Draw it."""
+        seen.append((name, size, bold))
+
+    run = CliRunner().invoke
+    assert run(app, ["a"]).exit_code == 0
+    assert run(app, ["--high", "5", "b", "--wide", "3", "--bold"]).exit_code == 0
+    assert seen == [("a", Size(1, 2), False), ("b", Size(3, 5), True)]
+    assert run(app, ["a", "--high", "0"]).exit_code == 2
+    shown = run(app, ["--help"]).output
+    assert all(word in shown for word in ("Draw it.", "--wide", "Columns.", "--high", "Rows.", "--bold"))
+    assert "--size" not in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,11 +14,12 @@ from skyfuse import stop
 from skyfuse.errors import FaultsError, SkyfuseError, UsageError
 from skyfuse.fetch.commands import app as fetch
 from skyfuse.survey.commands import app as instrument
-from skyfuse.terminal import Json, progress_bars, say, table_path, write_table
+from skyfuse.terminal import Json, grouped, progress_bars, say, table_path, write_table
 from skyfuse.words import PRODUCTS
 
 if TYPE_CHECKING:
     from skyfuse.cube.region import Region
+    from skyfuse.study.run import Study
 
 app = typer.Typer(
     name="skyfuse",
@@ -112,7 +114,7 @@ def demo(
 
     Example: skyfuse demo
     """
-    _study("sfr", None, [], folder, None, None, True, seed, as_json)
+    _study(Plan("sfr", quick=True).study(seed), [], folder, None, None, as_json)
 
 
 @app.command()
@@ -246,16 +248,24 @@ def _interval(text: str | None) -> tuple[float, float] | None:
         ) from error
 
 
+@dataclass(frozen=True)
+class Images:
+    """What is cut out of a cube's images."""
+
+    zoom: Annotated[int, typer.Option(help="0 is native; each step halves both axes.")] = 0
+    bands: Annotated[str, typer.Option(help="Bands, in order.")] = "ugriz"
+    time: Annotated[str | None, typer.Option(help="MJD_FROM:MJD_TO.")] = None
+
+
 # A position may begin with a minus sign: what is no option is taken for it.
 @app.command(context_settings={"ignore_unknown_options": True})
+@grouped
 def cutout(
     cube: Annotated[Path, typer.Argument(help="The cube.")],
     position: Annotated[str, typer.Argument(help="'10.5 -0.5' (degrees) or '0h42m -0d30m'.")],
+    images: Images,
     output: Annotated[Path, typer.Option("--output", "-o", help="FITS file to write.")] = Path("cutout.fits"),
     size: Annotated[int, typer.Option(help="Native pixels on a side.", min=1)] = 64,
-    zoom: Annotated[int, typer.Option(help="0 is native; each step halves both axes.")] = 0,
-    bands: Annotated[str, typer.Option(help="Bands, in order.")] = "ugriz",
-    time: Annotated[str | None, typer.Option(help="MJD_FROM:MJD_TO.")] = None,
     as_json: Json = False,
 ) -> None:
     """Cut an image with its uncertainty and WCS out of a cube, to FITS.
@@ -266,7 +276,7 @@ def cutout(
     from skyfuse.cube.query import Cube
 
     cut = Cube.open(cube).cutout(
-        _coordinate(position), size=size, zoom=zoom, bands=bands, time=_interval(time)
+        _coordinate(position), size=size, zoom=images.zoom, bands=images.bands, time=_interval(images.time)
     )
     write_cutout(cut, output)
     say(
@@ -276,33 +286,40 @@ def cutout(
     )
 
 
-def _region(cone: str | None, box: str | None, moc: Path | None) -> Region | None:
-    from skyfuse.cube.region import read_moc
-    from skyfuse.sphere import Box, Cone
+@dataclass(frozen=True)
+class Place:
+    """Which part of the sky."""
 
-    given = [name for name, value in (("--cone", cone), ("--box", box), ("--moc", moc)) if value is not None]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} were given together", remedy="give one region")
-    if moc is not None:
-        return read_moc(moc)
-    if cone is not None:
-        return Cone.parse(cone)
-    return None if box is None else Box.parse(box)
+    cone: Annotated[str | None, typer.Option(help="'RA DEC RADIUS', degrees.")] = None
+    box: Annotated[str | None, typer.Option(help="'RA_MIN RA_MAX DEC_MIN DEC_MAX', degrees.")] = None
+    moc: Annotated[Path | None, typer.Option(help="FITS file of a MOC.")] = None
+
+    def region(self) -> Region | None:
+        """Return the one region that is given, if any is."""
+        from skyfuse.cube.region import read_moc
+        from skyfuse.sphere import Box, Cone
+
+        ways = (("--cone", self.cone), ("--box", self.box), ("--moc", self.moc))
+        given = [name for name, value in ways if value is not None]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} were given together", remedy="give one region")
+        if self.moc is not None:
+            return read_moc(self.moc)
+        if self.cone is not None:
+            return Cone.parse(self.cone)
+        return None if self.box is None else Box.parse(self.box)
 
 
 @app.command()
+@grouped
 def export(
     cube: Annotated[Path, typer.Argument(help="The cube.")],
     output: Annotated[Path, typer.Argument(help="Where the export goes.")],
-    cone: Annotated[str | None, typer.Option(help="'RA DEC RADIUS', degrees.")] = None,
-    box: Annotated[str | None, typer.Option(help="'RA_MIN RA_MAX DEC_MIN DEC_MAX', degrees.")] = None,
-    moc: Annotated[Path | None, typer.Option(help="FITS file of a MOC.")] = None,
+    place: Place,
+    images: Images,
     objects: Annotated[
         list[str] | None, typer.Option("--object", help="object_id or spectrum_id; may be repeated.")
     ] = None,
-    zoom: Annotated[int, typer.Option(help="0 is native.")] = 0,
-    bands: Annotated[str, typer.Option(help="Bands, in order.")] = "ugriz",
-    time: Annotated[str | None, typer.Option(help="MJD_FROM:MJD_TO.")] = None,
     fmt: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.FITS,
     as_json: Json = False,
 ) -> None:
@@ -314,8 +331,8 @@ def export(
     from skyfuse.cube.query import Cube
 
     written = export_cube(
-        Cube.open(cube), output, region=_region(cone, box, moc), ids=objects, zoom=zoom, bands=bands,
-        time=_interval(time), fmt=fmt.value,
+        Cube.open(cube), output, region=place.region(), ids=objects, zoom=images.zoom,
+        bands=images.bands, time=_interval(images.time), fmt=fmt.value,
     )  # fmt: skip
     noun = "object" if written == 1 else "objects"
     say(f"{output}: {written} {noun}", as_json, {"file": output, "objects": written})
@@ -337,16 +354,34 @@ def check(
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Which recipe, and which of its variants."""
+
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a recipe file.")]
+    variant: Annotated[str | None, typer.Option(help="A variant of the recipe, e.g. for other data.")] = None
+    quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False
+
+    def study(self, seed: int | None = None) -> Study:
+        """Return the study that it describes, with another seed than its own where one is given."""
+        from dataclasses import replace
+
+        from skyfuse.study.run import Study
+
+        found = Study.from_recipe(self.recipe, variant=self.variant, quick=self.quick)
+        return found if seed is None else replace(found, recipe=found.recipe.with_seed(seed))
+
+
 @app.command()
+@grouped
 def study(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or a recipe file.")],
+    plan: Plan,
     data: Annotated[
         list[Path] | None,
         typer.Option(
             help="A cube, a dataset, files or a folder; may be repeated; by default a mock sky is made."
         ),
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="A variant of the recipe, e.g. for other data.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the study.")] = Path(
         "skyfuse-study"
     ),
@@ -354,7 +389,6 @@ def study(
         Path | None, typer.Option(help="Table of labels; by default the one found among the files.")
     ] = None,
     templates: Templates = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's seed.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -362,29 +396,20 @@ def study(
 
     Example: skyfuse study sfr --data sky/ -o sfr-study
     """
-    _study(recipe, variant, data or [], output, labels, templates, quick, seed, as_json)
+    _study(plan.study(seed), data or [], output, labels, templates, as_json)
 
 
 def _study(
-    recipe: str,
-    variant: str | None,
+    plan: Study,
     data: list[Path],
     output: Path,
     labels: Path | None,
     templates: Path | None,
-    quick: bool,
-    seed: int | None,
     as_json: bool,
 ) -> None:
-    from dataclasses import replace
-
     from skyfuse.disk import locked
     from skyfuse.study.prepare import check_sources, prepare
-    from skyfuse.study.run import Study
 
-    plan = Study.from_recipe(recipe, variant=variant, quick=quick)
-    if seed is not None:
-        plan = replace(plan, recipe=plan.recipe.with_seed(seed))
     # What can be wrong is told before the sky or the cube is made.
     plan.check(output / "study", templates)
     check_sources(plan.recipe, data, labels)
@@ -408,19 +433,16 @@ def _study(
 
 
 @app.command()
+@grouped
 def tune(
-    recipe: Annotated[
-        str, typer.Argument(help="Name of a shipped recipe, or a recipe file: it says what to try.")
-    ],
+    plan: Plan,
     dataset: Annotated[Path, typer.Argument(help="The dataset.")],
     model: Annotated[str, typer.Option(help="Model of the recipe.")] = "lightgbm",
     modality: Annotated[str, typer.Option(help="image, spectrum, table or early.")] = "early",
-    variant: Annotated[str | None, typer.Option(help="A variant of the recipe.")] = None,
     templates: Templates = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the trials.")] = Path(
         "skyfuse-tune"
     ),
-    quick: Annotated[bool, typer.Option("--quick", help="The recipe's small variant.")] = False,
     as_json: Json = False,
 ) -> None:
     """Search a model's parameters by cross-validation on the training part; run again to resume.
@@ -428,12 +450,11 @@ def tune(
     Example: skyfuse tune sfr sfr-study/dataset --model lightgbm --modality early
     """
     from skyfuse.dataset import Dataset
-    from skyfuse.study.run import Study
 
-    plan = Study.from_recipe(recipe, variant=variant, quick=quick)
-    plan.narrowed(model, modality, templates)
+    chosen = plan.study()
+    chosen.narrowed(model, modality, templates)
     with progress_bars() as progress:
-        trials = plan.tune(
+        trials = chosen.tune(
             Dataset.open(dataset),
             output,
             model=model,

@@ -53,7 +53,11 @@ BUILDERS = {
     "sdss_cnn": (
         {"spectrum": (60,)},
         lambda shapes: architectures.sdss_cnn(
-            shapes, 3, convolutions=3, filters=4, kernel=3, pool=2, dense=2, units=8, dropout=0.5
+            shapes,
+            3,
+            architectures.SdssLayers(
+                convolutions=3, filters=4, kernel=3, pool=2, dense=2, units=8, dropout=0.5
+            ),
         ),
     ),
     "mixed": ({"spectrum": (30,)}, lambda shapes: architectures.mixed(shapes, 3, 0.5)),

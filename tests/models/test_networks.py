@@ -249,7 +249,7 @@ def test_impossible_parameters_are_named(name, params, message):
 
 @pytest.mark.parametrize("optimiser", ["adam", "adamax"])
 def test_weight_decay_and_cosine_are_those_of_plain_pytorch(optimiser):
-    from skyfuse.models.train import Settings, fit_network
+    from skyfuse.models.train import Examples, Settings, fit_network
 
     torch.manual_seed(1)
     x, y = {"table": torch.randn(12, 3)}, torch.randn(12)
@@ -257,7 +257,11 @@ def test_weight_decay_and_cosine_are_those_of_plain_pytorch(optimiser):
     plain.load_state_dict(network.state_dict())
     training = {"learning_rate": 0.03, "weight_decay": 0.3, "optimiser": optimiser, "schedule": "cosine"}
     best = fit_network(
-        network, (x, y), (x, y), Settings(**training, batch_size=12, max_epochs=20, patience=20), seed=0
+        network,
+        Examples(x, y),
+        Examples(x, y),
+        Settings(**training, batch_size=12, max_epochs=20, patience=20),
+        seed=0,
     )["best"]
     kind = torch.optim.AdamW if optimiser == "adam" else torch.optim.Adamax
     by_hand = kind(plain.parameters(), lr=0.03, weight_decay=0.3)

@@ -7,7 +7,7 @@ from torch import nn
 
 from skyfuse.errors import DataError, StoreError
 from skyfuse.models import MODELS
-from skyfuse.models.train import Batches, InOrder, Settings, epoch_seed, fit_network, rotate, turn
+from skyfuse.models.train import Batches, Examples, InOrder, Settings, epoch_seed, fit_network, rotate, turn
 
 from .sky import only
 
@@ -39,7 +39,7 @@ def step(x, y, *, weight=None, outputs=1, **settings):
     network = Line(x.shape[1], outputs)
     settings = Settings(learning_rate=0.1, batch_size=len(x), max_epochs=1, patience=1, **settings)
     part = {"table": x}, y
-    history = fit_network(network, part, part, settings, weight=weight, unit=2.0, seed=0)
+    history = fit_network(network, Examples(*part, weight), Examples(*part), settings, unit=2.0, seed=0)
     return network.layer, history
 
 
@@ -68,7 +68,8 @@ def test_training_is_what_plain_pytorch_does(loss, optimiser):
     settings = Settings(
         learning_rate=0.03, batch_size=12, max_epochs=20, patience=20, loss=loss, optimiser=optimiser
     )
-    fit_network(network, ({"table": x}, y), ({"table": x}, y), settings, seed=0)
+    part = Examples({"table": x}, y)
+    fit_network(network, part, part, settings, seed=0)
     kind = torch.optim.Adam if optimiser == "adam" else torch.optim.Adamax
     by_hand = kind(plain.parameters(), lr=0.03)
     function = nn.functional.mse_loss if loss == "mse" else nn.functional.huber_loss
@@ -111,7 +112,7 @@ def test_best_state_is_kept():
     x, y = torch.ones(4, 1), torch.zeros(4)
     away = {"table": x}, torch.full((4,), 5.0)
     settings = Settings(learning_rate=1.0, batch_size=4, max_epochs=6, patience=6)
-    history = fit_network(network, away, ({"table": x}, y), settings, seed=0)
+    history = fit_network(network, Examples(*away), Examples({"table": x}, y), settings, seed=0)
     # Training leads away from what the validation part wants: the first epoch is the best.
     assert history["best"] == 0
     value = network.layer(x)[0].item()
@@ -255,7 +256,7 @@ def test_batches_show_each_object_once_in_an_order_of_seed_and_epoch_alone(weigh
     settings = Settings(learning_rate=1, batch_size=4, max_epochs=1, patience=1)
     orders = {}
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        batches = Batches(x, y, y if weighted else None, settings, seed=seed)
+        batches = Batches(Examples(x, y, y if weighted else None), settings, seed=seed)
         shown = list(batches.epoch(epoch))
         assert len(shown) == len(batches) == 6
         assert {len(labels) for _, labels, _ in shown} == {3, 4}

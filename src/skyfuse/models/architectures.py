@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -263,17 +264,22 @@ def gaia_cnn(shapes: Shapes, outputs: int) -> Joined:
     return joined(shapes, branches, [*hidden, outputs])
 
 
+class SdssLayers(NamedTuple):
+    """Layers of the tunable network for optical spectra, see `skyfuse.models.networks.SdssCNN`."""
+
+    convolutions: int
+    filters: int
+    kernel: int
+    pool: int
+    dense: int
+    units: int
+    dropout: float
+
+
 def sdss_cnn(
     shapes: Shapes,
     outputs: int,
-    *,
-    convolutions: int,
-    filters: int,
-    kernel: int,
-    pool: int,
-    dense: int,
-    units: int,
-    dropout: float,
+    layers: SdssLayers,
 ) -> Joined:
     """Return the tunable network for optical spectra.
 
@@ -281,15 +287,18 @@ def sdss_cnn(
     use up a short spectrum. Where its author had dense layers without a rectifier, which are together one
     linear map, they have one here.
     """
-    layers: list[nn.Module] = [nn.Unflatten(1, (1, shapes["spectrum"][0]))]
+    stack: list[nn.Module] = [nn.Unflatten(1, (1, shapes["spectrum"][0]))]
     channels = 1
-    for i in range(convolutions):
-        layers += [nn.Conv1d(channels, filters, kernel), nn.ReLU(), nn.Dropout(dropout / 5)]
-        if pool > 1 and 1 <= i <= 3:
-            layers.append(nn.MaxPool1d(pool))
-        channels = filters
-    branches = with_own(shapes, "spectrum", nn.Sequential(*layers, nn.Flatten()))
-    hidden = [layer for _ in range(dense) for layer in (units, nn.ReLU(), nn.Dropout(dropout))]
+    for i in range(layers.convolutions):
+        stack += [nn.Conv1d(channels, layers.filters, layers.kernel), nn.ReLU()]
+        stack.append(nn.Dropout(layers.dropout / 5))
+        if layers.pool > 1 and 1 <= i <= 3:
+            stack.append(nn.MaxPool1d(layers.pool))
+        channels = layers.filters
+    branches = with_own(shapes, "spectrum", nn.Sequential(*stack, nn.Flatten()))
+    hidden = [
+        layer for _ in range(layers.dense) for layer in (layers.units, nn.ReLU(), nn.Dropout(layers.dropout))
+    ]
     return joined(shapes, branches, [*hidden, outputs])
 
 

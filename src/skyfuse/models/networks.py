@@ -174,7 +174,7 @@ class Network(Model):
 
     def _train(self, lesson: Lesson, settings: Settings) -> History:
         """Train the network, or each member of the committee from a seed of its own."""
-        from skyfuse.models.train import CHECKPOINT, fit_network
+        from skyfuse.models.train import CHECKPOINT, Checkpoint, Examples, fit_network
 
         whole = self._network
         members = list(whole.members) if isinstance(whole, Committee) else [whole]
@@ -186,21 +186,21 @@ class Network(Model):
             lesson.folder and lesson.folder / (f"member-{i}-" * (len(members) > 1) + CHECKPOINT)
             for i in range(len(members))
         ]
-        train, valid = self._part(lesson.train, lesson.y), self._part(lesson.valid, lesson.y_valid)
+        weight = None if lesson.weight is None else torch.from_numpy(lesson.weight).float()
+        train = Examples(*self._part(lesson.train, lesson.y), weight)
+        valid = Examples(*self._part(lesson.valid, lesson.y_valid))
         histories = [
             fit_network(
                 member,
                 train,
                 valid,
                 settings,
-                weight=None if lesson.weight is None else torch.from_numpy(lesson.weight).float(),
                 unit=self._std,
                 seed=int(seeds[i]),
-                path=paths[i],
-                keep=len(members) > 1,
+                checkpoint=None if path is None else Checkpoint(path, keep=len(members) > 1),
                 progress=_member_progress(lesson.progress, i, len(members)),
             )
-            for i, member in enumerate(members)
+            for i, (member, path) in enumerate(zip(members, paths, strict=True))
         ]
         for path in paths:
             if path is not None:
@@ -522,8 +522,9 @@ class SdssCNN(Network):
 
     def build(self, shapes: Shapes, outputs: int) -> nn.Module:
         """See `Network.build`."""
-        names = ("convolutions", "filters", "kernel", "pool", "dense", "units", "dropout")
-        return architectures.sdss_cnn(shapes, outputs, **{name: self.params[name] for name in names})
+        names = architectures.SdssLayers.__annotations__
+        layers = architectures.SdssLayers(**{name: self.params[name] for name in names})
+        return architectures.sdss_cnn(shapes, outputs, layers)
 
 
 class Mixed(Network):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -94,6 +94,40 @@ class Settings:
         return self.learning_rate * (1 + math.cos(math.pi * epoch / self.max_epochs)) / 2
 
 
+class Examples(NamedTuple):
+    """What a network learns from, or is judged by.
+
+    Attributes
+    ----------
+    x : dict of str to Tensor
+    y : Tensor, shape (n, ...)
+        Standardised labels (n,), indices of classes (n,), or, for a reconstruction, (n, outputs) with NaN
+        where nothing is known.
+    weight : Tensor, shape (n,), optional
+        Factor on the loss of each training object, 1 in the mean. The curves do not have it.
+    """
+
+    x: Tensors
+    y: Tensor
+    weight: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """From where an interrupted training goes on.
+
+    Attributes
+    ----------
+    path : Path
+    keep : bool
+        Leave the checkpoint of the finished training to the caller, who may need it to resume what this
+        training is a part of.
+    """
+
+    path: Path
+    keep: bool = False
+
+
 class Batches:
     """Batches of tensors in memory, in an order that the seed and the epoch alone decide.
 
@@ -101,21 +135,17 @@ class Batches:
 
     Parameters
     ----------
-    x : dict of str to Tensor
-    y : Tensor, shape (n, ...)
-    weight : Tensor, shape (n,), optional
+    examples : Examples
     settings : Settings
         All batches are of nearly equal size, at most `Settings.batch_size`, so that none is too small for
         batch statistics.
     seed : int
     """
 
-    def __init__(
-        self, x: Tensors, y: Tensor, weight: Tensor | None, settings: Settings, *, seed: int
-    ) -> None:
-        self.x, self.y, self.weight = x, y, weight
+    def __init__(self, examples: Examples, settings: Settings, *, seed: int) -> None:
+        self.x, self.y, self.weight = examples
         self.settings, self.seed = settings, seed
-        self.count = -(-len(y) // settings.batch_size)
+        self.count = -(-len(self.y) // settings.batch_size)
 
     def __len__(self) -> int:
         return self.count
@@ -197,15 +227,13 @@ def _errors(out: Tensor, y: Tensor, kind: Kind) -> Tensor:
 
 def fit_network(
     network: nn.Module,
-    train: tuple[Tensors, Tensor],
-    valid: tuple[Tensors, Tensor],
+    train: Examples,
+    valid: Examples,
     settings: Settings,
     *,
-    weight: Tensor | None = None,
     unit: float = 1.0,
     seed: int,
-    path: Path | None = None,
-    keep: bool = False,
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> History:
     """Train a network and leave it in the state of its best epoch.
@@ -217,20 +245,12 @@ def fit_network(
     ----------
     network : torch.nn.Module
         Takes a dict of tensors, returns (n, outputs).
-    train, valid : (dict of Tensor, Tensor)
-        Inputs, and what is to come out: standardised labels (n,), indices of classes (n,), or, for a
-        reconstruction, (n, outputs) with NaN where nothing is known.
+    train, valid : Examples
     settings : Settings
-    weight : Tensor, shape (n,), optional
-        Factor on the loss of each training object, 1 in the mean. The curves do not have it.
     unit : float, default 1
         Standard deviation by which the labels were divided: it gives the curves their unit back.
     seed : int
-    path : path, optional
-        File of the checkpoint, from which an interrupted training goes on.
-    keep : bool, default False
-        Leave the checkpoint of the finished training to the caller, who may need it to resume what this
-        training is a part of.
+    checkpoint : Checkpoint, optional
     progress : callable, optional
 
     Returns
@@ -244,14 +264,14 @@ def fit_network(
     DataError
         If the error is not finite from the first epoch on.
     """
-    watch = _Watch(network, settings, unit=unit, path=path, keep=keep, progress=progress)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        watch.fingerprint = _fingerprint(network, train, valid, weight, settings, seed)
-        watch.resume(path)
+    watch = _Watch(network, settings, unit=unit, checkpoint=checkpoint, progress=progress)
+    if checkpoint is not None:
+        checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
+        watch.fingerprint = _fingerprint(network, train, valid, settings, seed)
+        watch.resume(checkpoint.path)
     if not watch.finished():
         with torch_state(settings.threads, deterministic=True):
-            _run(watch, Batches(*train, weight, settings, seed=seed), InOrder(*valid))
+            _run(watch, Batches(train, settings, seed=seed), InOrder(valid.x, valid.y))
     if not np.isfinite(watch.history["valid"][watch.history["best"]]):
         raise DataError(
             "training diverged in its first epoch",
@@ -259,8 +279,8 @@ def fit_network(
         )
     network.load_state_dict(watch.best_state)
     network.to("cpu").eval()
-    if path is not None and not keep:
-        path.unlink(missing_ok=True)
+    if checkpoint is not None and not checkpoint.keep:
+        checkpoint.path.unlink(missing_ok=True)
     return watch.history
 
 
@@ -317,12 +337,11 @@ class _Watch:
         settings: Settings,
         *,
         unit: float,
-        path: Path | None,
-        keep: bool,
+        checkpoint: Checkpoint | None,
         progress: Progress | None,
     ) -> None:
         self.network, self.settings, self.unit, self.progress = network, settings, unit, progress
-        self.path, self.keep_checkpoint = path, keep
+        self.checkpoint = checkpoint
         self.fingerprint = ""
         self.history = History(train=[], valid=[], best=0, metric=METRIC[settings.kind])
         self.best_state: Tensors = {}
@@ -355,8 +374,8 @@ class _Watch:
             history["best"] = self.epochs() - 1
             self.keep(self.network.state_dict())
         due = not self.stopped() and time.monotonic() - self.written >= CHECKPOINT_SECONDS
-        if self.path is not None and (due or (self.keep_checkpoint and self.finished())):
-            self.write(self.path, optimizer)
+        if self.checkpoint is not None and (due or (self.checkpoint.keep and self.finished())):
+            self.write(self.checkpoint.path, optimizer)
             self.written = time.monotonic()
         if self.progress is not None:
             best = history["valid"][history["best"]]
@@ -419,22 +438,15 @@ def _clone(tensors: Tensors) -> Tensors:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def _fingerprint(
-    network: nn.Module,
-    train: tuple[Tensors, Tensor],
-    valid: tuple[Tensors, Tensor],
-    weight: Tensor | None,
-    settings: Settings,
-    seed: int,
-) -> str:
+def _fingerprint(network: nn.Module, train: Examples, valid: Examples, settings: Settings, seed: int) -> str:
     """Hash of all that decides a training: a checkpoint of any other is not taken up."""
     digest = hashlib.sha256(f"{settings} {seed} {network}".encode())
     parts = [
-        *train[0].values(),
-        train[1],
-        *valid[0].values(),
-        valid[1],
-        *([] if weight is None else [weight]),
+        *train.x.values(),
+        train.y,
+        *valid.x.values(),
+        valid.y,
+        *([] if train.weight is None else [train.weight]),
     ]
     for tensor in parts:
         digest.update(tensor.contiguous().numpy().data)
