@@ -622,11 +622,7 @@ class _Run:
         Range; section 13.1.5: If-Range with the validator under which the part came).
         """
         wanted, client, before = row.wanted, self._client, have
-        headers, body, method = {}, None, "GET"
-        if wanted.data is not None:
-            headers, body, method = {"Content-Type": _FORM}, wanted.data.encode(), "POST"
-        elif have and row.part and _sendable(row.part):
-            headers = {"Range": f"bytes={have}-", "If-Range": row.part}
+        method, headers, body = _request(row, have)
         response, url = client._ask(
             method,
             wanted.url,
@@ -700,6 +696,15 @@ class _Run:
         since, before = self._marks[0]
         rate = (self._bytes - before) / max(now - since, 0.2)
         self._progress(self._done, self._total, f"{_bytes(self._bytes)}, {_bytes(rate)}/s")
+
+
+def _request(row: Row, have: int) -> tuple[str, dict[str, str], bytes | None]:
+    """Return method, headers and body that ask for a file, from the `have` bytes on where that is possible."""
+    if row.wanted.data is not None:
+        return "POST", {"Content-Type": _FORM}, row.wanted.data.encode()
+    if have and row.part and _sendable(row.part):
+        return "GET", {"Range": f"bytes={have}-", "If-Range": row.part}, None
+    return "GET", {}, None
 
 
 def _failed_try(error: FileError, url: str) -> _TryError:
