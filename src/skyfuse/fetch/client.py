@@ -699,7 +699,7 @@ class _Run:
 
 
 def _request(row: Row, have: int) -> tuple[str, dict[str, str], bytes | None]:
-    """Return method, headers and body that ask for a file, from the `have` bytes on where that is possible."""
+    """Return method, headers and body that ask for a file, from the `have` bytes on where it can be."""
     if row.wanted.data is not None:
         return "POST", {"Content-Type": _FORM}, row.wanted.data.encode()
     if have and row.part and _sendable(row.part):
