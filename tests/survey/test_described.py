@@ -612,6 +612,41 @@ def test_partners_that_are_missing_alone_or_unlike_cost_one_line_each(tmp_path):
     assert fault("n1_img.fits")[0] == "empty"
 
 
+@pytest.mark.parametrize(
+    ("image", "weight"),
+    [
+        ({}, {"EXTNAME": "WEIGHT"}),
+        ({"EXTNAME": "A", "EXTVER": 3}, {"EXTNAME": "A"}),
+        ({"EXTNAME": "A"}, {"EXTNAME": "A", "EXTVER": 2}),
+    ],
+)
+def test_the_only_weight_of_a_file_is_that_of_its_only_image(image, weight, tmp_path):
+    path = write(tmp_path / "n1_img.fits", pixels(), **image)
+    write(tmp_path / "n1_wht.fits", np.full((24, 31), 4, np.float32), **weight)
+    np.testing.assert_allclose(frame_of(toy(tmp_path), path).sigma, 0.5)
+
+
+def test_the_weight_of_another_ccd_is_not_taken(tmp_path):
+    path = write(tmp_path / "n1_img.fits", pixels(), EXTNAME="N1")
+    write(tmp_path / "n1_wht.fits", np.ones((24, 31), np.float32), EXTNAME="N2")
+    assert fault_of(toy(tmp_path), path).reason == "no-weight"
+
+
+@pytest.mark.parametrize(("key", "reason"), [("ZP", "damaged"), ("CRVAL1", "bad-wcs"), ("AIRMASS", None)])
+def test_a_keyword_that_counts_must_not_be_there_twice(key, reason, tmp_path):
+    path = write(tmp_path / "n1_img.fits", pixels(), ZP=25.0, AIRMASS=1.5)
+    write(tmp_path / "n1_wht.fits", np.ones((24, 31), np.float32))
+    content = path.read_bytes()
+    end = content.index(b"END" + b" " * 77)
+    card = f"{key:<8}= {24.0:>20}".ljust(80).encode()
+    path.write_bytes(content[:end] + card + content[end : end + 80] + content[end + 160 :])
+    reader = toy(tmp_path, "zero_point: {magnitude: ZP}\n")
+    if reason is None:
+        assert frame_of(reader, path).info.scale == pytest.approx(0.1)
+    else:
+        assert fault_of(reader, path).reason == reason
+
+
 HEADERS = {
     "no-band": ({"FILTER": "zz"}, "unknown-band"),
     "no-filter": ({"FILTER": None}, "unknown-band"),

@@ -16,23 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
-from skyfuse.survey import fits, hdus, wcs
-from skyfuse.survey.description import FIELD, Description, Plane, Time, load_description
+from skyfuse.survey import facts, fits, hdus, wcs
+from skyfuse.survey.description import FIELD, Description, Plane, load_description
+from skyfuse.survey.noise import good_pixels, variances
 from skyfuse.survey.reader import Options, Partner, Refused, SurveyFile
 from skyfuse.survey.records import Frame, FrameInfo, Imaging, Instrument, content_of
 
 _ENDING = re.compile(r"(\.(fits|fit|fts))?(\.(fz|gz|bz2))?$", re.IGNORECASE)
 # In which a partner may lie there, besides the image's own.
 _ENDINGS = (".fits", ".fits.fz", ".fits.gz", ".fits.bz2")
-# What ids are made of: they name rows of indexes and appear in file names and pages.
-_ID = re.compile(r"[A-Za-z0-9_.+:,-]{1,200}")
 # An image of one detector; coadds have some 10,000 a side.
 _MOST_SIDE = 65_536
-_SECONDS_A_DAY = 86400.0
-# Pairs of neighbouring pixels from which a scatter is worth something: 5 %.
-_LEAST_PAIRS = 200
-# Median absolute deviation to standard deviation, of a normal distribution.
-_TO_SIGMA = 1.482602218505602
 # The level of empty pixels varies slowly: so many along each axis are plenty for its median.
 _SAMPLED = 128
 _AGAIN = "get the file again from the archive"
@@ -171,19 +165,19 @@ class DescribedReader:
         image = images[key]
         info = self._info(image, opened.headers, path, groups)
         for other in set(self._opened) - {path, *map(Path, info.partners)}:
-            del self._opened[other]
+            self._opened.pop(other, None)
         pixels = fits.image(opened.content, opened.hdus, image.number, path)
         weight, mask = self.description.weight, self.description.mask
         noise = None
         if weight.means != "measured":
             noise = self._plane("weight", weight, image, opened, path, groups)
         flags = None
-        if mask is not None and self._masked(info.band):
+        if mask is not None and self.description.masks(info.band):
             flags = self._plane("mask", mask, image, opened, path, groups)
         scratch = options.scratch or fits.Scratch()
         value, sigma = (scratch.array(name, info.shape, np.float32) for name in ("value", "sigma"))
-        good = self._good(pixels, flags, image.header, info.band, path)
-        variance = self._variance(pixels, noise, good, image.header, path)
+        good = good_pixels(self.description, pixels, flags, image.header, info.band, path)
+        variance = variances(self.description, pixels, noise, good, image.header, path)
         with np.errstate(invalid="ignore", over="ignore"):
             np.multiply(pixels, info.scale, out=value, casting="unsafe")
             np.multiply(np.sqrt(variance), info.scale, out=sigma, casting="unsafe")
@@ -252,7 +246,7 @@ class DescribedReader:
             for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names alone are wanted
                 groups = self._groups(Path(name))
                 for _, template in self._templates() if groups is not None else ():
-                    found.setdefault(_filled(template, groups or {}), name)
+                    found.setdefault(facts.filled(template, groups or {}), name)
             self._listed = (stamp, found)
         return self._listed[1]
 
@@ -280,7 +274,7 @@ class DescribedReader:
     ) -> FrameInfo:
         """Return what an image's header tells, and the files that are read with it."""
         header, own = image.header, image.own
-        fits.require_one_voice(own, path)
+        facts.require_one_voice(self.description, header, path)
         if own.get("NAXIS") != 2:
             raise FileError(
                 f"its image {image.key!r} has {own.get('NAXIS')} axes, not 2",
@@ -289,20 +283,20 @@ class DescribedReader:
                 path=path,
             )
         nx, ny = (fits.integer(own, key, path, 1, _MOST_SIDE) for key in ("NAXIS1", "NAXIS2"))
-        band = self._band(header, path, groups)
+        band = facts.band_of(self.description, header, path, groups)
         place = wcs.celestial(hdus.with_wcs(own, headers[0]), (ny, nx), path, self.description.pixel_arcsec)
-        scale, unit = self._scale(header, band, path)
+        scale, unit = facts.scale_of(self.description, header, band, path)
         fields = groups | {"file": _stem(path), "key": image.key, "band": band}
         partners = [
             str(self._partner_path(what, template, path, groups))
             for what, template in self._templates()
-            if what == "weight" or self._masked(band)
+            if what == "weight" or self.description.masks(band)
         ]
         return FrameInfo(
-            frame_id=f"{self.description.name}-{self._identified(fields, header, path)}",
+            frame_id=f"{self.description.name}-{facts.id_of(self.description, fields, header, path)}",
             survey=fits.survey(header, self.description.name),
             band=band,
-            mjd=_middle(header, self.description.time, path),
+            mjd=facts.middle_of(self.description.time, header, path),
             shape=(ny, nx),
             wcs=place.cards,
             ra=place.ra,
@@ -312,95 +306,12 @@ class DescribedReader:
             unit=unit,
             scale=scale,
             partners=tuple(partners),
-            caution=self._caution(header),
+            caution=facts.caution_of(self.description, header),
         )
-
-    def _masked(self, band: str) -> bool:
-        """Tell whether the mask says something of a band."""
-        mask = self.description.mask
-        return mask is not None and not (isinstance(mask.bits, dict) and band not in mask.bits)
-
-    def _band(self, header: fits.Header, path: Path, groups: dict[str, str]) -> str:
-        described = self.description.band
-        if described.group is not None:
-            told = groups[described.group]
-        else:
-            told = str(header.get(described.keyword or "", "")).strip()
-        names = described.names or {re.escape(band): band for band in self.description.bands}
-        for pattern, band in names.items():
-            if re.fullmatch(pattern, told):
-                return band
-        where = "its name says" if described.group is not None else f"its {described.keyword} is"
-        raise FileError(
-            f"{where} {told[:60]!r}, which means none of the bands {', '.join(self.description.bands)}",
-            reason="unknown-band",
-            remedy="add the band to a description of your own, or leave the file out",
-            path=path,
-        )
-
-    def _scale(self, header: fits.Header, band: str, path: Path) -> tuple[float, str | None]:
-        """Return what turns an image into the unit of its values, and that unit where it is its own."""
-        point = self.description.zero_point
-        if point is None:
-            return 1.0, None
-        magnitude = point.magnitude
-        if isinstance(magnitude, dict):
-            magnitude = magnitude[band]
-        elif isinstance(magnitude, str):
-            if magnitude not in header:
-                return 1.0, self.description.unit
-            magnitude = fits.number(header, magnitude, path)
-        if point.vega is not None:
-            magnitude += point.vega[band]
-        # Magnitudes of astronomy's cameras: beyond, the scale itself would overflow.
-        if not -50 <= magnitude <= 100:
-            raise FileError(
-                f"its zero point is {magnitude:g} mag", reason="bad-values", remedy=_AGAIN, path=path
-            )
-        scale = 10 ** ((22.5 - magnitude) / 2.5)
-        return scale / (_seconds(header, point.per_second, path) if point.per_second else 1), None
-
-    def _identified(self, fields: dict[str, str], header: fits.Header, path: Path) -> str:
-        """Return the id of a frame within the instrument."""
-        for field in FIELD.findall(self.description.id):
-            if field not in fields and field not in header:
-                raise FileError(
-                    f"its header has no {field}, which its id is made of",
-                    reason="missing-keyword",
-                    remedy=_AGAIN,
-                    path=path,
-                )
-        told = {
-            field: str(header[field]).strip()
-            for field in FIELD.findall(self.description.id)
-            if field in header
-        }
-        # An image without a name leaves the dash before it.
-        made = _filled(self.description.id, told | fields).strip("-").replace("--", "-")
-        if not _ID.fullmatch(made):
-            raise FileError(
-                f"its id would be {made[:80]!r}",
-                reason="bad-values",
-                remedy="make it of keywords that hold letters, digits and _.+:,-",
-                path=path,
-            )
-        return made
-
-    def _caution(self, header: fits.Header) -> str:
-        """Return what the header says against an image, and what its σ lacks."""
-        words = [
-            f"{key} = {str(header[key]).strip()}"
-            for key, pattern in self.description.caution.items()
-            if key in header and re.fullmatch(pattern, str(header[key]).strip())
-        ]
-        weight = self.description.weight
-        if weight.of_sky and self.description.gain is None:
-            words.append("sigma is that of the sky, without the objects' own noise")
-        return "; ".join(words)
 
     def _partner_path(self, what: str, template: str, path: Path, groups: dict[str, str]) -> Path:
         """Return where the weight or mask of an image lies, compressed in whatever way."""
-        stem = _filled(template, groups)
+        stem = facts.filled(template, groups)
         own = path.name[len(_stem(path)) :]
         for ending in dict.fromkeys((own, *_ENDINGS)):
             found = path.with_name(stem + ending)
@@ -435,16 +346,14 @@ class DescribedReader:
             opened = self._open(path)
         headers = opened.headers
         name = hdus.name_of(image.own) if plane.extension is None else plane.extension
-        version = image.own.get("EXTVER", 1)
         images = [number for number, header in enumerate(headers) if hdus.is_image(header, number)]
-        named = [
-            number
-            for number in images
-            if hdus.name_of(headers[number]) == name and headers[number].get("EXTVER", 1) == version
-        ]
-        # Without names the place in the file tells.
-        if not name and image.number in images:
-            named = [image.number]
+        named = [number for number in images if hdus.name_of(headers[number]) == name]
+        if len(named) > 1:
+            version = image.own.get("EXTVER", 1)
+            named = [number for number in named if headers[number].get("EXTVER", 1) == version]
+        # Without names the place in the file tells, or that there is no other.
+        if not name:
+            named = [image.number] if image.number in images else images
         if len(named) != 1:
             raise FileError(
                 f"it holds {len(named) or 'no'} {what} {name!r}"
@@ -465,65 +374,6 @@ class DescribedReader:
             )
         return fits.image(opened.content, opened.hdus, number, path)
 
-    def _good(
-        self,
-        pixels: NDArray[Any],
-        flags: NDArray[Any] | None,
-        header: fits.Header,
-        band: str,
-        path: Path,
-    ) -> NDArray[np.bool_]:
-        """Return which pixels mask and saturation leave."""
-        good: NDArray[np.bool_] = np.isfinite(pixels)
-        level = _number_of(self.description.saturation, header, path)
-        if level is not None:
-            good &= pixels < level
-        mask = self.description.mask
-        if flags is None or mask is None:
-            return good
-        if flags.dtype.kind not in "iu":
-            raise FileError("its mask holds no whole numbers", reason="wrong-hdus", remedy=_AGAIN, path=path)
-        if mask.values is not None:
-            good &= ~np.isin(flags, mask.values)
-        elif mask.bits is None:
-            good &= flags == 0
-        else:
-            bits = mask.bits[band] if isinstance(mask.bits, dict) else mask.bits
-            asked = np.uint64(sum(1 << bit for bit in set(bits)))
-            good &= flags.astype(np.int64).view(np.uint64) & asked == 0
-        return good
-
-    def _variance(
-        self,
-        pixels: NDArray[Any],
-        noise: NDArray[Any] | None,
-        good: NDArray[np.bool_],
-        header: fits.Header,
-        path: Path,
-    ) -> NDArray[np.float64]:
-        """Return the variance of each pixel in the image's unit, NaN where there is none; narrow `good`."""
-        means = self.description.weight.means
-        array = np.ones(pixels.shape) if noise is None else noise.astype(np.float64)
-        good &= (array > 0) & (array < np.inf)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            if means in ("sigma", "rms"):
-                variance = array**2
-            elif means == "variance":
-                variance = array
-            else:
-                variance = 1 / array
-            if means in ("relative", "measured"):
-                variance *= scatter(pixels, variance, good, path) ** 2
-        gain = _number_of(self.description.gain, header, path)
-        if gain is not None:
-            if not gain > 0:
-                raise FileError(f"its gain is {gain:g}", reason="bad-values", remedy=_AGAIN, path=path)
-            signal = pixels.astype(np.float64)
-            if self.description.sky == "included" and good.any():
-                signal -= np.median(signal[good])
-            variance = variance + np.where(good & (signal > 0), signal, 0) / gain
-        return np.where(good, variance, np.nan)
-
 
 def described(name: str | Path) -> DescribedReader:
     """Return the reader of an instrument by the name of a shipped description, or a YAML file.
@@ -539,85 +389,3 @@ def described(name: str | Path) -> DescribedReader:
 def _stem(path: Path) -> str:
     """Return a file's name without what says FITS and compression."""
     return _ENDING.sub("", path.name)
-
-
-def _filled(template: str, fields: dict[str, str]) -> str:
-    return FIELD.sub(lambda found: fields[found[1]], template)
-
-
-def _number_of(told: float | str | None, header: fits.Header, path: Path) -> float | None:
-    """Return a number that a description gives, or the keyword of which it gives."""
-    return fits.number(header, told, path) if isinstance(told, str) else told
-
-
-def _seconds(header: fits.Header, key: str, path: Path) -> float:
-    seconds = fits.number(header, key, path)
-    if not 0 < seconds < 100 * _SECONDS_A_DAY:
-        raise FileError(f"its {key} is {seconds:g} s", reason="bad-values", remedy=_AGAIN, path=path)
-    return seconds
-
-
-def _middle(header: fits.Header, time: Time | None, path: Path) -> float | None:
-    """Return the middle of an exposure, MJD (TAI), or None where nothing tells it."""
-    if time is None or any(
-        key is not None and key not in header for key in (time.start, time.end, time.exposure)
-    ):
-        return None
-    start = _mjd(header, time.start, time.scale, path)
-    if time.end is not None:
-        start = (start + _mjd(header, time.end, time.scale, path)) / 2
-    if time.exposure is not None:
-        start += _seconds(header, time.exposure, path) / 2 / _SECONDS_A_DAY
-    return fits.require_date(start, path)
-
-
-def _mjd(header: fits.Header, key: str, scale: str, path: Path) -> float:
-    """Return the MJD (TAI) of a keyword, an MJD or a date."""
-    from astropy.time import Time as AstropyTime
-
-    text = str(header[key]).strip()
-    dated = re.match(r"\d{4}-\d\d-\d\d", text) is not None
-    told: Any = text if dated else fits.require_date(fits.number(header, key, path), path)
-    try:
-        return float(AstropyTime(told, format=None if dated else "mjd", scale=scale).tai.mjd)
-    except ValueError as error:
-        raise FileError(
-            f"its {key} is {text[:60]!r}, no time", reason="bad-values", remedy=_AGAIN, path=path
-        ) from error
-
-
-def scatter(
-    pixels: NDArray[Any], variance: NDArray[np.floating[Any]], good: NDArray[np.bool_], path: Path
-) -> float:
-    """Return the scatter of neighbouring pixels over their σ, robustly: sources and slopes hardly count.
-
-    The median absolute deviation of the differences of neighbours in rows, from zero. Where neighbours are
-    correlated, as after resampling, it is too small.
-
-    Parameters
-    ----------
-    pixels : ndarray, shape (ny, nx)
-    variance : ndarray, shape (ny, nx)
-        σ² in the same unit.
-    good : ndarray of bool, shape (ny, nx)
-        Which pixels count.
-    path : Path
-        For messages.
-
-    Raises
-    ------
-    FileError
-        ``no-noise`` where too few pixels are valid, or they do not scatter.
-    """
-    pairs = good[:, 1:] & good[:, :-1]
-    left, right = (part[pairs].astype(np.float64) for part in (pixels[:, :-1], pixels[:, 1:]))
-    spread = np.sqrt((variance[:, :-1] + variance[:, 1:])[pairs])
-    found = _TO_SIGMA * float(np.median(np.abs(right - left) / spread)) if len(left) >= _LEAST_PAIRS else 0.0
-    if not (found > 0 and math.isfinite(found)):
-        raise FileError(
-            "its pixels have no scatter that could tell their noise",
-            reason="no-noise",
-            remedy="describe a weight that tells it",
-            path=path,
-        )
-    return found

@@ -272,6 +272,10 @@ class Description(Section):
         """Whether its frames are in nanomaggies."""
         return self.zero_point is not None or self.unit == "nanomaggy"
 
+    def masks(self, band: str) -> bool:
+        """Tell whether the mask says something of a band."""
+        return self.mask is not None and not (isinstance(self.mask.bits, dict) and band not in self.mask.bits)
+
     @field_validator("bands")
     @classmethod
     def _check_bands(cls, bands: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from skyfuse.survey import fits
 _TERM = re.compile(
     r"(CRPIX|CRVAL|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d\d?|LONPOLE|LATPOLE|[AB]_(ORDER|\d_\d)"
 )
+_WORD = re.compile(r"(CTYPE|CUNIT)[12]|RADE(SYS|CSYS)|EQUINOX|WCSAXES")
 # All projections of FITS 4.0, table 23, and TPV; others (TNX, ZPX) have terms that wcslib ignores.
 _PROJECTION = re.compile(
     r"(AZP|SZP|TAN|STG|SIN|ARC|ZPN|ZEA|AIR|CYP|CEA|CAR|MER|SFL|PAR|MOL|AIT|COP|COE|COD|COO|BON|PCO|TSC|CSC|QSC"
@@ -79,6 +80,9 @@ def celestial(header: fits.Header, shape: tuple[int, int], path: Path, pixel_arc
     for key in header:
         if _NOT_CARRIED.fullmatch(key):
             raise _bad(path, f"its WCS has {key}, a term that is not read")
+    for key in sorted(header.contradicted):
+        if _TERM.fullmatch(key) or _WORD.fullmatch(key):
+            raise _bad(path, f"its header gives {key} twice, with different values")
     try:
         if header.get("WCSAXES", 2) != 2:
             raise _bad(path, f"its WCS has {header['WCSAXES']} axes, not 2")
