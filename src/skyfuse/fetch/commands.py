@@ -49,8 +49,9 @@ BoxText = Annotated[
 
 @dataclass(frozen=True)
 class Access:
-    """How the archives are asked."""
+    """Where data go, how the archives are asked, and how it is told what came."""
 
+    folder: Folder
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the queries and how much would come, and get nothing.")
     ] = False
@@ -60,23 +61,25 @@ class Access:
             "--archive", metavar="URL", help="A mirror or stand-in, instead of the archives' hosts."
         ),
     ] = None
+    as_json: Json = False
 
     @contextmanager
-    def session(self, folder: Path, *, release: str | None = None, connections: int = 1) -> Iterator[Session]:
-        """Open a session that gets files into a folder."""
+    def session(self, *, release: str | None = None, connections: int = 1) -> Iterator[Session]:
+        """Open a session that gets files into the folder; say at its end how it went."""
         from skyfuse.fetch.archives import DEFAULT_RELEASE, Archives, release_name
         from skyfuse.fetch.session import Session
 
         archives = Archives(release_name(release or DEFAULT_RELEASE), self.archive)
-        if folder.exists() and not folder.is_dir():
-            raise StoreError("is a file", path=folder, remedy="give a folder")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise StoreError("is a file", path=self.folder, remedy="give a folder")
         with (
             progress_bars() as progress,
             Session(
-                folder, archives, connections=connections, dry_run=self.dry_run, progress=progress
+                self.folder, archives, connections=connections, dry_run=self.dry_run, progress=progress
             ) as session,
         ):
             yield session
+        _end(session.outcome, self.as_json)
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,6 @@ _SHOWN = 20
 @sdss.command()
 @grouped
 def spectra(
-    folder: Folder,
     chosen: ChosenSpectra,
     access: Access,
     list_: Annotated[
@@ -225,7 +227,6 @@ def spectra(
     ] = False,
     release: Release = "dr17",
     connections: Connections = 24,
-    as_json: Json = False,
 ) -> None:
     """Get spectra, with a catalogue of their classes, redshifts and magnitudes.
 
@@ -242,44 +243,38 @@ def spectra(
         raise StoreError("does not exist", path=list_, remedy="name a table that exists")
     else:
         ask = partial(_listed, path=list_)
-    with access.session(folder, release=release, connections=connections) as session:
+    with access.session(release=release, connections=connections) as session:
         found = ask(session)
         number = survey.counted(session.outcome.groups)
         session.expect(number, survey.spectrum_bytes(number, full=full))
         if found is not None:
             session.get(survey.wanted_spectra(session.archives, found, session.skyserver, full=full))
-    _end(session.outcome, as_json)
 
 
 @sdss.command()
 @grouped
 def catalogue(
-    folder: Folder,
     chosen: ChosenSpectra,
     access: Access,
     release: Release = "dr17",
-    as_json: Json = False,
 ) -> None:
     """Get catalogue columns alone, of spectra or by a query of your own, as one CSV table.
 
     Example: skyfuse fetch sdss catalogue tables/ --cone "194.95 27.98 1"
     """
     choice = chosen.choice()
-    with access.session(folder, release=release) as session:
+    with access.session(release=release) as session:
         _catalogue(session, "catalogue", choice)
-    _end(session.outcome, as_json)
 
 
 @sdss.command()
 @grouped
 def frames(
-    folder: Folder,
     chosen: ChosenFields,
     access: Access,
     bands: Annotated[str, typer.Option(help="Bands.")] = "ugriz",
     release: Release = "dr17",
     connections: Connections = 10,
-    as_json: Json = False,
 ) -> None:
     """Get imaging frames of a region, of runs, or all that cover some objects.
 
@@ -291,7 +286,7 @@ def frames(
 
     bands = survey.checked_bands(bands)
     choice = chosen.choice()
-    with access.session(folder, release=release, connections=connections) as session:
+    with access.session(release=release, connections=connections) as session:
         objects = None if choice.objects is None else sha256(choice.objects)
         options = {**asdict(choice), "objects": objects}
         found = session.ask(
@@ -304,35 +299,29 @@ def frames(
         session.expect(number, number * BYTES["frame"])
         if found is not None:
             session.get(survey.wanted_frames(session.archives, found, bands))
-    _end(session.outcome, as_json)
 
 
 @gaia.command()
 @grouped
 def sources(
-    folder: Folder,
     chosen: ChosenSources,
     access: Access,
-    as_json: Json = False,
 ) -> None:
     """Get sources of Gaia DR3 by a query, in a cone, or by cross-match with a table.
 
     Example: skyfuse fetch gaia sources gaia/ --match galaxies.csv --radius 1
     """
     choice = chosen.choice()
-    with access.session(folder, connections=4) as session:
+    with access.session(connections=4) as session:
         _gaia_sources(session, choice)
-    _end(session.outcome, as_json)
 
 
 @gaia.command()
 @grouped
 def xp(
-    folder: Folder,
     chosen: ChosenSources,
     access: Access,
     connections: Annotated[int, typer.Option(help="Most connections at a time.", min=1, max=16)] = 4,
-    as_json: Json = False,
 ) -> None:
     """Get BP/RP spectra of Gaia DR3, as coefficients, of all sources that are chosen and have one.
 
@@ -342,7 +331,7 @@ def xp(
     from skyfuse.fetch.archives import BYTES
 
     choice = chosen.choice()
-    with access.session(folder, connections=connections) as session:
+    with access.session(connections=connections) as session:
         found = _gaia_sources(session, choice)
         if found is None:
             number = sum(group.expected for group in session.outcome.groups)
@@ -351,19 +340,20 @@ def xp(
             numbers = archive_of_gaia.with_spectra(found)
             session.expect(-(-len(numbers) // archive_of_gaia.CHUNK), len(numbers) * BYTES["xp"])
             session.get(archive_of_gaia.wanted_xp(session.archives, numbers))
-            files = (folder / wanted.path for wanted in archive_of_gaia.wanted_xp(session.archives, numbers))
+            files = (
+                access.folder / wanted.path for wanted in archive_of_gaia.wanted_xp(session.archives, numbers)
+            )
             came = archive_of_gaia.came(path for path in files if path.exists())
             missing = sorted(set(numbers) - came)
             told = f"{len(came):,} of {len(numbers):,} sources have a spectrum in the folder"
             if missing:
-                told += f"; the others are in {archive_of_gaia.write_missing(folder, missing)}"
+                told += f"; the others are in {archive_of_gaia.write_missing(access.folder, missing)}"
             session.outcome.remarks.append(told)
-    _end(session.outcome, as_json)
 
 
 @app.command()
 @grouped
-def sfr(folder: Folder, access: Access, as_json: Json = False) -> None:
+def sfr(access: Access) -> None:
     """Get the MPA-JHU star-formation rates of SDSS DR7, with the table that says whose they are.
 
     Example: skyfuse fetch sfr sky/
@@ -371,16 +361,14 @@ def sfr(folder: Folder, access: Access, as_json: Json = False) -> None:
     from skyfuse.fetch.archives import SFR_TABLES
     from skyfuse.fetch.tables import wanted_sfr
 
-    with access.session(folder, connections=len(SFR_TABLES)) as session:
+    with access.session(connections=len(SFR_TABLES)) as session:
         session.expect(len(SFR_TABLES), sum(SFR_TABLES.values()))
         session.get(wanted_sfr(session.archives))
-    _end(session.outcome, as_json)
 
 
 @app.command()
 @grouped
 def galaxyzoo(
-    folder: Folder,
     access: Access,
     images: Annotated[
         int, typer.Option(help="Colour images of so many of its galaxies, or of all there are.", min=0)
@@ -389,7 +377,6 @@ def galaxyzoo(
     seed: Annotated[int, typer.Option(help="Images come in the order of MD5(seed:dr7objid).", min=0)] = 7,
     release: Release = "dr17",
     connections: Connections = 10,
-    as_json: Json = False,
 ) -> None:
     """Get the votes of Galaxy Zoo 2, and colour images of its galaxies cut out by SkyServer.
 
@@ -399,18 +386,17 @@ def galaxyzoo(
     from skyfuse.fetch.archives import BYTES
 
     size = tables.checked_size(size)
-    with access.session(folder, release=release, connections=connections) as session:
+    with access.session(release=release, connections=connections) as session:
         weight = BYTES["votes"] + (BYTES["sample"] + images * BYTES["image"] if images else 0)
         session.expect(1 + (1 + images if images else 0), weight)
         tally = session.get(tables.wanted_votes(session.archives, sample=bool(images)))
         if tally is not None and images and not tally.rejected:
-            chosen = tables.choose_images(folder, session.archives, images, seed)
+            chosen = tables.choose_images(access.folder, session.archives, images, seed)
             if chosen.available < images:
                 session.outcome.remarks.append(f"asked {images:,} images, there are {chosen.available:,}")
             if chosen.without:
                 session.outcome.remarks.append(f"{chosen.without:,} galaxies have no size, and no image")
             session.get(tables.wanted_images(session.archives, chosen, size))
-    _end(session.outcome, as_json)
 
 
 @app.command()
