@@ -13,6 +13,7 @@ import typer
 from skyfuse import stop
 from skyfuse.errors import FaultsError, SkyfuseError, UsageError
 from skyfuse.fetch.commands import app as fetch
+from skyfuse.study.commands import app as recipes
 from skyfuse.survey.commands import app as instrument
 from skyfuse.terminal import Json, grouped, progress_bars, say, table_path, write_table
 from skyfuse.words import PRODUCTS
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(fetch, name="fetch")
 app.add_typer(instrument, name="instrument")
+app.add_typer(recipes, name="recipe")
 
 Templates = Annotated[
     Path | None, typer.Option(help="Folder of SDSS spEigen*.fits, for mock spectra and template fits.")
@@ -396,7 +398,13 @@ def study(
 
     Example: skyfuse study sfr --data sky/ -o sfr-study
     """
-    _study(plan.study(seed), data or [], output, labels, templates, as_json)
+    try:
+        found = plan.study(seed)
+    except UsageError as error:
+        from skyfuse.study import faults
+
+        raise faults.told_with(error, plan.recipe, data or [], labels) from error
+    _study(found, data or [], output, labels, templates, as_json)
 
 
 def _study(
@@ -408,11 +416,12 @@ def _study(
     as_json: bool,
 ) -> None:
     from skyfuse.disk import locked
-    from skyfuse.study.prepare import check_sources, prepare
+    from skyfuse.study import faults
+    from skyfuse.study.prepare import prepare
 
     # What can be wrong is told before the sky or the cube is made.
+    faults.check(plan.recipe, sources=data, labels=labels, templates=templates)
     plan.check(output / "study", templates)
-    check_sources(plan.recipe, data, labels)
     with locked(output, "study"), progress_bars() as progress:
         dataset, truth = prepare(
             plan.recipe, output, sources=data, labels=labels, templates=templates, progress=progress

@@ -638,6 +638,31 @@ def recipe_names() -> list[str]:
     return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
+def read_recipe(name: str | Path) -> tuple[dict[str, Any], str]:
+    """Return the fields of a recipe as they are written, right or wrong, and where they are from.
+
+    Parameters
+    ----------
+    name : str or path
+        As of `load_recipe`.
+
+    Raises
+    ------
+    UsageError
+        No such recipe, or no valid YAML.
+    """
+    if str(name) in recipe_names():
+        text = (resources.files("skyfuse") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        return parse_yaml(text, "recipe", where=f"recipe {name}"), f"recipe {name}"
+    path = Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        raise UsageError(
+            f"no recipe is called {str(name)!r}",
+            remedy=f"choose one of {', '.join(recipe_names())} or give the path of a .yaml file",
+        )
+    return read_yaml(path, "recipe"), str(path)
+
+
 def load_recipe(name: str | Path) -> Recipe:
     """Read a recipe by the name of a shipped one or by the path of a YAML file.
 
@@ -653,19 +678,10 @@ def load_recipe(name: str | Path) -> Recipe:
     Raises
     ------
     UsageError
-        No such recipe, no valid YAML, or a field that holds what it may not.
+        No such recipe, no valid YAML, or fields that hold what they may not: all of them at once.
     """
-    if str(name) in recipe_names():
-        text = (resources.files("skyfuse") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-        where = f"recipe {name}"
-        return _validated(parse_yaml(text, "recipe", where=where), where=where)
-    path = Path(name)
-    if path.suffix not in {".yaml", ".yml"}:
-        raise UsageError(
-            f"no recipe is called {name!r}",
-            remedy=f"choose one of {', '.join(recipe_names())} or give the path of a .yaml file",
-        )
-    return _validated(read_yaml(path, "recipe"), where=str(path))
+    content, where = read_recipe(name)
+    return _validated(content, where=where)
 
 
 def _validated(data: dict[str, Any], *, where: str) -> Recipe:

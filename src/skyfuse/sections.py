@@ -296,3 +296,8 @@ def _stand_in(annotation: Any) -> Any:
     if origin is Literal:
         return inner[0]
     return {} if _is_section(one) else {str: "x", bool: False}.get(one, 1)
+
+
+def inner_section(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field holds, None where it holds anything else, such as sections by name."""
+    return next((one for one in _choices(annotation) if _is_section(one)), None)

@@ -546,6 +546,7 @@ class Forest(_Trees):
     Parameters
     ----------
     trees : int, default 200
+        Number of trees.
     max_depth : int, optional
         By default trees grow until their leaves are pure or too small to part.
     min_leaf : int, default 2
@@ -578,6 +579,7 @@ class LightGBM(_Classic):
     Parameters
     ----------
     learning_rate : float, default 0.1
+        Share of what is left to learn that each tree takes.
     max_depth : int, default 4
         Depth of each tree; its leaves are at most ``min(2**max_depth, leaves)``.
     leaves : int, default 31

@@ -106,11 +106,13 @@ class Hybrid(Model):
     draws : int, default 40000
         Spectra drawn to train on.
     epochs : int, default 10
+        Passes over the drawn spectra.
     width : int, default 384
         Units of each hidden layer.
     learning_rate : float, default 2e-3
         Highest of a one-cycle course (Smith & Topin 2019) with AdamW.
     dropout : float, default 0.1
+        Share of the hidden units left out at each step.
     members : int, default 1
         Networks, each trained on draws of its own; their mean probability counts.
     rejection : float, default 0.02

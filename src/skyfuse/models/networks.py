@@ -74,12 +74,16 @@ class Network(Model):
     Parameters
     ----------
     learning_rate : float
+        Size of the steps.
     batch_size : int
+        Objects between two steps.
     max_epochs : int
+        Passes over the training part at most.
     patience : int
         Epochs without a lower validation error after which training stops.
     optimiser : {"adam", "adamax"}
     weight_decay : float, default 0
+        How strongly weights are drawn to 0.
     schedule : {"none", "cosine"}
         Of the learning rate; for these three see `skyfuse.models.train.Settings`.
     loss : {"mse", "huber"}
@@ -376,6 +380,7 @@ class FeedForward(Network):
         Units of each hidden layer.
     activation : {"relu", "tanh"}
     dropout : float, default 0
+        Share of the units left out at each step, after each hidden layer.
     members : int, default 1
         Networks that differ in their seed alone and answer with their mean, as Collister & Lahav (2004)
         have it for photometric redshifts.
@@ -418,6 +423,7 @@ class VGGNet12(Network):
     width : float, default 0.25
         Factor on the channels 64-128-256-512-512.
     dropout : float, default 0.5
+        Share of the units left out at each step, between dense layers.
     augment : bool, default True
         Show images in random orientations: a galaxy on the sky has no preferred one.
     **params
@@ -487,9 +493,11 @@ class SdssCNN(Network):
     Parameters
     ----------
     convolutions : int, default 4
+        Number of convolutions.
     filters : int, default 64
         Of each convolution.
     kernel : int, default 5
+        Bins that each convolution sees.
     pool : int, default 2
         Step of the max-pooling after the second, third and fourth convolution; 1 is none.
     dense : int, default 2
@@ -573,7 +581,8 @@ class ImageCNN(Network):
     learning_rate : float, default 1e-4
     batch_size : int, default 16
     dropout : float, default 0.5
-        These three as the validation parts of a few hundred real images chose them.
+        Share of the units left out at each step. These three as the validation parts of a few hundred real
+        images chose them.
     crop : float, default 1
         Share of the image's side that is read, around the centre: the object may fill little of it.
     augment, rotate : bool, default True
@@ -602,7 +611,7 @@ class ImageFF(Network):
 
     Parameters
     ----------
-    dropout, crop, members
+    dropout, crop, members : float, float, int
         As `ImageCNN`.
     augment, rotate : bool, default False
         As `ImageCNN`; the study showed this network images as they are.
@@ -629,7 +638,7 @@ class ImageLSTM(Network):
 
     Parameters
     ----------
-    dropout, crop, augment, rotate, members
+    dropout, crop, augment, rotate, members : float, float, bool, bool, int
         As `ImageCNN`.
     **params
         See `Network`.
@@ -651,8 +660,7 @@ class ResNet50(Network):
 
     Parameters
     ----------
-    augment : bool, default True
-    rotate : bool, default False
+    augment, rotate : bool, default True and False
         As `ImageCNN`.
     **params
         See `Network`.

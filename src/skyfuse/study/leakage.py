@@ -35,7 +35,7 @@ one of several classes; and anything in fewer than `LEAST` training objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -124,23 +124,46 @@ def look(recipe: Recipe, dataset: Dataset, goal: Target) -> list[Finding]:
     found = []
     if "table" in recipe.modalities:
         values = dataset.inputs({"table": 0}, rows, columns=goal.leaky)["table"].astype(np.float64)
-        score = _score_of(label, goal.classes)
         own = [_allows(recipe, goal, name) for name in goal.leaky]
-        alone = score(values)
-        if not goal.classes:
-            alone = np.maximum(alone, made_of_numbers(values, label))
-        found += [
-            Finding((name,), float(s), allowed, level)
-            for name, s, allowed in zip(goal.leaky, alone, own, strict=True)
-        ]
-        # What tells the label alone does so with any other, too.
-        rest = [i for i, allowed in enumerate(own) if not allowed and alone[i] < level]
-        named = [goal.leaky[i] for i in rest]
-        found += _together(values[:, rest], named, label, goal.classes, level)
+        found += of_columns(values, dict(zip(goal.leaky, own, strict=True)), label, goal.classes, level)
     for modality, zoom in _arrays(recipe):
         best = _best(dataset, modality, zoom, rows, label, goal.classes, level)
         found.append(Finding((best[0],), best[1], modality in recipe.trusted, EXACT[recipe.task.kind]))
     return sorted(found, key=lambda one: -one.score)
+
+
+def of_columns(
+    values: NDArray[np.float64],
+    names: Mapping[str, bool],
+    label: NDArray[Any],
+    classes: Sequence[str],
+    level: float,
+) -> list[Finding]:
+    """Return what each column of a table tells by itself, and those that tell the label together.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, columns)
+        NaN where missing.
+    names : mapping of str to bool
+        Names of the columns, and whether each is allowed to tell the label.
+    label : ndarray, shape (n,)
+        Numbers, or indices into `classes`; in an order that has nothing to do with the values.
+    classes : sequence of str
+        Empty for numbers.
+    level : float
+        Score from which a column gives the label away.
+    """
+    alone = _score_of(label, classes)(values)
+    if not classes:
+        alone = np.maximum(alone, made_of_numbers(values, label))
+    found = [
+        Finding((name,), float(score), allowed, level)
+        for (name, allowed), score in zip(names.items(), alone, strict=True)
+    ]
+    # What tells the label alone does so with any other, too.
+    rest = [i for i, one in enumerate(found) if not one.allowed and not gives(one)]
+    return found + _together(values[:, rest], [found[i].inputs[0] for i in rest], label, classes, level)
 
 
 def refuse(found: Sequence[Finding], recipe: Recipe, dataset: Dataset) -> None:

@@ -9,16 +9,14 @@ import pandas as pd
 
 from skyfuse.cube.catalogue import SCHEMAS
 from skyfuse.dataset.dataset import Dataset
-from skyfuse.dataset.labels import label_table
 from skyfuse.dataset.open import open_source
-from skyfuse.dataset.select import with_label
-from skyfuse.dataset.sources.images import labels_of
 from skyfuse.dataset.split import SplitPlan
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.disk import read_parquet
-from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.errors import StoreError
 from skyfuse.mock import write_mock
 from skyfuse.recipe import Reader, Recipe
+from skyfuse.study.faults import of_labels, of_sources, raise_all
 from skyfuse.words import Progress
 
 TRUTH = "truth.parquet"
@@ -73,7 +71,7 @@ def prepare(
     StoreError
         If a source does not exist, or holds neither labels nor a dataset.
     """
-    check_sources(recipe, sources, labels)
+    raise_all([*of_sources(sources), *of_labels(recipe, sources, labels)])
     given = list(sources)
     if not given:
         given = [work / "sky"]
@@ -109,43 +107,6 @@ def prepare(
         )
     dataset = open_source(paths, work, wanted(recipe), reader=recipe.reader, labels=labels, progress=progress)
     return dataset, None if truth is None else read_parquet(truth)
-
-
-def check_sources(recipe: Recipe, sources: Sequence[Path], labels: Path | None) -> None:
-    """Raise what is wrong with sources and labels before anything is made of them.
-
-    Raises
-    ------
-    StoreError
-        If a source or the table of labels does not exist.
-    UsageError
-        If the reader takes no labels.
-    DataError
-        If the table of labels lacks the label.
-    """
-    for path in sources:
-        if not path.exists():
-            raise StoreError(
-                "does not exist", path=path, remedy="give a dataset, a cube or a folder of survey files"
-            )
-    if labels is None:
-        return
-    if recipe.reader in ("table", "scene"):
-        raise UsageError(
-            f"the data of {recipe.name} hold their labels themselves", remedy="call it without --labels"
-        )
-    if not labels.exists():
-        raise StoreError("does not exist", path=labels, remedy="give the table of labels")
-    label = recipe.task.label
-    if label in SCHEMAS["spectra"].names or any((path / "dataset.json").is_file() for path in sources):
-        return
-    table = labels_of(labels, label) if recipe.reader == "images" else label_table(labels)
-    if table is not None:
-        try:
-            with_label(table, label)
-        except DataError as error:
-            error.path = labels
-            raise
 
 
 def wanted(recipe: Recipe) -> Wanted:

@@ -30,13 +30,12 @@ from skyfuse.checksums import NAME, damaged, seal
 from skyfuse.disk import locked, named, read_json, read_parquet, replaced, write_json
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models.base import Arrays
-from skyfuse.models.fusion import LateFusion
 from skyfuse.models.registry import MODELS
-from skyfuse.models.template import require_templates
 from skyfuse.recipe import ModelPlan, Recipe, load_recipe
 from skyfuse.study import embed as views
 from skyfuse.study import leakage
 from skyfuse.study.cells import Cell, is_late, plan, reference, seed_of
+from skyfuse.study.faults import of_models, raise_all, with_templates
 from skyfuse.study.fitting import FORMAT, Fitter
 from skyfuse.study.metrics import PRIMARY, names_of
 from skyfuse.study.report import write_report
@@ -163,7 +162,7 @@ class Study:
         out, templates
             As for `run`.
         """
-        _check_models(with_templates(self.recipe, templates))
+        raise_all([*of_models(with_templates(self.recipe, templates))])
         _check_folder(Path(out), "study.json", "study")
 
     def narrowed(self, model: str, modality: str, templates: str | Path | None = None) -> Recipe:
@@ -175,7 +174,7 @@ class Study:
             The recipe does not name the model or the modality, or there is nothing to tune.
         """
         recipe = with_templates(self.recipe, templates)
-        _check_models(recipe)
+        raise_all([*of_models(recipe)])
         if model not in recipe.models:
             raise UsageError(
                 f"recipe {recipe.name} does not name the model {model!r}",
@@ -248,60 +247,11 @@ class Study:
         return read_parquet(folder / "trials.parquet")
 
 
-def with_templates(recipe: Recipe, templates: str | Path | None) -> Recipe:
-    """Return a recipe whose template models know their folder, unless the recipe names one itself."""
-    if templates is None:
-        return recipe
-    models = {
-        name: plan_.model_copy(update={"fixed": {"templates": str(templates), **plan_.fixed}})
-        if name in MODELS and MODELS[name].reads_templates
-        else plan_
-        for name, plan_ in recipe.models.items()
-    }
-    return recipe.model_copy(update={"models": models})
-
-
-def _check_models(recipe: Recipe) -> None:
-    known = sorted(name for name in MODELS if name != LateFusion.name)
-    for name, plan_ in recipe.models.items():
-        if name not in known:
-            raise UsageError(
-                f"recipe {recipe.name} names the model {name}", remedy=f"choose among {', '.join(known)}"
-            )
-        if recipe.task.kind not in MODELS[name].kinds:
-            raise UsageError(
-                f"recipe {recipe.name} is a {recipe.task.kind}, which the model {name} cannot do",
-                remedy=f"take models.{name} out of the recipe",
-            )
-        if recipe.balance == "weights" and not MODELS[name].weighs:
-            raise UsageError(
-                f"{name} takes no weights of objects", remedy="set balance to smote or rarest in the recipe"
-            )
-        if MODELS[name].reads_templates:
-            require_templates(str(plan_.fixed.get("templates", "")))
-        # A wrong parameter shows before the first hour of fitting, not after it.
-        for point in _points(plan_):
-            try:
-                MODELS[name](**plan_.fixed, **point)
-            except (TypeError, ValueError) as error:
-                raise UsageError(
-                    f"recipe {recipe.name} gives {name} a parameter that it cannot take ({error})",
-                    remedy=f"mend models.{name} in the recipe",
-                ) from error
-
-
 def _looked(recipe: Recipe, dataset: Dataset, goal: Target) -> list[leakage.Finding]:
     """Return how much of the label each input tells; refuse those that give it away."""
     found = leakage.look(recipe, dataset, goal)
     leakage.refuse(found, recipe, dataset)
     return found
-
-
-def _points(plan_: ModelPlan) -> list[dict[str, Any]]:
-    """Return points that hold every value of the grid and of the choices at least once."""
-    first = first_point(plan_)
-    values = {**plan_.grid, **{name: one.choices for name, one in plan_.space.items()}}
-    return [first, *({**first, name: value} for name, many in values.items() for value in many[1:])]
 
 
 @contextmanager
