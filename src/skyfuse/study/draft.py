@@ -42,7 +42,7 @@ MOST_MISSING = 0.5
 """Share of rows without a value above which a column is left out."""
 
 MARGIN = 0.02
-"""How far below the level a column is left out: scores differ by so much from one choice of objects to another."""
+"""How far below the level a column is left out: scores differ by so much between choices of objects."""
 
 _IDENTIFIER = re.compile(
     r"(.*[_.])?(ids?|index|name|number|no|nr|row|seq)|.*(obj|object|spec|source|plate|fiber|obs|photo|target)_?id\d*"
@@ -256,12 +256,40 @@ def _leaks(
         data[~np.isfinite(data)] = np.nan
         found = of_columns(data, dict.fromkeys(rest, False), values[rows], classes, level)
         found = [one for one in found if gives(one)]
-        if not found:
-            break
         for one in found:
             others = "" if len(one.inputs) == 1 else f" with {' and '.join(one.inputs[1:])}"
             told.setdefault(one.inputs[0], f"gives the label away{others}")
+        if not found:
+            together = [] if classes else _jointly(data, values[rows], level)
+            if not together:
+                break
+            told |= {rest[i]: "give the label away together, by a sum" for i in together}
     return told
+
+
+def _jointly(data: NDArray[np.float64], label: NDArray[np.float64], level: float) -> list[int]:
+    """Return the columns of which a linear fit tells a number to a level, those of the greatest weight.
+
+    The fit is made on one half of the rows and scored on the other.
+    """
+    half = len(data) // 2
+    if data.shape[1] > half // 3:
+        return []
+    middle = np.nanmedian(data, axis=0)
+    filled = np.where(np.isnan(data), middle, data) - middle
+    filled /= np.maximum(filled.std(axis=0), np.finfo(np.float64).tiny)
+
+    def fitted(columns: NDArray[np.int64]) -> tuple[float, NDArray[Any]]:
+        ready = np.column_stack([np.ones(len(filled)), filled[:, columns]])
+        weights = np.linalg.lstsq(ready[:half], label[:half], rcond=None)[0]
+        left = label[half:] - ready[half:] @ weights
+        return 1 - float(np.mean(left**2) / np.var(label[half:])), weights[1:]
+
+    score, weights = fitted(np.arange(data.shape[1]))
+    if score < level:
+        return []
+    order = np.argsort(-np.abs(weights))
+    return next(order[:n].tolist() for n in range(1, len(order) + 1) if fitted(order[:n])[0] >= level)
 
 
 def _written(

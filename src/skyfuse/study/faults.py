@@ -99,13 +99,9 @@ def of_recipe(
     found += [*of_sources(sources), *of_labels(recipe, sources, labels)]
     if recipe.reader == "table" and not any(isinstance(fault, StoreError) for fault in found):
         found += of_tables(recipe, sources)
-    told = {(fault.fault, fault.remedy) for fault in found}
     for other in _others(recipe, found):
-        for fault in of_models(with_templates(other, templates), asks_templates=templates is not None):
-            if (fault.fault, fault.remedy) not in told:
-                told.add((fault.fault, fault.remedy))
-                found.append(fault)
-    return found
+        found += of_models(with_templates(other, templates), asks_templates=templates is not None)
+    return list({str(fault): fault for fault in found}.values())
 
 
 def told_with(
