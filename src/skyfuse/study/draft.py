@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse import identifiers
-from skyfuse.dataset.make import position_names
 from skyfuse.dataset.select import numbers, with_label
-from skyfuse.dataset.source import tables_in
+from skyfuse.dataset.sources.files import tables_in
+from skyfuse.dataset.tables import position_names
 from skyfuse.disk import replaced
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.recipe import Recipe

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from skyfuse import identifiers
 from skyfuse.cube.catalogue import SCHEMAS
-from skyfuse.dataset.make import label_table
+from skyfuse.dataset.labels import label_table
 from skyfuse.dataset.select import expand_columns, find_column, numbers, with_label
-from skyfuse.dataset.source import labels_of, tables_in
+from skyfuse.dataset.sources.files import tables_in
+from skyfuse.dataset.sources.images import labels_of
 from skyfuse.errors import DataError, FaultsError, SkyfuseError, StoreError, UsageError, together
-from skyfuse.models.base import MODELS
 from skyfuse.models.fusion import LateFusion
+from skyfuse.models.registry import MODELS
 from skyfuse.models.template import require_templates
 from skyfuse.recipe import ModelPlan, Recipe, load_recipe, read_recipe
 from skyfuse.study.tune import first_point
@@ -154,7 +155,7 @@ def with_templates(recipe: Recipe, templates: str | Path | None) -> Recipe:
         return recipe
     models = {
         name: plan.model_copy(update={"fixed": {"templates": str(templates), **plan.fixed}})
-        if name in MODELS and getattr(MODELS[name], "reads_templates", False)
+        if name in MODELS and MODELS[name].reads_templates
         else plan
         for name, plan in recipe.models.items()
     }
@@ -186,7 +187,7 @@ def of_models(recipe: Recipe, *, asks_templates: bool = True) -> Iterator[Skyfus
                 f"{where}: {name} takes no weights of objects",
                 remedy="set balance to smote or rarest in the recipe",
             )
-        if getattr(model, "reads_templates", False) and asks_templates:
+        if model.reads_templates and asks_templates:
             try:
                 require_templates(str(plan.fixed.get("templates", "")))
             except SkyfuseError as error:
