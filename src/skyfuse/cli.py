@@ -13,7 +13,7 @@ import typer
 from skyfuse import stop
 from skyfuse.errors import FaultsError, SkyfuseError, UsageError
 from skyfuse.fetch.commands import app as fetch
-from skyfuse.study.commands import app as recipes
+from skyfuse.recipe_commands import app as recipes
 from skyfuse.survey.commands import app as instrument
 from skyfuse.terminal import Json, grouped, progress_bars, say, table_path, write_table
 from skyfuse.words import PRODUCTS
