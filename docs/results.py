@@ -115,10 +115,10 @@ def _differences(study: Folder) -> list[dict[str, Any]]:
     """
     table = study.comparisons[study.comparisons["metric"] == study.primary]
     headline = (table[["a", "b"]] == study.best["cell"]).any(axis=1)
-    elsewhere = (table["fusion"] != study.best["fusion"]) & table["variant"].isna()
+    elsewhere = (table["fusion"] != study.best["fusion"]) & table["change"].isna()
     models = table[(table["kind"] == "models") & (headline | elsewhere)]
     others = table[table["kind"].isin(["leak", "fusion", "single"])]
-    kept = ["kind", "variant", "chosen", "a", "b", "difference", "low", "high"]
+    kept = ["kind", "change", "chosen", "a", "b", "difference", "low", "high"]
     return [_clean(row) for row in records(pd.concat([models, others])[kept])]
 
 
@@ -269,7 +269,7 @@ def _shown(content: dict[str, Any], recipe: Recipe) -> str:
         change = f"{primary} {_change(row)}, {verdict}"
         if row["kind"] == "leak" and row["b"] == headline["cell"]:
             found.append(f"with the leaking inputs {change}")
-        if row["kind"] == "fusion" and row["chosen"] and row["variant"] is None:
+        if row["kind"] == "fusion" and row["chosen"] and row["change"] is None:
             a, b = cells[row["a"]], cells[row["b"]]
             if own or a["model"] == headline["model"]:
                 found.append(f"{fusion_name(a['fusion'])} against {b['fusion']} alone {change}")
@@ -348,11 +348,11 @@ def _notes(content: dict[str, Any], primary: str) -> list[str]:
             lines.append(f"- {_name(a)}, against {model_name(b['model'])}: {change}.")
         elif row["kind"] in ("fusion", "single"):
             against = f"{fusion_name(a['fusion'])} against {b['fusion']} alone"
-            leaky = " with leaking inputs" if row["variant"] else ""
+            leaky = " with leaking inputs" if row["change"] else ""
             lines.append(f"- {model_name(a['model'])}{leaky}: {against} {change}.")
     for row in content["flaws"]:
         lines.append(
-            f"- Flaw `{row['variant']}` brought back: {metric_name(primary)} {number(row['value_sound'])} "
+            f"- Flaw `{row['change']}` brought back: {metric_name(primary)} {number(row['value_sound'])} "
             f"becomes {number(row['value'])} ({signed(row['difference'])}; {signed(row['low'])} to "
             f"{signed(row['high'])})."
         )

@@ -141,7 +141,7 @@ def test_every_field_is_documented():
                     walk(inner)
 
     walk(Recipe)
-    assert {"task", "label", "grid", "folds", "variant"} <= set(seen)
+    assert {"task", "label", "grid", "folds", "change"} <= set(seen)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_every_field_is_documented():
         (["models", "tree", "grid", "max_depth"], [2, 2], r"grid.max_depth repeats a value"),
         (["models", "tree", "fixed", "max_depth"], 3, r"max_depth stands in both fixed and grid"),
         (["flaws", 0, "model"], "forest", r"flaws.0.model names forest; choose among models"),
-        (["flaws", 0, "fusion"], None, r"variant, model and fusion belong together"),
+        (["flaws", 0, "fusion"], None, r"change, model and fusion belong together"),
         (["flaws", 0, "fusion"], "table", r"flaws.0.fusion names table; choose among"),
         (
             ["models", "tree", "fusions"],

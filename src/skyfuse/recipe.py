@@ -20,7 +20,7 @@ from skyfuse.sections import Fault, Section, validated
 from skyfuse.strictyaml import parse_yaml, read_yaml
 from skyfuse.words import DERIVED, MODALITIES, PARTS, Fusion, Kind, Modality, Part, Product
 
-Variant = Literal["tiny-pixels", "shuffled-bands", "complete-only"]
+Change = Literal["tiny-pixels", "shuffled-bands", "complete-only"]
 Reader = Literal["cube", "table", "gaia-xp", "images", "scene"]
 Scalar = bool | int | float | str
 
@@ -237,9 +237,9 @@ class Flaw(Section):
 
     what: str = Field(description="The flaw.")
     avoided: str = Field(description="How it is avoided here.")
-    variant: Variant | None = Field(
+    change: Change | None = Field(
         None,
-        description="Data spoilt in the same way, to measure the effect: `tiny-pixels` divides pixels by 255 "
+        description="What spoils the data likewise, to measure it: `tiny-pixels` divides pixels by 255 "
         "after bringing them to 1e-18; `shuffled-bands` changes the order of bands between objects; "
         "`complete-only` trains on spectra without an invalid bin alone.",
     )
@@ -249,9 +249,9 @@ class Flaw(Section):
     )
 
     def _faults(self) -> Iterator[Fault]:
-        given = [self.variant is not None, self.model is not None, self.fusion is not None]
+        given = [self.change is not None, self.model is not None, self.fusion is not None]
         if any(given) and not all(given):
-            yield Fault("variant, model and fusion belong together", "give all three or none")
+            yield Fault("change, model and fusion belong together", "give all three or none")
 
 
 class Published(Section):

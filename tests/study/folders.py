@@ -72,6 +72,8 @@ def recipe(kind: str, *, rounds: int = 1, **fields) -> Recipe:
         ],
         **fields,
     }
+    if "table" not in content["modalities"]:
+        content["columns"] = []
     if rounds > 1:
         # No part is left for tuning that no round tests.
         content["models"] = {name: {} for name in content["models"]}
@@ -140,7 +142,7 @@ class _Folder:
         (self.path / f"{name}.json").write_text(json.dumps(content))
 
     def _plan(self):
-        """Model, input, role, variant, size of each cell."""
+        """Model, input, role, change, size of each cell."""
         for model in self.recipe.models:
             for fusion in self.recipe.fusions_of(model):
                 yield model, fusion, "reference", None, None
@@ -151,9 +153,9 @@ class _Folder:
             for size in (30, 60):
                 yield "tree", "early", "size", None, size
 
-    def _cell(self, model, fusion, role, variant, size):
+    def _cell(self, model, fusion, role, change, size):
         zoom = None if fusion == "table" else 3 if role == "resolution" else 2
-        name = "-".join(str(s) for s in (model, fusion, zoom, variant, size) if s is not None)
+        name = "-".join(str(s) for s in (model, fusion, zoom, change, size) if s is not None)
         n = {**SPLIT, "train": size or SPLIT["train"]}
         if self.recipe.split.rounds > 1:
             n["test"] = len(self.objects)
@@ -166,7 +168,7 @@ class _Folder:
             "image_zoom": None,
             "spectrum_zoom": zoom,
             "role": role,
-            "variant": variant,
+            "change": change,
             "size": size,
             "parameters": json.dumps({"max_depth": 4}),
             **{f"n_{part}": count for part, count in n.items()},
@@ -298,10 +300,10 @@ class _Folder:
         first, second = [*self.recipe.models, *self.recipe.models][:2]
         rows = []
 
-        def add(kind, model, fusion, a, b, *, chosen=False, variant=None, difference=0.05):
+        def add(kind, model, fusion, a, b, *, chosen=False, change=None, difference=0.05):
             ends = {"difference": difference, "low": difference - 0.04, "high": difference + 0.04}
             place = {"kind": kind, "model": model, "fusion": fusion, "a": a, "b": b, "metric": primary}
-            rows.append({**place, **ends, "chosen": chosen, "variant": variant})
+            rows.append({**place, **ends, "chosen": chosen, "change": change})
 
         for fusion in self.recipe.fusions:
             pair = (cells[first, fusion, "reference"], cells[second, fusion, "reference"])
@@ -314,7 +316,7 @@ class _Folder:
                 if self.kind == "classification":
                     leaky = cells[model, "early", "leak"]
                     add("leak", model, "early", leaky, early, difference=0.111)
-                    add("fusion", model, "early", leaky, spectrum, variant="with-leaks", difference=0.161)
+                    add("fusion", model, "early", leaky, spectrum, change="with-leaks", difference=0.161)
         return pd.DataFrame(rows)
 
     def _embeddings(self) -> pd.DataFrame:

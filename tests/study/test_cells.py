@@ -41,7 +41,7 @@ def test_what_reads_the_table_runs_without_and_with_leaks():
         "forest-table-n20",
         "forest-table-n40",
     ]
-    assert {cell.role for cell in cells if cell.variant == "with-leaks"} == {"leak"}
+    assert {cell.role for cell in cells if cell.change == "with-leaks"} == {"leak"}
     assert [cell.size for cell in cells if cell.role == "size"] == [20, 40]
 
 

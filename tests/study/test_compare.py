@@ -212,20 +212,20 @@ def test_best_single_is_a_modality():
         best_single({"early": 0.2})
 
 
-def cells_of(qualities, scores, variants=(None,)):
+def cells_of(qualities, scores, changes=(None,)):
     """Return a table of cells and a bootstrap over predictions of given scatter."""
     rng = np.random.default_rng(8)
     y = rng.normal(size=120)
     rows, outcomes = [], {}
     for model in scores:
-        for variant in variants:
+        for change in changes:
             for fusion, quality in qualities.items():
-                if variant == LEAKS and fusion == "spectrum":
+                if change == LEAKS and fusion == "spectrum":
                     continue
-                name = f"{model}-{fusion}" + ("" if variant is None else f"-{variant}")
-                row = {"cell": name, "model": model, "fusion": fusion, "variant": variant}
+                name = f"{model}-{fusion}" + ("" if change is None else f"-{change}")
+                row = {"cell": name, "model": model, "fusion": fusion, "change": change}
                 rows.append({**row, "choice": scores[model][fusion]})
-                scatter = quality if variant is None else quality / 3
+                scatter = quality if change is None else quality / 3
                 outcomes[name] = outcome(y, y + scatter * rng.normal(size=120))
     return pd.DataFrame(rows), bootstrap(outcomes, samples=300, seed=0)
 
@@ -269,15 +269,15 @@ def test_leaks_are_set_against_the_same_cell_without_and_fused_among_themselves(
         ["a-early-with-leaks", "a-early"],
     ]
     assert (leak["low"] > 0).all()
-    fused = table[table["kind"].isin(["fusion", "single"]) & (table["variant"] == LEAKS)].set_index("kind")
+    fused = table[table["kind"].isin(["fusion", "single"]) & (table["change"] == LEAKS)].set_index("kind")
     assert fused.loc["fusion", ["a", "b"]].tolist() == ["a-early-with-leaks", "a-table-with-leaks"]
     assert fused.loc["single", ["a", "b"]].tolist() == ["a-early-with-leaks", "a-spectrum"]
-    sound = table[(table["kind"] == "fusion") & table["variant"].isna()]
+    sound = table[(table["kind"] == "fusion") & table["change"].isna()]
     assert sound[["a", "b"]].to_numpy().tolist() == [["a-early", "a-table"]]
 
 
 def test_comparisons_without_fusions_hold_pairs_alone():
     y = np.arange(10.0)
-    rows = pd.DataFrame([{"cell": "a", "model": "a", "fusion": "image", "variant": None, "choice": 0.1}])
+    rows = pd.DataFrame([{"cell": "a", "model": "a", "fusion": "image", "change": None, "choice": 0.1}])
     boot = bootstrap({"a": outcome(y, y + 0.1 * (-1) ** np.arange(10))}, samples=200)
     assert comparisons(rows, boot).empty

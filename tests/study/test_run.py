@@ -137,7 +137,7 @@ def test_attainable_is_stated_on_exactly_the_test_objects(done, sky):
 
 def test_flaws_have_the_effect_that_they_should(done, sky):
     folder, _ = done
-    effects = pd.read_parquet(folder / "effects.parquet").set_index("variant")
+    effects = pd.read_parquet(folder / "effects.parquet").set_index("change")
     # scikit-learn takes features that differ by less than 1e-7 for constant: the tree sees nothing.
     assert PIXEL_UNIT / PIXEL_DIVISOR < 1e-20
     assert effects.loc["tiny-pixels", "value"] == pytest.approx(0, abs=0.05)

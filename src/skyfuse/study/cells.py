@@ -31,8 +31,8 @@ class Cell:
         ``reference``: compared with the others at the recipe's reference zooms; ``resolution``: another zoom;
         ``flaw``: fitted on data spoilt on purpose; ``leak``: reads the leaking columns too; ``size``: fitted
         on a piece of the training part.
-    variant : str or None
-        How the data is spoilt, or ``with-leaks``.
+    change : str or None
+        What is changed on purpose: how the data is spoilt, or ``with-leaks``.
     size : int or None
         Objects of the training part that are used; None for all.
     """
@@ -41,7 +41,7 @@ class Cell:
     fusion: Fusion
     zooms: dict[Modality, int] = field(hash=False)
     role: Role = "reference"
-    variant: str | None = None
+    change: str | None = None
     size: int | None = None
 
     @property
@@ -51,8 +51,8 @@ class Cell:
         parts += [f"{modality[0]}{zoom}" for modality, zoom in self.zooms.items() if modality != "table"]
         if self.size is not None:
             parts.append(f"n{self.size}")
-        if self.variant is not None:
-            parts.append(self.variant)
+        if self.change is not None:
+            parts.append(self.change)
         return "-".join(parts)
 
     @property
@@ -102,9 +102,9 @@ def plan(recipe: Recipe) -> list[Cell]:
             for size in recipe.sizes
         ]
     cells += [
-        Cell(flaw.model, flaw.fusion, _zooms(recipe, flaw.fusion), "flaw", flaw.variant)
+        Cell(flaw.model, flaw.fusion, _zooms(recipe, flaw.fusion), "flaw", flaw.change)
         for flaw in recipe.flaws
-        if flaw.variant is not None and flaw.model is not None and flaw.fusion is not None
+        if flaw.change is not None and flaw.model is not None and flaw.fusion is not None
     ]
     return cells
 
@@ -117,7 +117,7 @@ def reference(recipe: Recipe, model: str, fusion: Fusion) -> Cell:
 def members(recipe: Recipe, cell: Cell) -> list[Cell]:
     """Return the cells that a late fusion joins: with leaks where it leaks itself and they read the table."""
     return [
-        Cell(cell.model, modality, {modality: recipe.reference_of(modality)}, cell.role, cell.variant)
+        Cell(cell.model, modality, {modality: recipe.reference_of(modality)}, cell.role, cell.change)
         if modality == "table"
         else reference(recipe, cell.model, modality)
         for modality in recipe.inputs_of(cell.fusion)

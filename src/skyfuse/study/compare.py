@@ -17,7 +17,7 @@ LEVEL = 0.95
 """Confidence level of every interval."""
 
 LEAKS = "with-leaks"
-"""Variant of the cells that read the leaking columns too."""
+"""What is changed in the cells that read the leaking columns too."""
 
 # Bounds the memory of one block of resamples to about 16 MB for each work array.
 _BLOCK = 2_000_000
@@ -189,7 +189,7 @@ def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
     Parameters
     ----------
     cells : DataFrame
-        One row for each cell in `boot` at the reference zooms, with the columns cell, model, fusion, variant
+        One row for each cell in `boot` at the reference zooms, with the columns cell, model, fusion, change
         (``with-leaks`` or missing) and choice, the score that chooses.
     boot : Bootstrap
         Scores by cell.
@@ -197,48 +197,48 @@ def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns kind, model, fusion, variant, a, b, metric, difference (a - b), low, high, chosen. Kind is
+        Columns kind, model, fusion, change, a, b, metric, difference (a - b), low, high, chosen. Kind is
         ``models``: two models on one input; ``fusion``: a fusion against the model's best single modality,
         ``chosen`` where it is its best fusion; ``single``: against another single modality; ``leak``: with
-        against without leaking columns. Variant ``with-leaks``: both read them. What is best, the choice
-        without leaking columns says.
+        against without leaking columns. Where change is ``with-leaks``, both read
+        them. What is best, the choice without leaking columns says.
     """
-    leaky = (cells["variant"] == LEAKS).to_numpy(dtype=bool)
+    leaky = (cells["change"] == LEAKS).to_numpy(dtype=bool)
     rows: list[tuple[object, ...]] = []
 
-    def add(what: str, model: str, fusion: str, variant: str | None, a: str, b: str, chosen: bool) -> None:
+    def add(what: str, model: str, fusion: str, change: str | None, a: str, b: str, chosen: bool) -> None:
         for metric in boot.point[a]:
-            rows.append((what, model, fusion, variant, a, b, metric, *boot.difference(a, b, metric), chosen))
+            rows.append((what, model, fusion, change, a, b, metric, *boot.difference(a, b, metric), chosen))
 
-    for variant, chosen_rows in ((None, ~leaky), (LEAKS, leaky)):
+    for change, chosen_rows in ((None, ~leaky), (LEAKS, leaky)):
         for fusion, group in cells[chosen_rows].groupby("fusion", sort=False):
             named = list(zip(group["model"], group["cell"], strict=True))
             for i, (model_a, a) in enumerate(named):
                 for model_b, b in named[i + 1 :]:
-                    add("models", f"{model_a} - {model_b}", str(fusion), variant, a, b, False)
+                    add("models", f"{model_a} - {model_b}", str(fusion), change, a, b, False)
     for model, group in cells.groupby("model", sort=False):
-        sound = group[(group["variant"] != LEAKS).to_numpy(dtype=bool)]
-        leaks = group[(group["variant"] == LEAKS).to_numpy(dtype=bool)]
+        sound = group[(group["change"] != LEAKS).to_numpy(dtype=bool)]
+        leaks = group[(group["change"] == LEAKS).to_numpy(dtype=bool)]
         cell_of = dict(zip(sound["fusion"], sound["cell"], strict=True))
         score_of = dict(zip(sound["fusion"], sound["choice"], strict=True))
         singles = [fusion for fusion in score_of if fusion in MODALITIES]
         fused = [fusion for fusion in score_of if fusion not in MODALITIES]
         for fusion, name in zip(leaks["fusion"], leaks["cell"], strict=True):
             add("leak", str(model), fusion, LEAKS, name, cell_of[fusion], False)
-        for variant, also in ((None, leaks[:0]), (LEAKS, leaks)):
+        for change, also in ((None, leaks[:0]), (LEAKS, leaks)):
             cell = {**cell_of, **dict(zip(also["fusion"], also["cell"], strict=True))}
-            if not fused or not singles or (variant and not len(also)):
+            if not fused or not singles or (change and not len(also)):
                 continue
             single, best = best_single(score_of), max(fused, key=lambda fusion: ranked(score_of[fusion]))
             for fusion in fused:
                 for other in singles:
                     what = "fusion" if other == single else "single"
-                    add(what, str(model), fusion, variant, cell[fusion], cell[other], fusion == best)
+                    add(what, str(model), fusion, change, cell[fusion], cell[other], fusion == best)
     columns = [
         "kind",
         "model",
         "fusion",
-        "variant",
+        "change",
         "a",
         "b",
         "metric",

@@ -61,21 +61,21 @@ class Feed:
         self.goal = goal
         self._loaded: dict[Modality, tuple[object, dict[str, Arrays]]] = {}
 
-    def columns(self, variant: str | None) -> tuple[str, ...]:
-        """Return the columns of the table that cells of a variant read."""
-        return self.goal.leaky if variant == LEAKS else self.goal.columns
+    def columns(self, change: str | None) -> tuple[str, ...]:
+        """Return the columns of the table that cells with a change read."""
+        return self.goal.leaky if change == LEAKS else self.goal.columns
 
     def inputs(
         self,
         zooms: Mapping[Modality, int],
         *,
         number: int = 0,
-        variant: str | None = None,
+        change: str | None = None,
         sigma: bool = False,
     ) -> dict[str, Arrays]:
         """Return the arrays of each part of one round, as they stand in the dataset."""
         for modality, zoom in zooms.items():
-            columns = self.columns(variant)
+            columns = self.columns(change)
             key = (zoom, number, columns if modality == "table" else sigma)
             if self._loaded.get(modality, (None,))[0] != key:
                 self._loaded[modality] = (
@@ -110,16 +110,16 @@ class Feed:
             Whether σ of the spectra is given beside them.
         """
         rows = dict(self.goal.rounds[number])
-        inputs = self.inputs(cell.zooms, number=number, variant=cell.variant, sigma=sigma)
-        if cell.variant == "complete-only":
+        inputs = self.inputs(cell.zooms, number=number, change=cell.change, sigma=sigma)
+        if cell.change == "complete-only":
             whole = complete(self.dataset.table)
             kept = {part: whole[rows[part]] | (part == "test") for part in PARTS}
             inputs = {p: {m: values[kept[p]] for m, values in inputs[p].items()} for p in PARTS}
             rows = {part: rows[part][kept[part]] for part in PARTS}
-        elif cell.variant == "tiny-pixels":
+        elif cell.change == "tiny-pixels":
             factor = np.float32(PIXEL_UNIT / PIXEL_DIVISOR)
             inputs = {p: {**inputs[p], "image": inputs[p]["image"] * factor} for p in PARTS}
-        elif cell.variant == "shuffled-bands":
+        elif cell.change == "shuffled-bands":
             rng = np.random.default_rng(seed)
             inputs = {p: {**inputs[p], "image": _shuffled(inputs[p]["image"], rng)} for p in PARTS}
         labels = {part: self.goal.label[rows[part]] for part in PARTS}

@@ -84,7 +84,7 @@ class Fitter:
     def fingerprint(self, content: Mapping[str, Any], cell: Cell | None = None) -> str:
         """Return a hash of all that a result follows from; without a cell, of what reads all inputs."""
         read = self.recipe.modalities if cell is None else cell.zooms
-        columns = self.feed.columns(None if cell is None else cell.variant)
+        columns = self.feed.columns(None if cell is None else cell.change)
         whole = {
             **content,
             "format": FORMAT,
@@ -303,7 +303,7 @@ class Fitter:
     ) -> None:
         """Tell in the model's card what it learned from, and how well it does in each part."""
         task = self.recipe.task
-        columns = self.feed.columns(cell.variant)
+        columns = self.feed.columns(cell.change)
         inputs = card_inputs(self.dataset, cell.zooms, columns, self.recipe.smooth)
         model.card.update(
             label={"name": task.label, "unit": task.unit, "definition": task.definition},

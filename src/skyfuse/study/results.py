@@ -52,7 +52,7 @@ class StudyResult:
     Attributes
     ----------
     results : DataFrame
-        One row a cell: model, fusion, zooms, role, variant, size, parameters, number of objects, each score
+        One row a cell: model, fusion, zooms, role, change, size, parameters, number of objects, each score
         of each part, the score by which it is chosen (missing where it is not up for choice), 95 % intervals
         of the test scores, coverage and width of the prediction intervals or sets, what is attainable and
         the distance from it, wall times.
@@ -182,7 +182,7 @@ class Findings:
             note, test = self.notes[cell.name], self.tests[cell.name]
             row: dict[str, Any] = {"cell": cell.name, "model": cell.model, "fusion": cell.fusion}
             row |= {f"{modality}_zoom": cell.zooms.get(modality) for modality in ("image", "spectrum")}
-            row |= {"role": cell.role, "variant": cell.variant, "size": cell.size}
+            row |= {"role": cell.role, "change": cell.change, "size": cell.size}
             row["parameters"] = json.dumps(note["parameters"], sort_keys=True)
             row |= {f"n_{part}": note["n"][part] for part in PARTS}
             names = names_of(self.recipe.task)
@@ -225,7 +225,7 @@ class Findings:
             sound = reference(self.recipe, cell.model, cell.fusion).name
             difference, low, high = self.boot.difference(cell.name, sound, primary)
             row = {
-                "variant": cell.variant,
+                "change": cell.change,
                 "cell": cell.name,
                 "sound": sound,
                 "metric": primary,

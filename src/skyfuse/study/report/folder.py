@@ -109,7 +109,7 @@ class Folder:
     def sound(self) -> pd.DataFrame:
         """The comparisons between cells without leaking inputs, in the primary score."""
         table = self.comparisons[self.comparisons["metric"] == self.primary]
-        return table[table["variant"].isna()]
+        return table[table["change"].isna()]
 
     @property
     def undefined(self) -> dict[str, str]:
@@ -295,7 +295,8 @@ def read_folder(path: Path) -> Folder:
             tables[name] = pd.DataFrame()
             continue
         try:
-            tables[name] = read_parquet(file)
+            # Studies of version 0.1 call it a variant.
+            tables[name] = read_parquet(file).rename(columns={"variant": "change"})
         except StoreError as error:
             raise StoreError(
                 f"{name}.parquet is missing or damaged",

@@ -132,7 +132,7 @@ def _leaky_gains(study: Folder) -> list[dict[str, Any]]:
         model, fusion, single = str(row["model"]), str(row["fusion"]), str(fusion_of[row["b"]])
         names = {"model_name": model_name(model), "name": f"{fusion_name(fusion)} \N{MINUS SIGN} {single}"}
         entry = found.setdefault((model, fusion, single), names)
-        entry["sound" if pd.isna(row["variant"]) else "leaky"] = row
+        entry["sound" if pd.isna(row["change"]) else "leaky"] = row
     return [entry for entry in found.values() if "sound" in entry and "leaky" in entry]
 
 
@@ -163,12 +163,12 @@ def _gains(study: Folder) -> list[dict[str, Any]]:
 
 
 def _flaws(study: Folder) -> list[dict[str, Any]]:
-    effects = {row["variant"]: row for row in records(study.effects)} if len(study.effects) else {}
+    effects = {row["change"]: row for row in records(study.effects)} if len(study.effects) else {}
     return [
         {
             "what": flaw.what,
             "avoided": flaw.avoided,
-            "effect": effects.get(flaw.variant) if flaw.variant else None,
+            "effect": effects.get(flaw.change) if flaw.change else None,
             "model_name": model_name(flaw.model or ""),
             "fusion": flaw.fusion,
         }
