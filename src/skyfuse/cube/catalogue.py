@@ -16,7 +16,6 @@ from skyfuse.checksums import read_checksums, verified
 from skyfuse.cube.grid import healpix29
 from skyfuse.disk import replaced
 from skyfuse.errors import StoreError
-from skyfuse.survey.records import BANDS
 
 ROWS = 1_000_000
 """A partition with more rows than this splits into its four children."""
@@ -34,6 +33,7 @@ _VERDICT: list[tuple[str, pa.DataType]] = [
 ]
 _SPECTRUM: list[tuple[str, pa.DataType]] = [
     ("spectrum_id", pa.string()),
+    ("instrument", pa.string()),
     ("survey", pa.string()),
     ("plate", pa.int64()),
     ("mjd", pa.int64()),
@@ -43,53 +43,73 @@ _SPECTRUM: list[tuple[str, pa.DataType]] = [
     *_VERDICT,
     ("good_fraction", pa.float64()),
 ]
+_FILE: list[tuple[str, pa.DataType]] = [("file", pa.string()), ("key", pa.string()), ("sha256", pa.string())]
 
-SCHEMAS: dict[str, pa.Schema] = {
-    "objects": pa.schema(
+_FRAMES = pa.schema(
+    [
+        ("frame_id", pa.string()),
+        ("instrument", pa.string()),
+        ("survey", pa.string()),
+        ("run", pa.int64()),
+        ("camcol", pa.int64()),
+        ("field", pa.int64()),
+        ("band", pa.string()),
+        ("mjd", pa.float64()),
+        ("ra", pa.float64()),
+        ("dec", pa.float64()),
+        ("ny", pa.int64()),
+        ("nx", pa.int64()),
+        ("unit", pa.string()),
+        ("caution", pa.string()),
+        ("sky_sigma", pa.float64()),
+        ("good_fraction", pa.float64()),
+        ("corners", pa.list_(pa.float64())),
+        ("radius", pa.float64()),
+        ("wcs", pa.string()),
+        *_FILE,
+        *_PLACE,
+    ]
+)
+_SPECTRA = pa.schema([("object_id", pa.string()), *_SPECTRUM, *_FILE, *_PLACE])
+
+
+def schema_of(name: str, instruments: Mapping[str, Any]) -> pa.Schema:
+    """Return the columns of an index.
+
+    `tile` is ``order/pixel`` of the tile's file, `row` the first index into its arrays: those of the
+    instrument for frames and spectra. In `objects`, position, plate to sn_median and good_fraction are those
+    of the best spectrum of all; ``spectrum_<instrument>`` is the best of one instrument,
+    ``frame_<instrument>_<band>`` the frame its cutout comes from (null: none holds it), and
+    ``inside_<instrument>_<band>`` tells whether the whole cutout lies on it. `source_id` is what the table
+    calls the object that named it; null where none did.
+
+    Parameters
+    ----------
+    name : str
+        ``objects``, ``frames`` or ``spectra``.
+    instruments : mapping
+        Entry ``instruments`` of cube.json.
+    """
+    if name != "objects":
+        return _FRAMES if name == "frames" else _SPECTRA
+    images = [(one, band) for one, told in instruments.items() for band in told.get("image", {}).get("bands", ())]
+    return pa.schema(
         [
             ("object_id", pa.string()),
+            ("source_id", pa.string()),
             ("n_spectra", pa.int64()),
             *_SPECTRUM,
-            *((f"frame_{band}", pa.string()) for band in BANDS),
-            *((f"inside_{band}", pa.bool_()) for band in BANDS),
+            *((f"spectrum_{one}", pa.string()) for one, told in instruments.items() if "spectrum" in told),
+            *((f"frame_{one}_{band}", pa.string()) for one, band in images),
+            *((f"inside_{one}_{band}", pa.bool_()) for one, band in images),
             *_PLACE,
         ]
-    ),
-    "frames": pa.schema(
-        [
-            ("frame_id", pa.string()),
-            ("survey", pa.string()),
-            ("run", pa.int64()),
-            ("camcol", pa.int64()),
-            ("field", pa.int64()),
-            ("band", pa.string()),
-            ("mjd", pa.float64()),
-            ("ra", pa.float64()),
-            ("dec", pa.float64()),
-            ("ny", pa.int64()),
-            ("nx", pa.int64()),
-            ("sky_sigma", pa.float64()),
-            ("good_fraction", pa.float64()),
-            ("corners", pa.list_(pa.float64())),
-            ("radius", pa.float64()),
-            ("wcs", pa.string()),
-            ("file", pa.string()),
-            ("sha256", pa.string()),
-            *_PLACE,
-        ]
-    ),
-    "spectra": pa.schema(
-        [("object_id", pa.string()), *_SPECTRUM, ("file", pa.string()), ("sha256", pa.string()), *_PLACE]
-    ),
-}
-"""Columns of each index.
-
-`tile` is ``order/pixel`` of the tile's file, `row` the first index into its arrays. In `objects`, position,
-plate to sn_median and good_fraction are those of the best spectrum; `frame_<band>` is the frame its cutout
-comes from (null: none holds it) and `inside_<band>` tells whether the whole cutout lies on it."""
+    )
 
 
-def write_catalogue(root: Path, name: str, rows: Sequence[Mapping[str, Any]], creator: str) -> None:
+def write_catalogue(
+    root: Path, name: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema, creator: str
+) -> None:
     """Write one index as a HATS catalogue, replacing what stands there.
 
     Parameters
@@ -97,9 +117,10 @@ def write_catalogue(root: Path, name: str, rows: Sequence[Mapping[str, Any]], cr
     root : Path
         Folder of the cube; the catalogue goes to ``root/name``.
     name : str
-        Key of `SCHEMAS`.
     rows : sequence of mapping
-        One a row, by column.
+        One a row, by column; what is not there is null, or false.
+    schema : pyarrow.Schema
+        From `schema_of`.
     creator : str
         Program and version, for the properties.
 
@@ -108,8 +129,10 @@ def write_catalogue(root: Path, name: str, rows: Sequence[Mapping[str, Any]], cr
     Layout: HATS, IVOA note 1.0: ``hats.properties``, ``partition_info.csv``,
     ``dataset/Norder=k/Dir=d/Npix=p.parquet``, rows sorted by the order-29 HEALPix column.
     """
-    schema = SCHEMAS[name]
-    columns = {key: [row[key] for row in rows] for key in schema.names}
+    columns = {}
+    for field in schema:
+        default = False if field.type == pa.bool_() else None
+        columns[field.name] = [row.get(field.name, default) for row in rows]
     table = pa.table(columns, schema=schema)
     cells = healpix29(table["ra"].to_numpy(), table["dec"].to_numpy()) if rows else np.empty(0, np.int64)
     order = np.argsort(cells, kind="stable")
@@ -170,8 +193,8 @@ def _partitions(cells: np.ndarray[Any, np.dtype[np.int64]], level: int) -> list[
     return found
 
 
-def read_catalogue(root: Path, name: str) -> pd.DataFrame:
-    """Read a whole index of a cube, sorted by HEALPix cell.
+def read_catalogue(root: Path, name: str, schema: pa.Schema) -> pd.DataFrame:
+    """Read a whole index of a cube with the columns of `schema_of`, sorted by HEALPix cell.
 
     Raises
     ------
@@ -188,11 +211,11 @@ def read_catalogue(root: Path, name: str) -> pd.DataFrame:
         contents = [verified(root, file.relative_to(root).as_posix(), checksums) for file in files]
         tables = [pq.read_table(pa.BufferReader(content)) for content in contents]
         if not tables:
-            tables = [SCHEMAS[name].empty_table()]
+            tables = [schema.empty_table()]
         table = pa.concat_tables(tables)
         if HEALPIX in table.column_names:
             table = table.sort_by(HEALPIX).drop_columns([HEALPIX])
-        missing = [column for column in SCHEMAS[name].names if column not in table.column_names]
+        missing = [column for column in schema.names if column not in table.column_names]
         if missing or not (root / name / "hats.properties").exists():
             raise ValueError(
                 f"columns missing: {', '.join(missing)}" if missing else "hats.properties is missing"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,20 @@ from typing import Any
 import numpy as np
 
 from skyfuse.cube.cutout import frame_geometry
-from skyfuse.disk import parse_json
+from skyfuse.disk import parse_json, sha256
 from skyfuse.errors import FileError, StoreError, UsageError, shown
-from skyfuse.survey.recognise import recognise
+from skyfuse.survey.reader import Partner, Reader, Refused, SurveyFile
 from skyfuse.survey.records import FrameInfo, SpectrumInfo
+from skyfuse.survey.registry import reader_of
+from skyfuse.survey.sources import read_sources
 
 CHUNK = 64
 """Files that one scan task looks at."""
+
+# Entries that every record has.
+_ALWAYS = ("path", "size", "mtime_ns", "reader", "beside", "more")
+TABLE = "table"
+"""Reader of tables of objects."""
 
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".swp", "~")
 _FITS_LIKE = (".fits", ".fit", ".fits.bz2", ".fits.gz", ".fit.gz", ".fits.fz", ".fit.fz")
@@ -28,20 +35,48 @@ _FITS_LIKE = (".fits", ".fit", ".fits.bz2", ".fits.gz", ".fit.gz", ".fits.fz", "
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An input that the cube does not hold: its path, the ledger's word for why, and the message."""
+    """An input that the cube does not hold.
+
+    Attributes
+    ----------
+    path : str
+    reason : str
+        The ledger's word for why.
+    message : str
+        One line.
+    key : str
+        Names the record within its file; empty for the whole file.
+    """
 
     path: str
     reason: str
     message: str
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class FrameSource:
-    """A frame's file as it was at the scan, what its header says, corners and radius (degrees)."""
+class Stamp:
+    """A file as it was at the scan, and who reads it.
+
+    Attributes
+    ----------
+    path : str
+    size, mtime_ns : int
+    reader : str
+        Name of its reader.
+    """
 
     path: str
     size: int
     mtime_ns: int
+    reader: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSource:
+    """A frame: its file, what the header says, corners and radius (degrees)."""
+
+    file: Stamp
     info: FrameInfo
     corners: tuple[float, ...]
     radius: float
@@ -49,28 +84,62 @@ class FrameSource:
 
 @dataclass(frozen=True, slots=True)
 class SpectrumSource:
-    """A spectrum's file as it was at the scan, and what its header says."""
+    """A spectrum: its file, and what the header says."""
 
-    path: str
-    size: int
-    mtime_ns: int
+    file: Stamp
     info: SpectrumInfo
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectSource:
+    """A row of a table of objects that are cut out whether or not they have a spectrum.
+
+    Attributes
+    ----------
+    file : Stamp
+    key : str
+        Number of the row, from 0.
+    source_id : str
+        What the table calls it.
+    ra, dec : float
+        Degrees (ICRS).
+    sha256 : str
+        Of the table.
+    """
+
+    file: Stamp
+    key: str
+    source_id: str
+    ra: float
+    dec: float
+    sha256: str
+
+
+Source = FrameSource | SpectrumSource | ObjectSource
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
-    """What a build found in its inputs; each list is sorted by path."""
+    """What a build found in its inputs; each list is sorted by path and key."""
 
     frames: list[FrameSource]
     spectra: list[SpectrumSource]
+    objects: list[ObjectSource]
     rejects: list[Reject]
+    partners: list[str]
+    """Files that are read only together with another."""
     asked: int
+    """Records in all files; a file that holds none counts as one, a partner as none."""
     doubled: frozenset[str]
     """Paths of files that stay while others with the same frame or spectrum are rejected as duplicates."""
 
 
 Record = dict[str, Any]
-"""JSON-ready: ``path``, ``size``, ``mtime_ns`` and one of ``frame``, ``spectrum``, ``reject``."""
+"""JSON-ready: what the scan tells of one file.
+
+``path``, ``size``, ``mtime_ns``, ``reader``, ``more`` (readers that were asked before all others), ``beside`` (size
+and time of each partner by path, −1 where it is missing), and either ``reject`` (reason and message), ``partner_of`` (a path) or ``records``: a list, each a
+``frame``, a ``spectrum``, an ``object`` or a ``refused`` with its fields."""
 
 Runner = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
@@ -142,39 +211,39 @@ def walk(inputs: Sequence[Path], skip: Path) -> tuple[list[str], list[Reject]]:
     return sorted(files), [rejects[path] for path in sorted(rejects)]
 
 
-def look(paths: Sequence[str]) -> list[Record]:
-    """Recognise files by their headers; a task of its own for any executor.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A task that recognises some files; see `scan`."""
 
-    Parameters
-    ----------
-    paths : sequence of str
+    paths: tuple[str, ...]
+    readers: tuple[Reader, ...] = ()
+    tables: frozenset[str] = frozenset()
+
+
+def look(task: Look) -> list[Record]:
+    """Recognise files by their headers; a task of its own for any executor.
 
     Returns
     -------
     list of dict
         A record for each file, in order.
     """
-    return [_look(path) for path in paths]
+    return [_look(path, task) for path in task.paths]
 
 
-def _look(path: str) -> Record:
-    record: Record = {"path": path, "size": -1, "mtime_ns": -1}
+def _look(path: str, task: Look) -> Record:
+    record: Record = {"path": path, "size": -1, "mtime_ns": -1, "reader": "", "beside": {}}
+    record["more"] = [reader.name for reader in task.readers]
     try:
         status = Path(path).stat()
         record |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        info = recognise(Path(path))
-        if isinstance(info, FrameInfo):
-            corners, radius = frame_geometry(info.wcs, info.shape)
-            if not np.isfinite([*corners.ravel(), radius]).all():
-                raise FileError(
-                    "its corners have no positions",
-                    reason="bad-wcs",
-                    remedy="correct its header, or get the file again from the archive",
-                    path=path,
-                )
-            record["frame"] = asdict(info) | {"corners": corners.ravel().tolist(), "radius": radius}
+        if path in task.tables:
+            record |= {"reader": TABLE, "records": _objects(Path(path))}
         else:
-            record["spectrum"] = asdict(info)
+            file = SurveyFile(Path(path))
+            reader = reader_of(file, task.readers)
+            record["reader"] = reader.name
+            _note(record, reader.records(file))
         json.dumps(record, allow_nan=False)
     except FileError as error:
         return _rejected(record, error.reason, str(error))
@@ -184,8 +253,68 @@ def _look(path: str) -> Record:
     return record
 
 
+def _note(record: Record, found: Sequence[FrameInfo | SpectrumInfo | Refused | Partner]) -> None:
+    """Write what a reader found in a file into its record."""
+    path, listed = record["path"], []
+    beside: set[str] = set()
+    for one in found:
+        if isinstance(one, Partner):
+            record |= {"partner_of": one.of, "beside": _beside([one.of])}
+            return
+        beside.update(one.partners)
+        if isinstance(one, Refused):
+            listed.append(_refused(one.key, one.reason, one.message))
+        elif isinstance(one, SpectrumInfo):
+            listed.append({"spectrum": asdict(one)})
+        else:
+            listed.append(_frame(one, path))
+    if not listed:
+        raise FileError("holds no records", reason="empty", remedy="leave it out", path=path)
+    record |= {"records": listed, "beside": _beside(sorted(beside))}
+
+
+def _refused(key: str, reason: str, message: str) -> dict[str, Any]:
+    return {"refused": {"key": key, "reason": reason, "message": message}}
+
+
+def _frame(info: FrameInfo, path: str) -> dict[str, Any]:
+    corners, radius = frame_geometry(info.wcs, info.shape)
+    if not np.isfinite([*corners.ravel(), radius]).all():
+        fault = FileError(
+            "its corners have no positions",
+            reason="bad-wcs",
+            remedy="correct its header, or get the file again from the archive",
+            path=path,
+        )
+        return _refused(info.key, fault.reason, str(fault))
+    return {"frame": asdict(info) | {"corners": corners.ravel().tolist(), "radius": radius}}
+
+
+def _objects(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table of objects as entries of its record."""
+    table, refused = read_sources(path)
+    content = sha256(path)
+    listed = [_refused(one.key, one.reason, one.message) for one in refused]
+    for row in table.to_dict("records"):
+        listed.append({"object": {str(name): value for name, value in row.items()} | {"sha256": content}})
+    return listed
+
+
+def _beside(paths: Iterable[str]) -> dict[str, list[int]]:
+    """Return size and time of the files that are read together with another; −1 for what is missing."""
+    return {path: list(_stamp(path) or (-1, -1)) for path in paths}
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
 def _rejected(record: Record, reason: str, message: str) -> Record:
-    kept = {key: record[key] for key in ("path", "size", "mtime_ns")}
+    kept = {key: record[key] for key in _ALWAYS}
     return kept | {"reject": {"reason": reason, "message": message}}
 
 
@@ -200,6 +329,9 @@ def scan(
     cache: Path,
     run: Runner,
     progress: Callable[[int, int, str], None] | None = None,
+    *,
+    readers: tuple[Reader, ...] = (),
+    tables: frozenset[str] = frozenset(),
 ) -> dict[str, Record]:
     """Recognise all files, taking from the cache those whose size and time have not changed.
 
@@ -213,22 +345,29 @@ def scan(
         ``run(function, tasks)`` yields the results as they come.
     progress : callable, optional
         ``(done, total, what)``.
+    readers : tuple of Reader
+        Asked before all others.
+    tables : frozenset of str
+        Paths of tables of objects.
 
     Returns
     -------
     dict
-        A record for each path, see `look`; `sort_out` makes a `Scan` of them.
+        A record for each path; `sort_out` makes a `Scan` of them.
     """
     known = {record["path"]: record for record in _remembered(cache)}
     records: dict[str, Record] = {}
     new: list[str] = []
     for path in files:
         record = known.get(path)
-        if record is not None and is_unchanged(record):
+        if record is not None and is_unchanged(record) and _is_read_alike(record, readers, tables):
             records[path] = record
         else:
             new.append(path)
-    chunks = [new[start : start + CHUNK] for start in range(0, len(new), CHUNK)]
+    chunks = [
+        Look(tuple(new[start : start + CHUNK]), readers, tables & {*new[start : start + CHUNK]})
+        for start in range(0, len(new), CHUNK)
+    ]
     cache.parent.mkdir(parents=True, exist_ok=True)
     if progress is not None:
         progress(len(records), len(files), "recognising files")
@@ -269,31 +408,54 @@ def _mark(line: bytes) -> bytes:
     return hashlib.sha256(line).hexdigest()[:16].encode()
 
 
+def _is_read_alike(record: Record, readers: Sequence[Reader], tables: Container[str]) -> bool:
+    """Tell whether a remembered record is what looking again would give, with the readers named now."""
+    if (record["path"] in tables) != (record["reader"] == TABLE):
+        return False
+    # A description that is named now may claim any file, and one that is named no more is not known.
+    return bool(record["more"] == [reader.name for reader in readers])
+
+
 def remember(cache: Path, records: dict[str, Record], rejects: Iterable[Reject]) -> None:
-    """Turn the records of files that failed when read in full into rejects, here and in the cache."""
-    changed = {
-        reject.path: _rejected(records[reject.path], reject.reason, reject.message) for reject in rejects
-    }
+    """Turn what failed when it was read in full into rejects, here and in the cache."""
+    failed: dict[str, dict[str, Reject]] = {}
+    for reject in rejects:
+        failed.setdefault(reject.path, {})[reject.key] = reject
+    changed = {}
+    for path, by_key in failed.items():
+        record = records[path]
+        listed = []
+        for entry in record["records"]:
+            ((kind, fields),) = entry.items()
+            reject_now = None if kind == "refused" else by_key.get(fields["key"])
+            if reject_now is not None:
+                entry = _refused(reject_now.key, reject_now.reason, reject_now.message)
+            listed.append(entry)
+        changed[path] = record | {"records": listed}
     records |= changed
     _append(cache, changed.values())
 
 
-def name_of(record: Record) -> str | None:
-    """Return the frame_id or the spectrum_id of a file; None of a reject."""
-    name = record["frame"]["frame_id"] if "frame" in record else record.get("spectrum", {}).get("spectrum_id")
-    return None if name is None else str(name)
+def names_of(record: Record) -> list[str]:
+    """Return the names of what a file holds: frame_id, spectrum_id, and ``source`` with its id."""
+    return [name for entry in record.get("records", ()) if (name := _name_of(entry)) is not None]
+
+
+def _name_of(entry: Mapping[str, Mapping[str, Any]]) -> str | None:
+    for kind, key in (("frame", "frame_id"), ("spectrum", "spectrum_id")):
+        if kind in entry:
+            return str(entry[kind][key])
+    return f"source {entry['object']['source_id']}" if "object" in entry else None
 
 
 def is_unchanged(record: Record) -> bool:
-    """Tell whether the file is there as the scan saw it, by size and time."""
+    """Tell whether the file, and those read together with it, are there as the scan saw them."""
     # Permissions and failing disks change without a trace in size and time.
     if record.get("reject", {}).get("reason") == "unreadable":
         return False
-    try:
-        status = Path(record["path"]).stat()
-    except OSError:
+    if _stamp(record["path"]) != (record["size"], record["mtime_ns"]):
         return False
-    return (status.st_size, status.st_mtime_ns) == (record["size"], record["mtime_ns"])
+    return all(list(_stamp(path) or (-1, -1)) == seen for path, seen in record["beside"].items())
 
 
 def _remembered(cache: Path) -> Iterator[Record]:
@@ -320,22 +482,13 @@ def read_line(line: bytes) -> Record:
     if mark != _mark(content):
         raise ValueError("it differs from its own checksum")
     record = parse_json(content)
-    if not {"path", "size", "mtime_ns"} <= record.keys():
+    if not record.keys() >= {*_ALWAYS}:
         raise ValueError("it is no record of a file")
     return record
 
 
-def record_of(source: FrameSource | SpectrumSource) -> Record:
-    """Return the record that `sort_out` made a source of."""
-    record: Record = {"path": source.path, "size": source.size, "mtime_ns": source.mtime_ns}
-    if isinstance(source, FrameSource):
-        shown = {"corners": list(source.corners), "radius": source.radius}
-        return record | {"frame": asdict(source.info) | shown}
-    return record | {"spectrum": asdict(source.info)}
-
-
 def sort_out(records: dict[str, Record], not_files: Iterable[Reject], standing: Container[str] = ()) -> Scan:
-    """Split the records by kind; of several files with the same frame or spectrum one stays.
+    """Split the records by kind; of several with the same frame, spectrum or source one stays.
 
     Parameters
     ----------
@@ -346,32 +499,74 @@ def sort_out(records: dict[str, Record], not_files: Iterable[Reject], standing: 
     standing : container of str
         Paths of files that a cube holds already: they stay before others, then the first path does.
     """
-    rejects = list(not_files)
-    frames: list[FrameSource] = []
-    spectra: list[SpectrumSource] = []
-    kept: dict[str, str] = {}
-    doubled: set[str] = set()
-    asked = len(records) + len(rejects)
+    sorter = _Sorter(list(not_files))
     for path in sorted(records, key=lambda path: (path not in standing, path)):
-        record = records[path]
-        if "reject" in record:
-            rejects.append(Reject(path, record["reject"]["reason"], record["reject"]["message"]))
-            continue
-        name = str(name_of(record))
-        if name in kept:
-            message = f"{shown(path)}: holds {name}, as {shown(kept[name])} does; keep one of the two"
-            rejects.append(Reject(path, "duplicate", message))
-            doubled.add(kept[name])
-            continue
-        kept[name] = path
-        if "frame" in record:
-            fields = dict(record["frame"])
-            corners, radius = tuple(fields.pop("corners")), fields.pop("radius")
-            info = FrameInfo(**(fields | {"shape": tuple(fields["shape"])}))
-            frames.append(FrameSource(path, record["size"], record["mtime_ns"], info, corners, radius))
+        sorter.add(records[path])
+    return sorter.scan()
+
+
+class _Sorter:
+    """Takes records in the order of their rank and keeps the first of each name."""
+
+    def __init__(self, rejects: list[Reject]) -> None:
+        self.rejects = rejects
+        self.frames: list[FrameSource] = []
+        self.spectra: list[SpectrumSource] = []
+        self.objects: list[ObjectSource] = []
+        self.partners: list[str] = []
+        self.asked = len(rejects)
+        self.kept: dict[str, str] = {}
+        self.doubled: set[str] = set()
+
+    def add(self, record: Record) -> None:
+        path = record["path"]
+        if "partner_of" in record:
+            self.partners.append(path)
+        elif "reject" in record:
+            self.asked += 1
+            self.rejects.append(Reject(path, record["reject"]["reason"], record["reject"]["message"]))
         else:
-            spectrum = SpectrumInfo(**record["spectrum"])
-            spectra.append(SpectrumSource(path, record["size"], record["mtime_ns"], spectrum))
-    for found in (rejects, frames, spectra):
-        found.sort(key=lambda one: one.path)
-    return Scan(frames, spectra, rejects, asked, frozenset(doubled))
+            self.asked += len(record["records"])
+            file = Stamp(path, record["size"], record["mtime_ns"], record["reader"])
+            for entry in record["records"]:
+                self._add(file, entry)
+
+    def _add(self, file: Stamp, entry: dict[str, dict[str, Any]]) -> None:
+        ((kind, given),) = entry.items()
+        fields = dict(given)
+        name = _name_of(entry)
+        if name is None:
+            self.rejects.append(Reject(file.path, fields["reason"], fields["message"], fields["key"]))
+            return
+        if name in self.kept:
+            other = self.kept[name]
+            where = f"as {shown(other)} does; keep one of the two" if other != file.path else "twice; keep one"
+            message = f"{shown(file.path)}: holds {name}, {where}"
+            self.rejects.append(Reject(file.path, "duplicate", message, fields["key"]))
+            self.doubled.add(other)
+            return
+        self.kept[name] = file.path
+        if kind == "frame":
+            corners, radius = tuple(fields.pop("corners")), fields.pop("radius")
+            fields |= {"shape": tuple(fields["shape"]), "partners": tuple(fields["partners"])}
+            self.frames.append(FrameSource(file, FrameInfo(**fields), corners, radius))
+        elif kind == "spectrum":
+            fields |= {"partners": tuple(fields["partners"])}
+            self.spectra.append(SpectrumSource(file, SpectrumInfo(**fields)))
+        else:
+            self.objects.append(ObjectSource(file, **fields))
+
+    def scan(self) -> Scan:
+        self.frames.sort(key=lambda one: (one.file.path, one.info.key))
+        self.spectra.sort(key=lambda one: (one.file.path, one.info.key))
+        self.objects.sort(key=lambda one: (one.file.path, int(one.key)))
+        self.rejects.sort(key=lambda one: (one.path, one.key))
+        return Scan(
+            self.frames,
+            self.spectra,
+            self.objects,
+            self.rejects,
+            sorted(self.partners),
+            self.asked,
+            frozenset(self.doubled),
+        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,35 +19,80 @@ from scipy.spatial import cKDTree
 
 from skyfuse.checksums import read_stamped, stamped
 from skyfuse.cube.cutout import cut_frame, place
-from skyfuse.cube.grid import GRIDS, SpectralGrid, healpix29
+from skyfuse.cube.grid import SpectralGrid, grid_named, healpix29
 from skyfuse.cube.layout import COMPONENTS, FORMAT, TILE_ORDER, VERSION, ArrayWriter, create_arrays, tile_path
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
-from skyfuse.cube.scan import FrameSource, Reject, Scan, SpectrumSource, record_of, unexpected
+from skyfuse.cube.scan import FrameSource, ObjectSource, Reject, Scan, Source, SpectrumSource, unexpected
 from skyfuse.disk import write_json
 from skyfuse.errors import FileError, StoreError, shown
 from skyfuse.sphere import chord, unit_vectors
 from skyfuse.survey.fits import Scratch
-from skyfuse.survey.recognise import read_spectrum
-from skyfuse.survey.records import BANDS, Frame, Samples, Spectrum
-from skyfuse.survey.sdss import read_frame
+from skyfuse.survey.reader import Options, Reader
+from skyfuse.survey.records import Frame, FrameInfo, Imaging, Instrument, Samples, Spectrum
+from skyfuse.survey.registry import reader_named
 
-ZOOMS = 5
-IMAGE_SIZE = 64
 DEEPEST_ORDER = 11
 MATCH_ARCSEC = 1.0
 """Spectra closer than this are epochs of one object."""
 
-IMAGE_UNIT = "nanomaggy"
-FLUX_UNIT = "1e-17 erg s-1 cm-2 Angstrom-1"
-
 # Cutouts of so many objects are in memory at a time (0.7 MB with their zooms and uncertainties).
 _BATCH = 16
 
-# Rows of a frame whose zooms are made and written at a time, so that they stay in the processor's cache: a
-# whole number of blocks of every zoom.
-_STRIP = 16 * (1 << (ZOOMS - 1))
+# Blocks of the coarsest zoom in the rows of a frame that are made and written at a time, so that they stay in
+# the processor's cache.
+_STRIP = 16
 
 _SAMPLE_BYTES = sum(dtype.itemsize for dtype in COMPONENTS.values())
+# All zooms of an image together, in native ones.
+_PYRAMID = 4 / 3
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the whole cube has in common.
+
+    Attributes
+    ----------
+    instruments : tuple of Instrument
+        Of all frames and spectra.
+    grids : tuple of (str, str)
+        Wavelength grid of each instrument that has spectra.
+    described : tuple of str
+        Descriptions of instruments that the user gave, as YAML.
+    keep_unclassified : bool
+        Spectra without the pipeline's class and redshift count as whole.
+    """
+
+    instruments: tuple[Instrument, ...]
+    grids: tuple[tuple[str, str], ...]
+    described: tuple[str, ...] = ()
+    keep_unclassified: bool = False
+
+    def instrument(self, name: str) -> Instrument:
+        """Return an instrument by its name."""
+        return next(one for one in self.instruments if one.name == name)
+
+    def imaging(self, name: str) -> Imaging:
+        """Return what the images of an instrument have in common."""
+        imaging = self.instrument(name).imaging
+        if imaging is None:
+            raise TypeError(f"{name} delivers images and says nothing of them")
+        return imaging
+
+    def grid(self, name: str) -> SpectralGrid:
+        """Return the wavelength grid of an instrument."""
+        return grid_named(dict(self.grids)[name])
+
+    def only(self, names: Container[str]) -> Setup:
+        """Return what some instruments need: a tile does not change with those of other tiles."""
+        return Setup(
+            tuple(one for one in self.instruments if one.name in names),
+            tuple((name, grid) for name, grid in self.grids if name in names),
+            self.described,
+            self.keep_unclassified,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +105,33 @@ class TilePlan:
         Folder of the cube.
     tile : str
         HEALPix order and NESTED pixel, ``"6/12345"``.
-    grid : str
-        Name of the wavelength grid.
+    setup : Setup
+        Of the instruments whose data the tile holds.
     frames : tuple of FrameSource
         Frames whose centre lies in the tile: it stores them.
     foreign : tuple of FrameSource
         Frames of other tiles that may hold objects of this one: it only cuts from them.
-    objects : tuple of tuple of SpectrumSource
-        The epochs of each object.
-    keep_unclassified : bool
-        Spectra without the pipeline's class and redshift count as whole.
+    objects : tuple of tuple of SpectrumSource or ObjectSource
+        The spectra of each object, then the rows of tables that name it.
     """
 
     out: str
     tile: str
-    grid: str
+    setup: Setup
     frames: tuple[FrameSource, ...]
     foreign: tuple[FrameSource, ...]
-    objects: tuple[tuple[SpectrumSource, ...], ...]
-    keep_unclassified: bool = False
+    objects: tuple[tuple[SpectrumSource | ObjectSource, ...], ...]
 
     @property
-    def files(self) -> int:
-        """Number of files that the tile stores."""
+    def records(self) -> int:
+        """Number of records that the tile stores."""
         return len(self.frames) + sum(map(len, self.objects))
+
+    @property
+    def paths(self) -> set[str]:
+        """Files that the tile is made from."""
+        sources: list[Source] = [*self.frames, *self.foreign, *(one for group in self.objects for one in group)]
+        return {source.file.path for source in sources}
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides the tile's bytes."""
@@ -96,12 +144,10 @@ class TileReport:
     """What a tile task says when it is done; its index rows wait in the ledger."""
 
     tile: str
-    files: int
+    records: int
 
 
-def plan(
-    scan: Scan, out: Path, grid: str, max_tile_bytes: int, *, keep_unclassified: bool = False
-) -> list[TilePlan]:
+def plan(scan: Scan, out: Path, setup: Setup, max_tile_bytes: int) -> list[TilePlan]:
     """Share frames and objects among tiles; a pure function of the scan.
 
     Parameters
@@ -109,31 +155,21 @@ def plan(
     scan : Scan
     out : Path
         Folder of the cube.
-    grid : str
-        Name of the wavelength grid.
+    setup : Setup
     max_tile_bytes : int
         A tile that would outgrow this splits into its four children, down to order `DEEPEST_ORDER`.
-    keep_unclassified : bool
-        As in `TilePlan`.
 
     Returns
     -------
     list of TilePlan
         Sorted by tile.
     """
-    objects = group_epochs(scan.spectra)
-    frames = sorted(scan.frames, key=lambda frame: _frame_order(frame.info.frame_id, frame))
+    objects = group_objects(scan.spectra, scan.objects)
+    frames = sorted(scan.frames, key=lambda frame: _frame_order(frame, setup))
     frame_cells = _cells([(frame.info.ra, frame.info.dec) for frame in frames])
-    object_cells = _cells([(epochs[0].info.ra, epochs[0].info.dec) for epochs in objects])
-    bins = GRIDS[grid].sizes[0]
-
-    pyramid = 4 / 3
-    frame_bytes = np.array([math.prod(frame.info.shape) * pyramid * _SAMPLE_BYTES for frame in frames])
-    image_bytes = len(BANDS) * IMAGE_SIZE**2 * pyramid * _SAMPLE_BYTES
-    object_bytes = np.array(
-        [image_bytes + (len(epochs) + 1) * 2 * bins * _SAMPLE_BYTES for epochs in objects]
-    )
-
+    object_cells = _cells([_place_of(group[0]) for group in objects])
+    frame_bytes = np.array([math.prod(frame.info.shape) * _PYRAMID * _SAMPLE_BYTES for frame in frames])
+    object_bytes = _object_bytes(objects, setup)
     tiles: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def split(order: int, in_frames: NDArray[np.int64], in_objects: NDArray[np.int64]) -> None:
@@ -152,23 +188,51 @@ def plan(
     for (order, pixel), (f, o) in sorted(tiles.items()):
         own = set(f.tolist())
         foreign = sorted({i for row in o for i in near[row]} - own)
+        held = [frames[i] for i in (*f, *foreign)]
+        groups = [objects[i] for i in o[np.argsort(object_cells[o], kind="stable")]]
+        names = {one.info.instrument for one in held}
+        names |= {one.info.instrument for group in groups for one in group if isinstance(one, SpectrumSource)}
         plans.append(
             TilePlan(
                 str(out),
                 f"{order}/{pixel}",
-                grid,
-                tuple(frames[i] for i in f),
-                tuple(frames[i] for i in foreign),
-                tuple(objects[i] for i in o[np.argsort(object_cells[o], kind="stable")]),
-                keep_unclassified,
+                setup.only(names),
+                tuple(held[: len(f)]),
+                tuple(held[len(f) :]),
+                tuple(groups),
             )
         )
     return plans
 
 
-def _frame_order(name: str, frame: FrameSource) -> tuple[str, int, int, int, int, str]:
+def _object_bytes(objects: Sequence[tuple[SpectrumSource | ObjectSource, ...]], setup: Setup) -> Floats:
+    """Return about how many bytes each object takes in its tile."""
+    images = sum(
+        len(one.imaging.bands) * one.imaging.size**2 for one in setup.instruments if one.imaging is not None
+    )
+    bins = {name: grid_named(grid).sizes[0] for name, grid in setup.grids}
+    return np.array(
+        [
+            _SAMPLE_BYTES
+            * (
+                images * _PYRAMID
+                + 2 * sum(bins.values())
+                + 2 * sum(bins[one.info.instrument] for one in group if isinstance(one, SpectrumSource))
+            )
+            for group in objects
+        ]
+    )
+
+
+def _frame_order(frame: FrameSource, setup: Setup) -> tuple[Any, ...]:
     info = frame.info
-    return info.survey, info.run or 0, info.camcol or 0, info.field or 0, BANDS.index(info.band), name
+    bands = setup.imaging(info.instrument).bands
+    numbers = (info.run or 0, info.camcol or 0, info.field or 0)
+    return info.instrument, info.survey, *numbers, bands.index(info.band), info.frame_id
+
+
+def _place_of(source: SpectrumSource | ObjectSource) -> tuple[float, float]:
+    return (source.ra, source.dec) if isinstance(source, ObjectSource) else (source.info.ra, source.info.dec)
 
 
 def _cells(positions: Sequence[tuple[float, float]]) -> NDArray[np.int64]:
@@ -178,39 +242,49 @@ def _cells(positions: Sequence[tuple[float, float]]) -> NDArray[np.int64]:
     return np.asarray(healpix29(ra, dec), np.int64)
 
 
-def group_epochs(spectra: Sequence[SpectrumSource]) -> list[tuple[SpectrumSource, ...]]:
-    """Group spectra of one object: all that hang together by steps of less than `MATCH_ARCSEC`.
+def group_objects(
+    spectra: Sequence[SpectrumSource], sources: Sequence[ObjectSource]
+) -> list[tuple[SpectrumSource | ObjectSource, ...]]:
+    """Group what is one object: all that hangs together by steps of less than `MATCH_ARCSEC`.
 
     Parameters
     ----------
     spectra : sequence of SpectrumSource
+    sources : sequence of ObjectSource
 
     Returns
     -------
     list of tuple
-        Each sorted by spectrum_id; the list too, by its first.
+        In each the spectra, sorted by spectrum_id, then the rows of tables, sorted by source_id; the list is
+        sorted by the first of each.
     """
-    ordered = sorted(spectra, key=lambda source: source.info.spectrum_id)
+    ordered: list[SpectrumSource | ObjectSource] = [
+        *sorted(spectra, key=lambda source: source.info.spectrum_id),
+        *sorted(sources, key=lambda source: source.source_id),
+    ]
     if not ordered:
         return []
-    vectors = unit_vectors([s.info.ra for s in ordered], [s.info.dec for s in ordered])
-    pairs = cKDTree(vectors).query_pairs(float(chord(MATCH_ARCSEC / 3600)), output_type="ndarray")
+    ra, dec = zip(*map(_place_of, ordered), strict=True)
+    pairs = cKDTree(unit_vectors(ra, dec)).query_pairs(
+        float(chord(MATCH_ARCSEC / 3600)), output_type="ndarray"
+    )
     links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(ordered),) * 2)
     _, labels = connected_components(links, directed=False)
-    groups: dict[int, list[SpectrumSource]] = defaultdict(list)
+    groups: dict[int, list[SpectrumSource | ObjectSource]] = defaultdict(list)
     for label, source in zip(labels.tolist(), ordered, strict=True):
         groups[label].append(source)
     return [tuple(group) for group in groups.values()]
 
 
 def _frames_near(
-    frames: Sequence[FrameSource], objects: Sequence[tuple[SpectrumSource, ...]]
+    frames: Sequence[FrameSource], objects: Sequence[tuple[SpectrumSource | ObjectSource, ...]]
 ) -> list[list[int]]:
     """List, for each object, the frames whose circle around the corners holds it or nearly so."""
     if not frames or not objects:
         return [[] for _ in objects]
     centres = cKDTree(unit_vectors([f.info.ra for f in frames], [f.info.dec for f in frames]))
-    positions = unit_vectors([o[0].info.ra for o in objects], [o[0].info.dec for o in objects])
+    ra, dec = zip(*(_place_of(group[0]) for group in objects), strict=True)
+    positions = unit_vectors(ra, dec)
     # The object's own place is that of its best epoch, known only when the spectra are read.
     radii = np.array([frame.radius for frame in frames]) + 2 * MATCH_ARCSEC / 3600
     candidates = centres.query_ball_point(positions, float(chord(radii.max())))
@@ -243,7 +317,7 @@ def is_built(tile_plan: TilePlan) -> bool:
         return False
 
 
-def build_tile(tile_plan: TilePlan) -> TileReport:
+def build_tile(tile_plan: TilePlan, readers: Sequence[Reader] = ()) -> TileReport:
     """Build one tile: read its spectra and frames one by one, write all zooms, cut out its objects.
 
     Independent of every other task: it writes the tile's file and the tile's entry in the ledger, each whole
@@ -252,6 +326,8 @@ def build_tile(tile_plan: TilePlan) -> TileReport:
     Parameters
     ----------
     tile_plan : TilePlan
+    readers : sequence of Reader
+        Those that are not built in, installed or registered.
 
     Returns
     -------
@@ -262,14 +338,10 @@ def build_tile(tile_plan: TilePlan) -> TileReport:
     entry_path = ledger_path(out, tile_plan.tile)
     # A tile under an entry that was made for another tile would pass for finished.
     entry_path.unlink(missing_ok=True)
-    rejects: dict[str, Reject] = {}
+    rejects: dict[tuple[str, str], Reject] = {}
     digest = None
     while True:
-        task = _Tile(
-            tile_plan,
-            [frame for frame in tile_plan.frames if frame.path not in rejects],
-            [[s for s in epochs if s.path not in rejects] for epochs in tile_plan.objects],
-        )
+        task = _Tile(tile_plan, readers, rejects)
         if not task.frames and not task.objects:
             path.unlink(missing_ok=True)
             break
@@ -277,49 +349,66 @@ def build_tile(tile_plan: TilePlan) -> TileReport:
             digest = task.write(path)
             break
         except _GapsError:
-            rejects |= {reject.path: reject for reject in task.rejects}
-    sources: list[FrameSource | SpectrumSource] = [*tile_plan.frames]
-    sources += [source for epochs in tile_plan.objects for source in epochs]
+            rejects |= {(reject.path, reject.key): reject for reject in task.rejects}
+    own = [*tile_plan.frames, *(one for group in tile_plan.objects for one in group)]
     entry = {
         "tile": tile_plan.tile,
-        "grid": tile_plan.grid,
+        "grids": dict(tile_plan.setup.grids),
+        "described": list(tile_plan.setup.described),
         "skyfuse": VERSION,
         "fingerprint": tile_plan.fingerprint(),
         "size": path.stat().st_size if digest is not None else None,
         "digest": digest,
-        "sources": [record_of(source) for source in sources],
+        "sources": sorted({source.file.path for source in own}),
         "frames": task.frame_rows,
         "spectra": task.spectrum_rows,
         "objects": task.object_rows,
         "rejects": [asdict(rejects[name]) for name in sorted(rejects)],
     }
     write_json(entry_path, stamped(entry))
-    return TileReport(tile_plan.tile, tile_plan.files)
+    return TileReport(tile_plan.tile, tile_plan.records)
 
 
 class _GapsError(Exception):
-    """Some of the tile's own files turned out bad when read in full, so that their rows stayed empty."""
+    """Some of the tile's own records turned out bad when read in full, so that their rows stayed empty."""
 
 
 class _Tile:
-    """One pass over the files of a tile; holds one frame or one spectrum in memory at a time."""
+    """One pass over the records of a tile; holds one frame or one spectrum in memory at a time."""
 
     def __init__(
-        self, tile_plan: TilePlan, frames: list[FrameSource], objects: list[list[SpectrumSource]]
+        self, tile_plan: TilePlan, readers: Sequence[Reader], bad: Container[tuple[str, str]]
     ) -> None:
-        self.plan = tile_plan
-        self.frames = frames
-        self.objects = [epochs for epochs in objects if epochs]
-        self.grid: SpectralGrid = GRIDS[tile_plan.grid]
-        self.scratch = Scratch()
+        self.plan, self.setup, self.readers = tile_plan, tile_plan.setup, readers
+        self.frames = [one for one in tile_plan.frames if (one.file.path, one.info.key) not in bad]
+        self.objects = []
+        for group in tile_plan.objects:
+            spectra = [
+                one
+                for one in group
+                if isinstance(one, SpectrumSource) and (one.file.path, one.info.key) not in bad
+            ]
+            named = [one for one in group if isinstance(one, ObjectSource)]
+            if spectra or named:
+                self.objects.append((spectra, named))
+        self.options = Options(keep_unclassified=self.setup.keep_unclassified, scratch=Scratch())
         self.rejects: list[Reject] = []
         self.frame_rows: list[dict[str, Any]] = []
         self.spectrum_rows: list[dict[str, Any]] = []
         self.object_rows: list[dict[str, Any]] = []
-        self.frame_shape = (
-            max((frame.info.shape[0] for frame in frames), default=0),
-            max((frame.info.shape[1] for frame in frames), default=0),
-        )
+        # Instruments of which the tile holds frames, has spectra, and has frames to cut objects from.
+        self.framed = _counted(one.info.instrument for one in self.frames)
+        self.observed = _counted(one.info.instrument for spectra, _ in self.objects for one in spectra)
+        cut = {one.info.instrument for one in (*self.frames, *tile_plan.foreign)} if self.objects else set()
+        self.imaged = sorted(cut)
+        self.rows: dict[str, int] = {}
+        self.frame_shapes = {
+            name: tuple(
+                max(one.info.shape[axis] for one in self.frames if one.info.instrument == name)
+                for axis in (0, 1)
+            )
+            for name in self.framed
+        }
 
     def write(self, path: Path) -> str:
         """Write the tile's file and return its checksum, or raise `_GapsError` and leave `rejects` filled."""
@@ -334,29 +423,40 @@ class _Tile:
 
     def _layout(
         self,
-    ) -> tuple[dict[str, tuple[tuple[int, ...], DTypeLike]], dict[str, NDArray[np.float64]], dict[str, str]]:
+    ) -> tuple[dict[str, tuple[tuple[int, ...], DTypeLike]], dict[str, Floats], dict[str, str]]:
         """Return the arrays of the file, wavelengths and units by group.
 
         What a viewer opens first comes first: the objects.
         """
         shapes: dict[str, tuple[int, ...]] = {}
-        wavelengths: dict[str, NDArray[np.float64]] = {}
+        wavelengths: dict[str, Floats] = {}
         units_of: dict[str, str] = {}
-        epochs = sum(map(len, self.objects))
-        for zoom in range(ZOOMS):
-            if self.objects:
-                size = _zoomed(IMAGE_SIZE, zoom)
-                shapes[f"/objects/{zoom}/image"] = (len(self.objects), len(BANDS), size, size)
-                shapes[f"/objects/{zoom}/spectrum"] = (len(self.objects), self.grid.sizes[zoom])
-                shapes[f"/spectra/{zoom}"] = (epochs, self.grid.sizes[zoom])
-            if self.frames:
-                ny, nx = self.frame_shape
-                shapes[f"/frames/{zoom}"] = (len(self.frames), _zoomed(ny, zoom), _zoomed(nx, zoom))
-        for group, shape in shapes.items():
-            spectral = group.endswith("spectrum") or group.startswith("/spectra")
-            units_of[group] = FLUX_UNIT if spectral else IMAGE_UNIT
-            if spectral:
-                wavelengths[group] = self.grid.centres(self.grid.sizes.index(shape[-1]))
+
+        def add_spectra(group: str, rows: int, name: str, zoom: int) -> None:
+            shapes[group] = (rows, self.setup.grid(name).sizes[zoom])
+            wavelengths[group] = self.setup.grid(name).centres(zoom)
+            spectroscopy = self.setup.instrument(name).spectroscopy
+            units_of[group] = "" if spectroscopy is None else spectroscopy.unit
+
+        def add_images(group: str, shape: tuple[int, ...], name: str) -> None:
+            shapes[group] = shape
+            units_of[group] = self.setup.imaging(name).unit
+
+        for name in self.imaged:
+            imaging = self.setup.imaging(name)
+            for zoom in range(imaging.zooms):
+                size = _zoomed(imaging.size, zoom)
+                shape = (len(self.objects), len(imaging.bands), size, size)
+                add_images(f"/objects/{name}/{zoom}/image", shape, name)
+        for name, count in self.observed.items():
+            for zoom in range(len(self.setup.grid(name).sizes)):
+                add_spectra(f"/objects/{name}/{zoom}/spectrum", len(self.objects), name, zoom)
+                add_spectra(f"/spectra/{name}/{zoom}", count, name, zoom)
+        for name, count in self.framed.items():
+            ny, nx = self.frame_shapes[name]
+            for zoom in range(self.setup.imaging(name).zooms):
+                shape = (count, _zoomed(ny, zoom), _zoomed(nx, zoom))
+                add_images(f"/frames/{name}/{zoom}", shape, name)
         specs: dict[str, tuple[tuple[int, ...], DTypeLike]] = {
             f"{group}/{component}": (shape, dtype)
             for group, shape in shapes.items()
@@ -364,131 +464,205 @@ class _Tile:
         }
         return specs, wavelengths, units_of
 
-    def _reject(self, path: str, error: Exception) -> None:
+    def _next_row(self, group: str) -> int:
+        """Return the next free row of an instrument's frames or spectra."""
+        row = self.rows.get(group, 0)
+        self.rows[group] = row + 1
+        return row
+
+    def _read(self, source: FrameSource | SpectrumSource) -> Any:
+        """Read a record, which must be the one that the scan saw."""
+        reader = reader_named(source.file.reader, self.readers)
+        record = reader.read(Path(source.file.path), source.info.key, self.options)
+        same = record.info == source.info if isinstance(record, Frame) else _same_name(record, source)
+        if not same:
+            raise FileError(
+                "changed while the build ran",
+                reason="changed",
+                remedy="run the same build again when it is whole",
+                path=source.file.path,
+            )
+        return record
+
+    def _reject(self, source: FrameSource | SpectrumSource, error: Exception) -> None:
         if isinstance(error, MemoryError):
             raise error
+        path, key = source.file.path, source.info.key
         if isinstance(error, FileError):
-            self.rejects.append(Reject(path, error.reason, str(error)))
+            self.rejects.append(Reject(path, error.reason, str(error), key))
         else:
-            self.rejects.append(Reject(path, "unreadable", unexpected(path, error)))
+            self.rejects.append(Reject(path, "unreadable", unexpected(path, error), key))
 
     def _fill_spectra(self, writer: ArrayWriter) -> None:
-        row = 0
-        for number, epochs in enumerate(self.objects):
-            best: Spectrum | None = None
-            best_levels: list[Samples] = []
+        for number, (sources, named) in enumerate(self.objects):
+            best: dict[str, tuple[Spectrum, list[Samples], dict[str, Any]]] = {}
             rows = []
-            for source in epochs:
+            for source in sources:
                 try:
-                    spectrum = read_spectrum(Path(source.path), keep_unclassified=self.plan.keep_unclassified)
-                    _require_same(source, spectrum.info.spectrum_id == source.info.spectrum_id)
-                    levels = spectrum_levels(spectrum, self.grid, ZOOMS)
-                    self._require_on_grid(source, levels[0])
+                    spectrum: Spectrum = self._read(source)
+                    grid = self.setup.grid(source.info.instrument)
+                    levels = spectrum_levels(spectrum, grid, len(grid.sizes))
+                    _require_on_grid(source, grid, levels[0])
                 # As in the scan: a broken file costs that file alone.
                 except Exception as error:
-                    self._reject(source.path, error)
+                    self._reject(source, error)
                     continue
+                group = f"/spectra/{source.info.instrument}"
+                row = self._next_row(group)
                 for zoom, samples in enumerate(levels):
-                    _put(writer, f"/spectra/{zoom}", row, samples)
-                rows.append(
-                    _spectrum_row(spectrum, levels[0], source.path) | {"tile": self.plan.tile, "row": row}
-                )
-                row += 1
-                if best is None or _epoch_order(spectrum) < _epoch_order(best):
-                    best, best_levels = spectrum, levels
-            if best is None:
+                    _put(writer, f"{group}/{zoom}", row, samples)
+                entry = _spectrum_row(spectrum, levels[0], source.file.path)
+                rows.append(entry | {"tile": self.plan.tile, "row": row})
+                name = source.info.instrument
+                if name not in best or _epoch_order(spectrum) < _epoch_order(best[name][0]):
+                    best[name] = spectrum, levels, entry
+            if not rows and not named:
                 continue
-            for zoom, samples in enumerate(best_levels):
-                _put(writer, f"/objects/{zoom}/spectrum", number, samples)
-            name = object_name(best.info.ra, best.info.dec)
-            self.spectrum_rows += [{"object_id": name} | entry for entry in rows]
-            best_row = next(entry for entry in rows if entry["spectrum_id"] == best.info.spectrum_id)
-            self.object_rows.append(
-                {"object_id": name, "n_spectra": len(rows)}
-                | {key: value for key, value in best_row.items() if key not in ("sha256", "file")}
-                | {"row": number}
-                | {f"frame_{band}": None for band in BANDS}
-                | {f"inside_{band}": False for band in BANDS}
-            )
+            for name in self.observed:
+                self._put_best(writer, name, number, best[name][1] if name in best else None)
+            self._add_object(number, rows, best, named)
 
-    def _require_on_grid(self, source: SpectrumSource, native: Samples) -> None:
-        if not _valid(native):
-            low, high = self.grid.edges(0)[[0, -1]]
-            raise FileError(
-                f"none of its valid pixels lies on the grid {self.grid.name!r}, {low:.0f} to {high:.0f} Å",
-                reason="outside-grid",
-                remedy="leave it out, or build with a grid that holds its wavelengths",
-                path=source.path,
-            )
+    def _put_best(self, writer: ArrayWriter, name: str, row: int, levels: list[Samples] | None) -> None:
+        """Write the best spectrum of an object, NaN where the instrument has none."""
+        for zoom, bins in enumerate(self.setup.grid(name).sizes):
+            group = f"/objects/{name}/{zoom}/spectrum"
+            if levels is not None:
+                _put(writer, group, row, levels[zoom])
+            else:
+                for component in ("value", "sigma"):
+                    writer.write(f"{group}/{component}", row, np.full(bins, np.nan, np.float32))
+
+    def _add_object(
+        self,
+        number: int,
+        rows: list[dict[str, Any]],
+        best: Mapping[str, tuple[Spectrum, list[Samples], dict[str, Any]]],
+        named: Sequence[ObjectSource],
+    ) -> None:
+        """Note the index rows of an object and of its spectra."""
+        found: dict[str, Any] = {}
+        if best:
+            _, _, found = min(best.values(), key=lambda one: _epoch_order(one[0]))
+        else:
+            found = {"ra": named[0].ra, "dec": named[0].dec}
+        name = object_name(found["ra"], found["dec"])
+        self.spectrum_rows += [{"object_id": name} | entry for entry in rows]
+        self.object_rows.append(
+            {"object_id": name, "source_id": named[0].source_id if named else None, "n_spectra": len(rows)}
+            | {key: value for key, value in found.items() if key not in ("sha256", "file", "key")}
+            | {f"spectrum_{instrument}": one.info.spectrum_id for instrument, (one, _, _) in best.items()}
+            | {"sources": {source.source_id: source.sha256 for source in named}}
+            | {"tile": self.plan.tile, "row": number}
+        )
 
     def _fill_frames(self, writer: ArrayWriter) -> None:
         ra = np.array([row["ra"] for row in self.object_rows], np.float64)
         dec = np.array([row["dec"] for row in self.object_rows], np.float64)
-        best: dict[tuple[int, str], tuple[bool, float, str]] = {}
-        own = {source.path: row for row, source in enumerate(self.frames)}
+        # For each object, instrument and band: the rank of the frame that serves, best first.
+        best: dict[tuple[int, str, str], tuple[bool, float, str]] = {}
+        # Rows in the order of the plan, so that they do not hang on the order of reading.
+        own = {id(source): self._next_row(f"/frames/{source.info.instrument}") for source in self.frames}
         for source in sorted((*self.frames, *self.plan.foreign), key=lambda source: source.info.frame_id):
-            held, inside, x0, y0 = _held(source, ra, dec)
-            row = own.get(source.path)
+            size = self.setup.imaging(source.info.instrument).size
+            held, inside, x0, y0 = _held(source, ra, dec, size)
+            row = own.get(id(source))
             if row is None and len(held) == 0:
                 continue
             try:
-                frame = read_frame(Path(source.path), self.scratch)
-                _require_same(source, frame.info == source.info and frame.value.shape == source.info.shape)
+                frame: Frame = self._read(source)
             # As in the scan: a broken file costs that file alone. A foreign frame counts in its own tile.
             except Exception as error:
                 if row is not None:
-                    self._reject(source.path, error)
+                    self._reject(source, error)
                 continue
             if row is not None:
-                good = _put_frame(writer, row, frame, self.frame_shape)
-                info = {key: value for key, value in asdict(frame.info).items() if key != "shape"}
-                self.frame_rows.append(
-                    info
-                    | {"ny": frame.info.shape[0], "nx": frame.info.shape[1], "sky_sigma": frame.sky_sigma}
-                    | {"good_fraction": good / frame.value.size}
-                    | {"corners": list(source.corners), "radius": source.radius}
-                    | {"file": shown(Path(source.path).name), "sha256": frame.sha256}
-                    | {"tile": self.plan.tile, "row": row}
-                )
-            band = frame.info.band
-            orders = [(not whole, frame.sky_sigma, frame.info.frame_id) for whole in inside]
-            better = [
-                i
-                for i, key in zip(held, orders, strict=True)
-                if key < best.get((int(i), band), (True, np.inf, ""))
-            ]
-            chosen = np.flatnonzero(np.isin(held, better))
-            for start in range(0, len(chosen), _BATCH):
-                batch = chosen[start : start + _BATCH]
-                cut = cut_frame(frame.value, frame.sigma, x0[batch], y0[batch], IMAGE_SIZE)
-                for zoom, samples in enumerate(image_levels(*cut, ZOOMS)):
-                    for i, k in enumerate(batch):
-                        one = Samples(*(component[i] for component in samples))
-                        _put(writer, f"/objects/{zoom}/image", (int(held[k]), BANDS.index(band)), one)
-            for k in chosen:
-                best[int(held[k]), band] = orders[k]
-                self.object_rows[held[k]][f"frame_{band}"] = frame.info.frame_id
-                self.object_rows[held[k]][f"inside_{band}"] = bool(inside[k])
-        self.frame_rows.sort(key=lambda entry: int(entry["row"]))
+                self._put_frame(writer, row, frame, source)
+            if frame.info.unit is None:
+                self._cut(writer, frame, (held, inside, x0, y0), best)
+        self.frame_rows.sort(key=lambda entry: (entry["instrument"], int(entry["row"])))
         self._fill_uncovered(writer, best.keys())
 
-    def _fill_uncovered(self, writer: ArrayWriter, covered: Iterable[tuple[int, str]]) -> None:
+    def _put_frame(self, writer: ArrayWriter, row: int, frame: Frame, source: FrameSource) -> None:
+        """Write all zooms of a frame and note its index row."""
+        name = frame.info.instrument
+        zooms = self.setup.imaging(name).zooms
+        good = _put_levels(writer, f"/frames/{name}", row, frame, self.frame_shapes[name], zooms)
+        info = {key: value for key, value in asdict(frame.info).items() if key not in ("shape", "partners")}
+        self.frame_rows.append(
+            info
+            | {"unit": frame.info.unit or self.setup.imaging(name).unit}
+            | {"ny": frame.info.shape[0], "nx": frame.info.shape[1], "sky_sigma": frame.sky_sigma}
+            | {"good_fraction": good / frame.value.size}
+            | {"corners": list(source.corners), "radius": source.radius}
+            | {"file": shown(Path(source.file.path).name), "sha256": frame.sha256}
+            | {"tile": self.plan.tile, "row": row}
+        )
+
+    def _cut(
+        self,
+        writer: ArrayWriter,
+        frame: Frame,
+        where: tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]],
+        best: dict[tuple[int, str, str], tuple[bool, float, str]],
+    ) -> None:
+        """Cut out the objects of which this is the best frame so far."""
+        held, inside, x0, y0 = where
+        name, band, imaging = frame.info.instrument, frame.info.band, self.setup.imaging(frame.info.instrument)
+        column = imaging.bands.index(band)
+        orders = [(not whole, frame.sky_sigma, frame.info.frame_id) for whole in inside]
+        better = [
+            i
+            for i, key in zip(held, orders, strict=True)
+            if key < best.get((int(i), name, band), (True, np.inf, ""))
+        ]
+        chosen = np.flatnonzero(np.isin(held, better))
+        for start in range(0, len(chosen), _BATCH):
+            batch = chosen[start : start + _BATCH]
+            cut = cut_frame(frame.value, frame.sigma, x0[batch], y0[batch], imaging.size)
+            for zoom, samples in enumerate(image_levels(*cut, imaging.zooms)):
+                for i, k in enumerate(batch):
+                    one = Samples(*(component[i] for component in samples))
+                    _put(writer, f"/objects/{name}/{zoom}/image", (int(held[k]), column), one)
+        for k in chosen:
+            best[int(held[k]), name, band] = orders[k]
+            self.object_rows[held[k]][f"frame_{name}_{band}"] = frame.info.frame_id
+            self.object_rows[held[k]][f"inside_{name}_{band}"] = bool(inside[k])
+
+    def _fill_uncovered(self, writer: ArrayWriter, covered: Iterable[tuple[int, str, str]]) -> None:
         """Write NaN where no frame holds an object in a band; its coverage is 0 as the file was allocated."""
-        missing = {(row, band) for row in range(len(self.object_rows)) for band in BANDS} - set(covered)
-        for zoom in range(ZOOMS):
-            blank = np.full((_zoomed(IMAGE_SIZE, zoom),) * 2, np.nan, np.float32)
-            for row, band in sorted(missing):
-                for component in ("value", "sigma"):
-                    writer.write(f"/objects/{zoom}/image/{component}", (row, BANDS.index(band)), blank)
+        there = set(covered)
+        for name in self.imaged:
+            imaging = self.setup.imaging(name)
+            missing = [
+                (row, column)
+                for row in range(len(self.object_rows))
+                for column, band in enumerate(imaging.bands)
+                if (row, name, band) not in there
+            ]
+            for zoom in range(imaging.zooms):
+                blank = np.full((_zoomed(imaging.size, zoom),) * 2, np.nan, np.float32)
+                for place_of in missing:
+                    for component in ("value", "sigma"):
+                        writer.write(f"/objects/{name}/{zoom}/image/{component}", place_of, blank)
 
 
-def _require_same(source: FrameSource | SpectrumSource, same: bool) -> None:
-    if not same:
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _same_name(spectrum: Spectrum, source: FrameSource | SpectrumSource) -> bool:
+    seen = source.info
+    return not isinstance(seen, FrameInfo) and spectrum.info.spectrum_id == seen.spectrum_id
+
+
+def _require_on_grid(source: SpectrumSource, grid: SpectralGrid, native: Samples) -> None:
+    if not _valid(native):
+        low, high = grid.edges(0)[[0, -1]]
         raise FileError(
-            "changed while the build ran",
-            reason="changed",
-            remedy="run the same build again when it is whole",
-            path=source.path,
+            f"none of its valid pixels lies on the grid {grid.name!r}, {low:.0f} to {high:.0f} Å",
+            reason="outside-grid",
+            remedy="leave it out, or build with a grid that holds its wavelengths",
+            path=source.file.path,
         )
 
 
@@ -509,7 +683,9 @@ def _put(writer: ArrayWriter, group: str, index: int | tuple[int, ...], samples:
     writer.write(f"{group}/coverage", index, samples.coverage)
 
 
-def _put_frame(writer: ArrayWriter, row: int, frame: Frame, shape: tuple[int, int]) -> int:
+def _put_levels(
+    writer: ArrayWriter, group: str, row: int, frame: Frame, shape: tuple[int, ...], zooms: int
+) -> int:
     """Write all zooms of a frame and return how many of its pixels are valid.
 
     A frame smaller than the tile's largest is padded with NaN, which has coverage 0 at every zoom.
@@ -519,22 +695,24 @@ def _put_frame(writer: ArrayWriter, row: int, frame: Frame, shape: tuple[int, in
         pad = [(0, size - own) for size, own in zip(shape, value.shape, strict=True)]
         value, sigma = (np.pad(array, pad, constant_values=np.nan) for array in (value, sigma))
     valid = 0
-    for start in range(0, shape[0], _STRIP):
-        strip = slice(start, start + _STRIP)
-        levels = image_levels(value[strip], sigma[strip], ZOOMS)
+    # A whole number of blocks of every zoom.
+    height = _STRIP << (zooms - 1)
+    for start in range(0, shape[0], height):
+        strip = slice(start, start + height)
+        levels = image_levels(value[strip], sigma[strip], zooms)
         for zoom, samples in enumerate(levels):
-            _put(writer, f"/frames/{zoom}", (row, start >> zoom), samples)
+            _put(writer, f"{group}/{zoom}", (row, start >> zoom), samples)
         valid += _valid(levels[0])
     return valid
 
 
 def _held(
-    source: FrameSource, ra: NDArray[np.float64], dec: NDArray[np.float64]
+    source: FrameSource, ra: NDArray[np.float64], dec: NDArray[np.float64], size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
     """Return which objects lie on a frame, whether their whole cutout does, and where the cutouts begin."""
     apart = np.linalg.norm(unit_vectors(ra, dec) - unit_vectors(source.info.ra, source.info.dec), axis=1)
     near = np.flatnonzero(apart <= chord(source.radius + 1 / 3600))
-    on, inside, x0, y0 = place(source.info.wcs, source.info.shape, ra[near], dec[near], IMAGE_SIZE)
+    on, inside, x0, y0 = place(source.info.wcs, source.info.shape, ra[near], dec[near], size)
     return near[on], inside[on], x0[on], y0[on]
 
 
@@ -554,8 +732,9 @@ def _spectrum_row(spectrum: Spectrum, native: Samples, path: str) -> dict[str, A
     for key in ("z", "z_err", "sn_median"):
         if catalogue[key] is not None and not math.isfinite(catalogue[key]):
             catalogue[key] = None
+    info = {key: value for key, value in asdict(spectrum.info).items() if key != "partners"}
     return (
-        asdict(spectrum.info)
+        info
         | {key: value.item() if isinstance(value, np.generic) else value for key, value in catalogue.items()}
         | {"good_fraction": _valid(native) / native.coverage.size}
         | {"file": shown(Path(path).name), "sha256": spectrum.sha256}

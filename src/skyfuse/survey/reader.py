@@ -48,11 +48,24 @@ class SurveyFile:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A record of a file that cannot be used: its key, the ledger's word for why, and the message."""
+    """A record of a file that cannot be used.
+
+    Attributes
+    ----------
+    key : str
+        Names the record within the file.
+    reason : str
+        The ledger's word for why.
+    message : str
+        One line, as of a `FileError`.
+    partners : tuple of str
+        Paths that were looked for and are missing: once they are there the file is looked at again.
+    """
 
     key: str
     reason: str
     message: str
+    partners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

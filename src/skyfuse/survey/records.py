@@ -120,7 +120,8 @@ class FrameInfo:
     scale : float
         What its file's pixels were multiplied by to get there, the frame's σ likewise.
     partners : tuple of str
-        Paths of the files beside it that it is read from too (weight, mask).
+        Paths of the files beside it that it is read from too (weight, mask), and of those that it would be
+        read from if they were there.
     caution : str
         What its header says against it without making it useless; empty for nothing.
     run, camcol, field : int or None
@@ -189,7 +190,8 @@ class SpectrumInfo:
     key : str
         Names the spectrum within its file; empty where the file holds no other.
     partners : tuple of str
-        Paths of the files beside it that it is read from too (redshifts).
+        Paths of the files beside it that it is read from too (redshifts), and of those that it would be read
+        from if they were there.
     """
 
     spectrum_id: str
@@ -246,6 +248,6 @@ def content_of(digests: Sequence[str]) -> str:
     Parameters
     ----------
     digests : sequence of str
-        SHA-256 of the file itself, then of its partners in their order.
+        SHA-256 of the file itself, then of its partners that are there, in their order.
     """
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
