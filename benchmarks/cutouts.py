@@ -50,7 +50,7 @@ def main() -> int:
         best = min(best, time.perf_counter() - started)
     assert np.isfinite(cut[4].value).mean() > 0.5
     frame = frames.iloc[rows[0]]
-    image = map_array(tile_path(cube.path, frame["tile"]), "/frames/0/value")[frame["row"]]
+    image = map_array(tile_path(cube.path, frame["tile"]), "/frames/sdss/0/value")[frame["row"]]
     positions = SkyCoord(ra[rows == rows[0]][:50], dec[rows == rows[0]][:50], unit="deg")
     wcs = frame_wcs(frame["wcs"])
     started = time.perf_counter()

@@ -38,6 +38,7 @@ SCRIPT = """
 import signal
 import sys
 from pathlib import Path
+from skyfuse.cube import build as building
 from skyfuse.cube.build import build
 
 told = set()
@@ -52,8 +53,8 @@ if __name__ == "__main__":
     # Where this was started in the background, Ctrl-C is ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     print(flush=True)
-    build([Path(path) for path in sys.argv[4:]], Path(sys.argv[1]), workers=int(sys.argv[2]),
-          max_tile_bytes=int(sys.argv[3]), progress=tell)
+    building.MAX_TILE_BYTES = int(sys.argv[3])
+    build(sys.argv[4:], sys.argv[1], workers=int(sys.argv[2]), progress=tell)
     print(flush=True)
 """
 
@@ -125,7 +126,7 @@ def main() -> int:
         states = []
         if arguments.standing:
             standing = Path(name) / "standing.cube"
-            build(arguments.standing, standing, workers=1, max_tile_bytes=arguments.tile_bytes)
+            build(arguments.standing, standing, workers=1)
             states.append(held(standing))
         lengths = spans(whole, arguments)
         expected = hashes(whole)
@@ -146,9 +147,7 @@ def main() -> int:
             hit[PHASES[phase]] += 1
             done = len(hashes(cube))
             found = not arguments.standing or (held(cube) in states and not check(cube))
-            report = build(
-                arguments.inputs, cube, workers=arguments.workers, max_tile_bytes=arguments.tile_bytes
-            )
+            report = build(arguments.inputs, cube, workers=arguments.workers)
             same = found and hashes(cube) == expected and not check(cube)
             equal += same
             verdict = "equal" if same else "DIFFERENT"

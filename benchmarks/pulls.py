@@ -58,7 +58,7 @@ def frame_pulls(
         name = f"frame-{row.band}-{row.run:06d}-{row.camcol}-{row.field:04d}.npy"
         expected = np.load(truth / name).astype(np.float64)
         file = tile_path(cube.path, row.tile)
-        native = map_array(file, "/frames/0/value")[row.row][: row.ny, : row.nx]
+        native = map_array(file, "/frames/sdss/0/value")[row.row][: row.ny, : row.nx]
         valid = np.isfinite(native)
         scale = (
             calib[name.removesuffix(".npy")] / GAIN[row.camcol][BANDS.index(row.band)]
@@ -66,7 +66,7 @@ def frame_pulls(
         count = {z: block_sum(valid.astype(np.float64), z) for z in range(zooms)}
         for z in range(zooms):
             value, sigma = (
-                map_array(file, f"/frames/{z}/{part}")[row.row].astype(np.float64)[
+                map_array(file, f"/frames/sdss/{z}/{part}")[row.row].astype(np.float64)[
                     : count[z].shape[0], : count[z].shape[1]
                 ]
                 for part in ("value", "sigma")
@@ -93,13 +93,13 @@ def spectrum_pulls(
         name = f"spec-{row.plate:04d}-{row.mjd}-{row.fiberid:04d}"
         expected = np.load(truth / f"{name}.npy").astype(np.float64)
         file = tile_path(cube.path, row.tile)
-        native = map_array(file, "/spectra/0/value")[row.row]
+        native = map_array(file, "/spectra/sdss/0/value")[row.row]
         offset = 35835 - first[name]
         flux = expected[offset : offset + native.size]
         valid = np.isfinite(native)
         for z in range(zooms):
             value, sigma = (
-                map_array(file, f"/spectra/{z}/{part}")[row.row].astype(np.float64)
+                map_array(file, f"/spectra/sdss/{z}/{part}")[row.row].astype(np.float64)
                 for part in ("value", "sigma")
             )
             n = valid.reshape(-1, 2**z).sum(axis=1)
@@ -146,10 +146,10 @@ def main() -> None:
         calib = {file.stem: float(fits.getdata(file, 1).mean()) for file in sky.rglob("frame-*.fits")}
         first = {file.stem: round(fits.getheader(file)["COEFF0"] * 1e4) for file in sky.rglob("spec-*.fits")}
         parts: dict[tuple[object, ...], list[tuple[np.ndarray, np.ndarray]]] = {}
-        for band, zoom, region, pull, own in frame_pulls(cube, sky / "expected", calib, cube.zooms):
+        for band, zoom, region, pull, own in frame_pulls(cube, sky / "expected", calib, cube.imaging().zooms):
             for name in (f"frames {band}", "frames"):
                 parts.setdefault((name, zoom, region), []).append((pull, own))
-        for zoom, region, pull in spectrum_pulls(cube, sky / "expected", first, cube.zooms):
+        for zoom, region, pull in spectrum_pulls(cube, sky / "expected", first, cube.imaging().zooms):
             parts.setdefault(("spectra", zoom, region), []).append((pull, np.zeros_like(pull)))
     result = table(parts)
     print(result.to_string(index=False, float_format="%.4f"))

@@ -28,8 +28,8 @@ def main(data: Path, output: Path) -> None:
 
         figure = plt.figure(figsize=(11, 14), layout="constrained")
         upper, lower = figure.subfigures(2, 1, height_ratios=(3, 2))
-        grid = upper.subplots(cube.zooms, len(BANDS))
-        for zoom in range(cube.zooms):
+        grid = upper.subplots(cube.imaging().zooms, len(BANDS))
+        for zoom in range(cube.imaging().zooms):
             samples = cube.gather("image", zoom, [row])
             for number, band in enumerate(BANDS):
                 axes = grid[zoom, number]
@@ -43,10 +43,14 @@ def main(data: Path, output: Path) -> None:
             f"{this['spectrum_id']}, z = {this['z']:.4f}: signal-to-noise at each zoom; grey: off the frame",
             fontsize=11,
         )
-        rows = lower.subplots(cube.zooms, 1, sharex=True)
+        rows = lower.subplots(cube.imaging().zooms, 1, sharex=True)
         for zoom, axes in enumerate(rows):
             samples = cube.gather("spectrum", zoom, [row])
-            wavelength, value, sigma = cube.grid.centres(zoom), samples.value[0], samples.sigma[0]
+            wavelength, value, sigma = (
+                cube.spectroscopy().grid.centres(zoom),
+                samples.value[0],
+                samples.sigma[0],
+            )
             axes.fill_between(
                 wavelength, value - sigma, value + sigma, color="tab:blue", alpha=0.35, lw=0, label="± σ"
             )

@@ -194,8 +194,7 @@ def build(
             paths[-1],
             grid=grid,
             replace=replace,
-            workers=workers,
-            dask=dask,
+            workers=dask or workers,
             progress=progress,
         )
     say(str(report), as_json, report.to_dict())

@@ -10,15 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from skyfuse.cube import build as build_module
 from skyfuse.cube.build import BuildReport, build
-from skyfuse.cube.catalogue import SCHEMAS
+from skyfuse.cube.catalogue import schema_of
 from skyfuse.cube.check import check
 from skyfuse.cube.grid import SDSS, tile_of
 from skyfuse.cube.layout import map_array, tile_path
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
 from skyfuse.cube.query import Cube
-from skyfuse.cube.scan import SpectrumSource, walk
-from skyfuse.cube.tiles import group_epochs, object_name
+from skyfuse.cube.scan import SpectrumSource, Stamp, walk
+from skyfuse.cube.staging import INDEXES
+from skyfuse.cube.tiles import group_objects, object_name
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import BANDS, SpectrumInfo
 from skyfuse.survey.sdss import read_frame, read_spectrum
@@ -56,7 +58,8 @@ def test_the_report_counts_everything(built: tuple[BuildReport, Cube]) -> None:
 
 def test_indexes_have_their_columns_and_point_at_their_rows(built: tuple[BuildReport, Cube]) -> None:
     _, cube = built
-    for name, schema in SCHEMAS.items():
+    for name in INDEXES:
+        schema = schema_of(name, cube.instruments)
         assert list(getattr(cube, name).columns) == schema.names
     for table in (cube.objects, cube.spectra, cube.frames):
         order = np.array([int(tile.split("/")[0]) for tile in table["tile"]])
@@ -73,7 +76,7 @@ def test_frames_are_stored_as_read_at_every_zoom(sky: Path, built: tuple[BuildRe
     frame = read_frame(frame_path(sky / "photo", 1, "g"))
     for zoom, samples in enumerate(image_levels(frame.value, frame.sigma, 5)):
         for name, expected in samples._asdict().items():
-            array = map_array(tile_path(cube.path, row["tile"]), f"/frames/{zoom}/{name}")
+            array = map_array(tile_path(cube.path, row["tile"]), f"/frames/sdss/{zoom}/{name}")
             np.testing.assert_array_equal(array[row["row"]], expected)
     assert row["sky_sigma"] == frame.sky_sigma
     assert row["good_fraction"] == 1 - 8 / 13000
@@ -101,14 +104,14 @@ def test_object_images_come_from_the_best_frame(sky: Path, built: tuple[BuildRep
     _, cube = built
     objects = cube.objects.set_index("spectrum_id")
     # Whole cutouts on both fields: the darker sky wins.
-    assert objects.loc["sdss-1-55000-4", "frame_r"] == "sdss-4510-4-2-r"
-    assert objects.loc["sdss-1-55000-5", "frame_r"] == "sdss-4510-4-3-r"
+    assert objects.loc["sdss-1-55000-4", "frame_sdss_r"] == "sdss-4510-4-2-r"
+    assert objects.loc["sdss-1-55000-5", "frame_sdss_r"] == "sdss-4510-4-3-r"
     edge = objects.loc["sdss-1-55000-3"]
-    assert not edge["inside_r"]
+    assert not edge["inside_sdss_r"]
     row = int(np.flatnonzero(objects.index == "sdss-1-55000-3")[0])
     images = cube.gather("image", 0, [row])
     band = BANDS.index("r")
-    field = int(edge["frame_r"].split("-")[3]) - 1
+    field = int(edge["frame_sdss_r"].split("-")[3]) - 1
     frame = read_frame(frame_path(sky / "photo", field, "r"))
     x, y = frame_position(frame.info.wcs, edge["ra"], edge["dec"])
     x0, y0 = int(np.ceil(x - 32)), int(np.ceil(y - 32))
@@ -127,7 +130,7 @@ def frame_position(cards: str, ra: float, dec: float) -> tuple[float, float]:
 
 def test_objects_off_every_frame_are_kept_as_nan(built: tuple[BuildReport, Cube]) -> None:
     _, cube = built
-    bare = cube.objects.index[cube.objects["frame_u"].isna()]
+    bare = cube.objects.index[cube.objects["frame_sdss_u"].isna()]
     assert len(bare) == 3
     for zoom in range(5):
         images = cube.gather("image", zoom, bare)
@@ -152,7 +155,7 @@ def test_processes_give_the_same_bytes(sky: Path, built: tuple[BuildReport, Cube
     report = build([sky / "spectro", sky / "photo"], tmp_path / "two.cube", workers=2)
     assert report.ingested == 24
     assert tile_hashes(tmp_path / "two.cube") == tile_hashes(cube.path)
-    for name in SCHEMAS:
+    for name in INDEXES:
         pd.testing.assert_frame_equal(getattr(Cube.open(tmp_path / "two.cube"), name), getattr(cube, name))
 
 
@@ -178,8 +181,11 @@ def test_a_second_build_does_only_what_is_new(tmp_path: Path) -> None:
     assert (fresh.tiles, tile_hashes(tmp_path / "b.cube")) == (removed.tiles, tile_hashes(out))
 
 
-def test_tiles_split_when_they_would_outgrow_the_limit(sky: Path, tmp_path: Path) -> None:
-    build([sky], tmp_path / "deep.cube", workers=1, max_tile_bytes=1_000_000)
+def test_tiles_split_when_they_would_outgrow_the_limit(
+    sky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "MAX_TILE_BYTES", 1_000_000)
+    build([sky], tmp_path / "deep.cube", workers=1)
     cube = Cube.open(tmp_path / "deep.cube")
     orders = {int(tile.split("/")[0]) for tile in cube.objects["tile"]}
     assert max(orders) > 6
@@ -214,7 +220,7 @@ def test_frames_of_unequal_shape_share_a_tile(sky: Path, tmp_path: Path) -> None
             expected = image_levels(frame.value, frame.sigma, 5)[zoom]
             for name, samples in expected._asdict().items():
                 path = tile_path(cube.path, rows.loc[band, "tile"])
-                stored = map_array(path, f"/frames/{zoom}/{name}")[rows.loc[band, "row"]]
+                stored = map_array(path, f"/frames/sdss/{zoom}/{name}")[rows.loc[band, "row"]]
                 assert stored.shape == shape
                 ny, nx = samples.shape
                 np.testing.assert_array_equal(stored[:ny, :nx], samples)
@@ -233,7 +239,7 @@ def test_indexes_open_in_lsdb_as_they_are(built: tuple[BuildReport, Cube]) -> No
         warnings.simplefilter("ignore")
         import lsdb
 
-        for name in SCHEMAS:
+        for name in INDEXES:
             catalogue = lsdb.open_catalog(built[1].path / name)
             assert len(catalogue) == len(getattr(built[1], name))
         near = lsdb.open_catalog(built[1].path / "objects").cone_search(10.0, 40.0, 60.0).compute()
@@ -268,11 +274,11 @@ def test_names_are_truncated_sexagesimal(ra: float, dec: float, name: str) -> No
 def test_grouping_follows_chains_and_crosses_zero_hours() -> None:
     places = [(359.9999, 0.0), (0.0001, 0.0), (0.0003, 0.0), (0.0007, 0.0)]
     sources = [
-        SpectrumSource(f"{i}", 1, 1, SpectrumInfo(f"s{i}", "sdss", 1, 1, i, *place))
+        SpectrumSource(Stamp(f"{i}", 1, 1, "r"), SpectrumInfo(f"s{i}", "sdss", 1, 1, i, *place))
         for i, place in enumerate(places)
     ]
-    groups = group_epochs(sources)
-    assert [[source.path for source in group] for group in groups] == [["0", "1", "2"], ["3"]]
+    groups = group_objects(sources, [])
+    assert [[source.file.path for source in group] for group in groups] == [["0", "1", "2"], ["3"]]
 
 
 def test_bad_calls_say_what_to_do(sky: Path, tmp_path: Path) -> None:

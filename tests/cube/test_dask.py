@@ -42,7 +42,7 @@ def test_a_killed_dask_worker_changes_no_byte(cluster: Any, tmp_path: Path) -> N
             killed.append(pids[0])
             os.kill(pids[0], signal.SIGKILL)
 
-    report = build([sky], tmp_path / "dask.cube", dask=cluster.scheduler_address, progress=kill_once)
+    report = build([sky], tmp_path / "dask.cube", workers=cluster.scheduler_address, progress=kill_once)
     assert killed
     assert report.ingested == 24
     assert tile_hashes(report.out) == expected
@@ -56,4 +56,4 @@ def test_no_scheduler_is_a_wrong_call(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(distributed, "Client", refuse)
     (tmp_path / "a").write_text("x")
     with pytest.raises(UsageError, match="no Dask scheduler answers at tcp://nowhere:1; start one"):
-        build([tmp_path / "a"], tmp_path / "c.cube", dask="tcp://nowhere:1")
+        build([tmp_path / "a"], tmp_path / "c.cube", workers="tcp://nowhere:1")

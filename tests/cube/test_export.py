@@ -75,7 +75,7 @@ def test_votable_is_read_by_astropy_with_units(cube: Cube, tmp_path: Path) -> No
     np.testing.assert_array_equal(np.ma.filled(table["flux"], np.nan), stored.value)
     factor = (1 * table["flux"].unit).to_value("1e-17 erg s-1 cm-2 Angstrom-1")
     assert factor == pytest.approx(1.0)
-    np.testing.assert_allclose(table["wavelength"][0] * 10, cube.grid.centres(3))
+    np.testing.assert_allclose(table["wavelength"][0] * 10, cube.spectroscopy().grid.centres(3))
     assert table["ra"].unit == units.deg
 
 

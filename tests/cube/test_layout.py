@@ -79,16 +79,16 @@ def test_nexus_attributes_lead_a_viewer_to_the_plot(tmp_path: Path) -> None:
     shape = (2, 5)
     with create_arrays(
         path,
-        {f"/spectra/0/{name}": (shape, "f4") for name in ("value", "sigma", "coverage")},
-        wavelengths={"/spectra/0": np.linspace(4000.0, 4400.0, 5)},
-        units={"/spectra/0": "Jy"},
+        {f"/spectra/sdss/0/{name}": (shape, "f4") for name in ("value", "sigma", "coverage")},
+        wavelengths={"/spectra/sdss/0": np.linspace(4000.0, 4400.0, 5)},
+        units={"/spectra/sdss/0": "Jy"},
     ):
         pass
     with h5py.File(path) as file:
         group = file
         while "default" in group.attrs:
             group = group[group.attrs["default"]]
-        assert group.name == "/spectra/0"
+        assert group.name == "/spectra/sdss/0"
         assert file.attrs["NX_class"] == "NXroot"
         assert file["spectra"].attrs["NX_class"] == "NXentry"
         assert group.attrs["NX_class"] == "NXdata"

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from skyfuse.cube.check import check
 from skyfuse.cube.query import Cube
 from skyfuse.cube.tiles import TilePlan, TileReport, build_tile
 from skyfuse.errors import StoreError
+from skyfuse.survey.reader import Reader
 from tests.cube.sky import make_sky, tile_hashes
 
 SCRIPT = """
@@ -102,7 +103,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
 ) -> None:
     done: list[str] = []
 
-    def interrupted(plan: TilePlan) -> TileReport:
+    def interrupted(plan: TilePlan, readers: Sequence[Reader]) -> TileReport:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(plan.tile)
@@ -123,7 +124,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(
     assert tile_hashes(out) == whole
 
 
-def _dying(plan: TilePlan) -> TileReport:
+def _dying(plan: TilePlan, readers: Sequence[Reader]) -> TileReport:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from skyfuse.checksums import replace_covered, stamped
+from skyfuse.cube import build as build_module
 from skyfuse.cube import staging
 from skyfuse.cube.build import build
 from skyfuse.cube.check import check
@@ -136,7 +137,7 @@ def test_broken_inputs_among_good_ones_are_counted_and_stay_counted(
 def test_another_grid_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     sky, cube = pair
     before = state(cube)
-    with pytest.raises(StoreError, match=r"has the wavelength grid sdss, not hiss; .*--replace"):
+    with pytest.raises(StoreError, match=r"has sdss on the wavelength grid sdss, not hiss; .*--replace"):
         build([sky], cube, grid="hiss", workers=1)
     assert state(cube) == before
     replaced = Path(shutil.copytree(cube, tmp_path / "r.cube"))
@@ -214,13 +215,16 @@ def test_a_copy_never_takes_the_place_of_what_stands(copy: tuple[Path, Path], tm
     assert report.rejects[0].path.startswith(str(tmp_path / "0"))
 
 
-def test_tiles_that_split_keep_what_they_held(copy: tuple[Path, Path], tmp_path: Path) -> None:
+def test_tiles_that_split_keep_what_they_held(
+    copy: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sky, cube = copy
     before, new = held(cube), more(tmp_path / "more")
-    build([new], cube, workers=1, max_tile_bytes=1_000_000)
+    monkeypatch.setattr(build_module, "MAX_TILE_BYTES", 1_000_000)
+    build([new], cube, workers=1)
     assert before.items() <= held(cube).items()
     assert check(cube) == []
-    whole = build([sky, new], tmp_path / "w.cube", workers=1, max_tile_bytes=1_000_000)
+    whole = build([sky, new], tmp_path / "w.cube", workers=1)
     assert tile_hashes(cube) == tile_hashes(whole.out)
 
 
@@ -238,10 +242,11 @@ def test_a_folder_of_something_else_is_left_alone(pair: tuple[Path, Path], tmp_p
     ]
 
 
-@pytest.mark.parametrize(("key", "value"), [("format", 99), ("skyfuse", "99.0"), ("grid", "desi")])
+@pytest.mark.parametrize(("key", "value"), [("format", 99), ("skyfuse", "99.0"), ("grid", "hiss")])
 def test_a_cube_of_another_version_is_left_alone(copy: tuple[Path, Path], key: str, value: object) -> None:
     sky, cube = copy
-    meta = read_json(cube / "cube.json") | {key: value}
+    meta = read_json(cube / "cube.json")
+    (meta["instruments"]["sdss"]["spectrum"] if key == "grid" else meta)[key] = value
     replace_covered(cube, "cube.json", dumps(meta).encode())
     before = state(cube)
     with pytest.raises(StoreError, match=r"--replace"):

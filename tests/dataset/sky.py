@@ -59,12 +59,12 @@ class MemoryCube:
                 "tile": "6/1",
                 "row": np.arange(n),
             }
-            | {f"frame_{band}": f"f-{band}" for band in BANDS}
+            | {f"frame_sdss_{band}": f"f-{band}" for band in BANDS}
         )
         # The first object has a second, worse epoch.
         self.spectra = pd.concat(
             [
-                self.objects.drop(columns=[f"frame_{band}" for band in BANDS]),
+                self.objects.drop(columns=[f"frame_sdss_{band}" for band in BANDS]),
                 pd.DataFrame(
                     {
                         "object_id": ["J0000"],

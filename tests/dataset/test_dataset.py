@@ -282,8 +282,8 @@ def test_frame_angle_is_that_of_the_pixel_rows(cube: MemoryCube) -> None:
     # CD matrix of the frames: one pixel along a row goes −9.526e-5 degrees east and 5.5e-5 north.
     expected = np.degrees(np.arctan2(5.5, -9.526))
     table = cube.objects.copy()
-    table.loc[:9, "frame_u"] = None
-    table.loc[10, [f"frame_{band}" for band in "ugriz"]] = None
+    table.loc[:9, "frame_sdss_u"] = None
+    table.loc[10, [f"frame_sdss_{band}" for band in "ugriz"]] = None
     angles = _frame_angles(cube.frames, table)
     assert np.isnan(angles[10])
     apart = (np.delete(angles, 10) - expected + 45) % 90 - 45

@@ -257,11 +257,10 @@ def borders(rng, n, arcsec) -> tuple[np.ndarray, np.ndarray]:
 
 def write_hats(root: Path, ra, dec, ids, most: int) -> Path:
     """Write positions as the objects of a cube, with so few rows in a partition."""
-    blank: dict[str, object] = dict.fromkeys(catalogue.SCHEMAS["objects"].names)
-    rows = [blank | {"ra": r, "dec": d, "object_id": i} for r, d, i in zip(ra, dec, ids, strict=True)]
+    rows = [{"ra": r, "dec": d, "object_id": i} for r, d, i in zip(ra, dec, ids, strict=True)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(catalogue, "ROWS", most)
-        catalogue.write_catalogue(root, "objects", rows, "test")
+        catalogue.write_catalogue(root, "objects", rows, catalogue.schema_of("objects", {}), "test")
     return root / "objects"
 
 

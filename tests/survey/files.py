@@ -1,4 +1,4 @@
-"""SDSS files in miniature, written with astropy: the readers' own code takes no part."""
+"""SDSS files in miniature, written with astropy (the readers' own code takes no part); reading any file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+
+from skyfuse.survey.reader import Options, SurveyFile
+from skyfuse.survey.records import Frame, FrameInfo, Spectrum, SpectrumInfo
+from skyfuse.survey.registry import reader_of
 
 
 def frame_header(**cards: Any) -> fits.Header:
@@ -260,3 +264,16 @@ def write_sdssv(path: Path, flux: np.ndarray, ivar: np.ndarray, loglam: np.ndarr
     hdus[2] = fits.BinTableHDU.from_columns(columns, name="SPALL")
     hdus.writeto(path, overwrite=True)
     return path
+
+
+def recognise(path: Path) -> FrameInfo | SpectrumInfo:
+    """Return what the reader of a file with one record says of it."""
+    file = SurveyFile(path)
+    (found,) = reader_of(file).records(file)
+    assert isinstance(found, FrameInfo | SpectrumInfo)
+    return found
+
+
+def read_any(path: Path, **options: bool) -> Frame | Spectrum:
+    """Read a file with one record by whatever reader knows it."""
+    return reader_of(SurveyFile(path)).read(path, "", Options(**options))

@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits
-from skyfuse.survey.recognise import read_spectrum as read_any
-from skyfuse.survey.recognise import recognise
 from skyfuse.survey.sdss import read_frame, read_spectrum
+from tests.survey.files import read_any, recognise
 
 from .files import frame_hdus, spectrum_hdus, write_lamost
 

@@ -11,8 +11,7 @@ from skyfuse.cube.pyramid import spectrum_levels
 from skyfuse.cube.query import Cube
 from skyfuse.errors import FileError
 from skyfuse.survey.lamost import read_spectrum
-from skyfuse.survey.recognise import read_spectrum as read_any
-from skyfuse.survey.recognise import recognise
+from tests.survey.files import read_any, recognise
 
 from .files import write_lamost, write_spectrum
 

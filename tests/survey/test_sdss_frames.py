@@ -20,9 +20,9 @@ from skyfuse.cube import cutout
 from skyfuse.cube.grid import zoom_wcs
 from skyfuse.errors import FileError
 from skyfuse.survey.fits import Scratch
-from skyfuse.survey.recognise import recognise
 from skyfuse.survey.records import FrameInfo
 from skyfuse.survey.sdss import dark_variance, gain, read_frame
+from tests.survey.files import recognise
 
 from .files import frame_hdus, frame_header, write_frame
 

@@ -12,8 +12,8 @@ from astropy.io import fits
 from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
 from skyfuse.errors import DataError, FileError
-from skyfuse.survey.recognise import recognise
 from skyfuse.survey.sdss import read_spectrum
+from tests.survey.files import recognise
 
 from .files import spectrum_hdus, write_spectrum
 

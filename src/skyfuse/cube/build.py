@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,33 +33,22 @@ from skyfuse.checksums import (
     read_stamped,
     write_checksums,
 )
-from skyfuse.cube.catalogue import write_catalogue
-from skyfuse.cube.grid import GRIDS
+from skyfuse.cube.catalogue import schema_of, write_catalogue
+from skyfuse.cube.grid import grid_named
 from skyfuse.cube.layout import FORMAT, TILE_ORDER, VERSION, tile_path
 from skyfuse.cube.scan import Record, Reject, Runner, Scan, remember, scan, sort_out, walk
 from skyfuse.cube.staging import INDEXES, TILES, WRITER, clean, go_on, next_folder, switch
 from skyfuse.cube.standing import Standing, read_standing
-from skyfuse.cube.tiles import (
-    FLUX_UNIT,
-    IMAGE_SIZE,
-    IMAGE_UNIT,
-    ZOOMS,
-    TilePlan,
-    build_tile,
-    is_built,
-    ledger_path,
-    plan,
-)
+from skyfuse.cube.tiles import Setup, TilePlan, build_tile, is_built, ledger_path, plan
 from skyfuse.disk import dumps, locked, replaced, write_json
 from skyfuse.errors import DataError, StoreError, UsageError, shown
 from skyfuse.processes import Context
-from skyfuse.survey.records import BANDS
+from skyfuse.survey import registry
 from skyfuse.words import Progress
 
 MAX_TILE_BYTES = 2 * 1024**3
 """A tile that would outgrow this splits into its four children."""
 
-DEFAULT_GRID = "sdss"
 _CACHE = "ledger/scan.jsonl"
 
 
@@ -71,15 +61,23 @@ class BuildReport:
     out : Path
         Folder of the cube.
     asked : int
-        Files found in the inputs.
+        Records found in the inputs: most files hold one, some thousands; one that holds none counts as one.
     frames, spectra : int
-        Files that the cube holds.
+        Records that the cube holds.
+    sources : int
+        Rows of tables of objects that the cube holds.
     objects : int
-        Groups of spectra within 1″.
+        Groups of spectra and sources within 1″.
     without_image : int
         Objects that no frame holds.
+    without_spectrum : int
+        Objects without a spectrum.
+    uncalibrated : int
+        Frames whose files do not tell their zero point: kept in their own unit, never cut for objects.
+    partners : int
+        Files that were read together with others (weights, masks, redshifts).
     rejected : dict of str to int
-        Files that the cube does not hold, by reason.
+        Records that the cube does not hold, by reason.
     rejects : list of Reject
         The same one by one; also in ``ledger/rejects.parquet``.
     gone : int
@@ -96,8 +94,12 @@ class BuildReport:
     asked: int
     frames: int
     spectra: int
+    sources: int
     objects: int
     without_image: int
+    without_spectrum: int
+    uncalibrated: int
+    partners: int
     rejected: dict[str, int]
     rejects: list[Reject]
     gone: int
@@ -108,45 +110,52 @@ class BuildReport:
 
     @property
     def ingested(self) -> int:
-        """Number of files that the cube holds."""
-        return self.frames + self.spectra
+        """Number of records that the cube holds."""
+        return self.frames + self.spectra + self.sources
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report ready for JSON."""
         return asdict(self) | {"out": str(self.out), "ingested": self.ingested}
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.out}: {self.frames} frames, {self.spectra} spectra of {self.objects} objects "
-            f"in {self.tiles} tiles ({self.built} tasks run now), {self.seconds:.1f} s",
-            f"{'files asked':<24}{self.asked:>9}",
-            f"{'ingested':<24}{self.ingested:>9}",
-            *(f"{'rejected: ' + reason:<24}{count:>9}" for reason, count in sorted(self.rejected.items())),
-            f"{'objects without image':<24}{self.without_image:>9}",
+        counts = [("records asked", self.asked), ("ingested", self.ingested)]
+        counts += [(f"rejected: {reason}", count) for reason, count in sorted(self.rejected.items())]
+        counts += [("objects without image", self.without_image)]
+        counts += [
+            (what, count)
+            for what, count in (
+                ("objects without spectrum", self.without_spectrum),
+                ("frames without zero point", self.uncalibrated),
+                ("files read beside others", self.partners),
+                ("ingested, file gone now", self.gone),
+            )
+            if count
         ]
-        if self.gone:
-            lines.append(f"{'ingested, file gone now':<24}{self.gone:>9}")
+        lines = [
+            f"{self.out}: {self.frames} frames, {self.spectra} spectra, {self.objects} objects "
+            f"in {self.tiles} tiles ({self.built} tasks run now), {self.seconds:.1f} s",
+            *(f"{what:<26}{count:>9}" for what, count in counts),
+        ]
         if self.forgotten:
             lines.append(
                 "The table of rejected files was damaged and is made anew: those of earlier builds are in it "
                 "only if they were given again."
             )
         if self.rejects:
-            lines.append(f"Each rejected file with its reason: {self.out / 'ledger' / 'rejects.parquet'}")
+            lines.append(f"Each rejected record with its reason: {self.out / 'ledger' / 'rejects.parquet'}")
         return "\n".join(lines)
 
 
 def build(
-    inputs: Sequence[Path],
-    out: Path,
+    inputs: Sequence[Path | str],
+    out: Path | str,
     *,
-    grid: str | None = None,
+    grid: str | Mapping[str, str] | None = None,
+    objects: Sequence[Path | str] = (),
     replace: bool = False,
-    workers: int | None = None,
-    dask: str | None = None,
-    progress: Progress | None = None,
-    max_tile_bytes: int = MAX_TILE_BYTES,
     keep_unclassified: bool = False,
+    workers: int | str | None = None,
+    progress: Progress | None = None,
 ) -> BuildReport:
     """Turn survey files into a cube; run it again to resume, or to take up what is new.
 
@@ -157,25 +166,24 @@ def build(
     Parameters
     ----------
     inputs : sequence of path
-        Files or folders; each file is recognised by what it is.
+        Files or folders; each file is recognised by what it is, see `skyfuse.survey.registry`.
     out : path
         Folder of the cube.
-    grid : str, optional
-        Wavelength grid, a key of `skyfuse.cube.grid.GRIDS`; by default that of the cube, ``sdss`` for a new
-        one.
+    grid : str or mapping of str to str, optional
+        Wavelength grid, see `skyfuse.cube.grid.grid_named`: of all spectra, or by instrument; by default that
+        of the cube, in a new one that of each instrument.
+    objects : sequence of path
+        Tables of positions, whose rows are objects whether or not they have a spectrum.
     replace : bool
         Make the cube anew of the files given now, whatever it holds.
-    workers : int, optional
-        Worker processes, by default one for each processor; 1 runs the tasks in this process.
-    dask : str, optional
-        Address of a Dask scheduler that runs the tasks instead. Its workers must see the same files.
+    keep_unclassified : bool
+        Also take spectra without the pipeline's class and redshift, as for a prediction: these columns of the
+        indexes are then null. Otherwise such files are rejected.
+    workers : int or str, optional
+        Worker processes, by default one for each processor; 1 runs the tasks in this process. The address of
+        a Dask scheduler lets that run the tasks; its workers must see the same files.
     progress : callable, optional
         ``(done, total, what)``.
-    max_tile_bytes : int
-        A tile that would outgrow this splits into its four children.
-    keep_unclassified : bool
-        Also take spectra without the pipeline's class and redshift (no HDU 2), as for a prediction: these
-        columns of the indexes are then null. Otherwise such files are rejected.
 
     Returns
     -------
@@ -195,53 +203,29 @@ def build(
         On Ctrl-C, with a message; what is finished stays.
     """
     started = time.monotonic()
-    inputs, out = [Path(path) for path in inputs], Path(out)
-    if grid is not None and grid not in GRIDS:
-        raise UsageError(f"there is no wavelength grid '{grid}'", remedy=f"choose one of {', '.join(GRIDS)}")
-    if not inputs:
+    paths, out = [Path(path) for path in inputs], Path(out)
+    grids = {} if grid is None else {"": grid} if isinstance(grid, str) else dict(grid)
+    grids = {name: grid_named(text).name for name, text in grids.items()}
+    if not paths and not objects:
         raise UsageError("a build needs inputs", remedy="name files or folders of frames and spectra")
-    files, not_files = walk(inputs, out)
-    if not files and not not_files:
-        raise DataError("holds no files", remedy="name a folder with SDSS frames or spectra", path=inputs[0])
+    files, not_files = walk(paths, out)
+    tables, _ = walk([Path(path) for path in objects], out)
+    if not files and not not_files and not tables:
+        raise DataError("holds no files", remedy="name a folder with frames or spectra", path=paths[0])
     _require_own(out)
-    with locked(out, *WRITER), _runner(workers, dask, len(files)) as run:
+    with locked(out, *WRITER), _runner(workers, len(files)) as run:
         go_on(out)
         clean(out)
-        standing = None if replace else read_standing(out, grid)
+        standing = None if replace else read_standing(out, grids)
         cache = out / _CACHE
         try:
-            given = scan(files, cache, run, progress)
+            given = scan(sorted({*files, *tables}), cache, run, progress, tables=frozenset(tables))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"{out}: stopped while recognising files; run the same command again to go on"
             ) from None
-        task = _Task(
-            inputs,
-            out,
-            grid or (standing and standing.grid) or DEFAULT_GRID,
-            max_tile_bytes,
-            keep_unclassified=keep_unclassified,
-            standing=standing,
-        )
-        task.require_usable(given, not_files)
-        records = given if standing is None else standing.join(given)
-        earlier = [] if standing is None else standing.earlier_rejects(records, not_files)
-        tasks = 0
-        while True:
-            found = sort_out(
-                records, [*not_files, *(earlier or ())], () if standing is None else standing.records
-            )
-            plans, todo = task.prepare(found)
-            _build_tiles(out, plans, todo, run, progress)
-            tasks += len(todo)
-            entries = task.entries(plans)
-            # A file that failed only when read in full may have stood in the way of a whole one with the
-            # same frame.
-            failed = [reject for reject in _tile_rejects(entries) if reject.path in found.doubled]
-            if not failed:
-                report = task.finish(plans, entries, found, tasks, started)
-                return dataclasses.replace(report, forgotten=earlier is None)
-            remember(cache, records, failed)
+        task = _Task([*paths, *map(Path, objects)], out, grids, standing, keep_unclassified=keep_unclassified)
+        return task.run(given, not_files, run, progress, started)
 
 
 def holds_only(out: Path, inputs: Sequence[Path]) -> bool:
@@ -253,7 +237,7 @@ def holds_only(out: Path, inputs: Sequence[Path]) -> bool:
         Folder of the cube, which need not be there.
     inputs : sequence of path
     """
-    standing = read_standing(Path(out), None)
+    standing = read_standing(Path(out), {})
     return standing is None or standing.records.keys() <= set(walk(inputs, Path(out))[0])
 
 
@@ -271,24 +255,81 @@ class _Task:
         self,
         inputs: Sequence[Path],
         out: Path,
-        grid: str,
-        max_tile_bytes: int,
+        grids: Mapping[str, str],
+        standing: Standing | None,
         *,
         keep_unclassified: bool,
-        standing: Standing | None,
     ) -> None:
         self.inputs = inputs
         self.out = out
-        self.grid = grid
-        self.max_tile_bytes = max_tile_bytes
+        self.grids = ({} if standing is None else standing.grids) | dict(grids)
         self.keep_unclassified = keep_unclassified
         self.standing = standing
         self.root = next_folder(out) if (out / "cube.json").exists() else out
 
-    def require_usable(self, given: dict[str, Record], not_files: Sequence[Reject]) -> None:
+    def run(
+        self,
+        given: dict[str, Record],
+        not_files: Sequence[Reject],
+        run: Runner,
+        progress: Progress | None,
+        started: float,
+    ) -> BuildReport:
+        """Build what is missing and let the cube appear in its next state."""
+        self._require_usable(given, not_files)
+        records = given if self.standing is None else self.standing.join(given)
+        earlier = [] if self.standing is None else self.standing.earlier_rejects(given, not_files)
+        tasks = 0
+        while True:
+            found = sort_out(
+                records,
+                [*not_files, *(earlier or ())],
+                () if self.standing is None else self.standing.records,
+            )
+            setup = self._setup(found)
+            plans, todo = self._prepare(found, setup)
+            _build_tiles(self.out, plans, todo, run, progress)
+            tasks += len(todo)
+            entries = self._entries(plans)
+            # A file that failed only when read in full may have stood in the way of a whole one with the
+            # same frame.
+            failed = [reject for reject in _tile_rejects(entries) if reject.path in found.doubled]
+            if not failed:
+                report = self._finish(plans, entries, found, setup)
+                return dataclasses.replace(
+                    report, built=tasks, seconds=time.monotonic() - started, forgotten=earlier is None
+                )
+            remember(self.out / _CACHE, records, failed)
+
+    def _setup(self, found: Scan) -> Setup:
+        """Return what is known of the instruments whose frames and spectra were found."""
+        known = registry.instruments()
+        framed = {one.info.instrument for one in found.frames}
+        observed = {one.info.instrument for one in found.spectra}
+        grids = []
+        for name in sorted(observed):
+            told = known[name].spectroscopy if name in known else None
+            if name not in self.grids and "" not in self.grids and told is None:
+                raise UsageError(
+                    f"the spectra of {name} have no wavelength grid", remedy="give one with --grid"
+                )
+            default = self.grids.get("", "" if told is None else told.grid)
+            grids.append((name, grid_named(self.grids.get(name, default)).name))
+        unknown = sorted((framed | observed) - known.keys())
+        if unknown:
+            raise StoreError(
+                f"holds data of {unknown[0]}, which is not known here",
+                remedy="name the same description with --instrument, or install the reader",
+                path=self.out,
+            )
+        return Setup(
+            tuple(known[name] for name in sorted(framed | observed)), tuple(grids), self.keep_unclassified
+        )
+
+    def _require_usable(self, given: dict[str, Record], not_files: Sequence[Reject]) -> None:
         """Raise DataError if none of the files given now can be used."""
         found = sort_out(dict(given), not_files)
-        if not found.frames and not found.spectra:
+        if not (found.frames or found.spectra or found.objects):
             self._refuse(found.rejects, found.asked)
 
     def _refuse(self, rejects: Sequence[Reject], asked: int) -> NoReturn:
@@ -301,16 +342,10 @@ class _Task:
             path=self.inputs[0],
         )
 
-    def prepare(self, found: Scan) -> tuple[list[TilePlan], list[TilePlan]]:
+    def _prepare(self, found: Scan, setup: Setup) -> tuple[list[TilePlan], list[TilePlan]]:
         """Plan the tiles; return all plans, each with the folder of its tile, and those still to be built."""
         todo, plans = [], []
-        for planned in plan(
-            found,
-            self.out.absolute(),
-            self.grid,
-            self.max_tile_bytes,
-            keep_unclassified=self.keep_unclassified,
-        ):
+        for planned in plan(found, self.out.absolute(), setup, MAX_TILE_BYTES):
             tile_plan = planned
             if not is_built(tile_plan):
                 tile_plan = dataclasses.replace(planned, out=str(self.root.absolute()))
@@ -330,29 +365,52 @@ class _Task:
         entries = (self.root / "ledger" / "tiles").glob("Norder=*-Npix=*.json")
         return sorted({*self.root.glob(TILES), *entries} - planned)
 
-    def entries(self, plans: Sequence[TilePlan]) -> list[dict[str, Any]]:
+    def _entries(self, plans: Sequence[TilePlan]) -> list[dict[str, Any]]:
         """Return what the ledger says of each tile."""
         return [read_stamped(ledger_path(Path(tile_plan.out), tile_plan.tile)) for tile_plan in plans]
 
-    def finish(
-        self,
-        plans: Sequence[TilePlan],
-        entries: Sequence[dict[str, Any]],
-        found: Scan,
-        built: int,
-        started: float,
+    def _finish(
+        self, plans: Sequence[TilePlan], entries: Sequence[dict[str, Any]], found: Scan, setup: Setup
     ) -> BuildReport:
         """Gather the ledger's entries into the indexes, seal the cube with cube.json and let it appear."""
         rows: dict[str, list[dict[str, Any]]] = {
             name: [row for entry in entries for row in entry[name]] for name in INDEXES
         }
-        rejects = sorted([*found.rejects, *_tile_rejects(entries)], key=lambda reject: reject.path)
-        if not rows["frames"] and not rows["spectra"]:
+        rejects = sorted(
+            [*found.rejects, *_tile_rejects(entries)], key=lambda reject: (reject.path, reject.key)
+        )
+        if not any(rows.values()):
             self._refuse(rejects, found.asked)
         if self.standing is not None:
-            self.standing.require_held([*rows["frames"], *rows["spectra"]])
-        meta = self._meta(rows, rejects, found.asked, sum(entry["size"] is not None for entry in entries))
-        table = _rejects_table(rejects)
+            self.standing.require_held([row for name in INDEXES for row in rows[name]])
+        tiles = sum(entry["size"] is not None for entry in entries)
+        meta = self._meta(rows, setup, rejects, {"asked": found.asked, "tiles": tiles})
+        self._publish(plans, entries, meta, rows, _rejects_table(rejects))
+        counts = meta["counts"]
+        return BuildReport(
+            out=self.out,
+            rejected=meta["rejected"],
+            rejects=rejects,
+            partners=len(found.partners),
+            gone=0 if self.standing is None else len(self.standing.gone),
+            built=0,
+            seconds=0.0,
+            **{
+                field.name: counts[field.name]
+                for field in dataclasses.fields(BuildReport)
+                if field.name in counts
+            },
+        )
+
+    def _publish(
+        self,
+        plans: Sequence[TilePlan],
+        entries: Sequence[dict[str, Any]],
+        meta: dict[str, Any],
+        rows: Mapping[str, Sequence[Mapping[str, Any]]],
+        rejects: bytes,
+    ) -> None:
+        """Write indexes, checksums and cube.json, and put them in place, unless just this stands there."""
         tiles: dict[str, str] = {}
         for tile_plan, entry in zip(plans, entries, strict=True):
             root = Path(tile_plan.out)
@@ -361,57 +419,52 @@ class _Task:
             if entry["size"] is not None:
                 tiles[tile_path(root, tile_plan.tile).relative_to(root).as_posix()] = entry["digest"]
         new = any(Path(tile_plan.out) != self.out.absolute() for tile_plan in plans)
-        if new or not self._stands(meta, table, tiles):
+        if new or not self._stands(meta, rejects, tiles):
             for name, found_rows in rows.items():
-                write_catalogue(self.root, name, found_rows, f"skyfuse {VERSION}")
-            _write_bytes(self.root / "ledger" / "rejects.parquet", table)
+                schema = schema_of(name, meta["instruments"])
+                write_catalogue(self.root, name, found_rows, schema, f"skyfuse {VERSION}")
+            _write_bytes(self.root / "ledger" / "rejects.parquet", rejects)
             self._seal(meta, tiles)
             if self.root != self.out:
                 switch(self.out, tiles)
         shutil.rmtree(next_folder(self.out), ignore_errors=True)
         clean(self.out)
-        return BuildReport(
-            out=self.out,
-            asked=found.asked,
-            frames=len(rows["frames"]),
-            spectra=len(rows["spectra"]),
-            objects=len(rows["objects"]),
-            without_image=meta["counts"]["without_image"],
-            rejected=meta["rejected"],
-            rejects=rejects,
-            gone=0 if self.standing is None else len(self.standing.gone),
-            tiles=meta["counts"]["tiles"],
-            built=built,
-            seconds=time.monotonic() - started,
-        )
 
     def _meta(
         self,
         rows: Mapping[str, Sequence[Mapping[str, Any]]],
+        setup: Setup,
         rejects: Sequence[Reject],
-        asked: int,
-        tiles: int,
+        counts: Mapping[str, int],
     ) -> dict[str, Any]:
         """Return the content of cube.json."""
         names = {"frames": "frame_id", "spectra": "spectrum_id"}
-        hashes = sorted(f"{row[key]} {row['sha256']}" for name, key in names.items() for row in rows[name])
-        counts = {name: len(found) for name, found in rows.items()}
-        without_image = sum(all(row[f"frame_{band}"] is None for band in BANDS) for row in rows["objects"])
+        hashes = [f"{row[key]} {row['sha256']}" for name, key in names.items() for row in rows[name]]
+        sources = {name: content for row in rows["objects"] for name, content in row["sources"].items()}
+        hashes += [f"source {name} {content}" for name, content in sources.items()]
+        instruments = _described(setup, rows)
+        images = [key for key in schema_of("objects", instruments).names if key.startswith("frame_")]
         earlier = [] if self.standing is None else self.standing.meta.get("inputs", {}).get("names", [])
         return {
             "format": FORMAT,
             "skyfuse": VERSION,
             "kind": "cube",
-            "grid": self.grid,
-            "zooms": ZOOMS,
-            "image": {"size": IMAGE_SIZE, "bands": BANDS, "unit": IMAGE_UNIT},
-            "spectrum": {"sizes": list(GRIDS[self.grid].sizes), "unit": FLUX_UNIT},
+            "instruments": instruments,
             "healpix": {"ordering": "NESTED", "tile_order": TILE_ORDER},
-            "counts": counts | {"asked": asked, "tiles": tiles, "without_image": without_image},
+            "counts": {name: len(found) for name, found in rows.items()}
+            | dict(counts)
+            | {
+                "sources": len(sources),
+                "without_image": sum(all(row.get(key) is None for key in images) for row in rows["objects"]),
+                "without_spectrum": sum(not row["n_spectra"] for row in rows["objects"]),
+                "uncalibrated": sum(
+                    row["unit"] != instruments[row["instrument"]]["image"]["unit"] for row in rows["frames"]
+                ),
+            },
             "rejected": dict(sorted(Counter(reject.reason for reject in rejects).items())),
             "inputs": {
                 "names": list(dict.fromkeys([*earlier, *map(str, self.inputs)])),
-                "sha256": hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+                "sha256": hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest(),
             },
         }
 
@@ -455,6 +508,22 @@ class _Task:
         return {_CACHE: f"{digest(path, size=size)}@{size}"} if size else {}
 
 
+def _described(
+    setup: Setup, rows: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return what cube.json says of each instrument whose data the cube holds."""
+    told: dict[str, dict[str, dict[str, Any]]] = {}
+    for name in sorted({row["instrument"] for row in rows["frames"]}):
+        imaging = setup.imaging(name)
+        told[name] = {"image": asdict(imaging) | {"bands": list(imaging.bands)}}
+    for name in sorted({row["instrument"] for row in rows["spectra"]}):
+        spectroscopy, grid = setup.instrument(name).spectroscopy, setup.grid(name)
+        unit = "" if spectroscopy is None else spectroscopy.unit
+        spectrum = {"grid": grid.name, "sizes": list(grid.sizes), "zooms": len(grid.sizes), "unit": unit}
+        told.setdefault(name, {})["spectrum"] = spectrum
+    return dict(sorted(told.items()))
+
+
 def _tile_rejects(entries: Sequence[Mapping[str, Any]]) -> list[Reject]:
     """Return the files that failed when they were read in full."""
     return [Reject(**reject) for entry in entries for reject in entry["rejects"]]
@@ -463,15 +532,16 @@ def _tile_rejects(entries: Sequence[Mapping[str, Any]]) -> list[Reject]:
 def _build_tiles(
     out: Path, plans: Sequence[TilePlan], todo: Sequence[TilePlan], run: Runner, progress: Progress | None
 ) -> None:
-    total = sum(tile_plan.files for tile_plan in plans)
-    done = total - sum(tile_plan.files for tile_plan in todo)
+    total = sum(tile_plan.records for tile_plan in plans)
+    done = total - sum(tile_plan.records for tile_plan in todo)
+    task = partial(build_tile, readers=registry.added())
     finished = 0
     if progress is not None:
         progress(done, total, "building tiles")
     try:
         # The largest first, so that none is left running alone at the end.
-        for report in run(build_tile, sorted(todo, key=lambda tile_plan: -tile_plan.files)):
-            done += report.files
+        for report in run(task, sorted(todo, key=lambda tile_plan: -tile_plan.records)):
+            done += report.records
             finished += 1
             if progress is not None:
                 progress(done, total, "building tiles")
@@ -494,7 +564,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 def _rejects_table(rejects: Sequence[Reject]) -> bytes:
     """Return the table of rejects as Parquet."""
-    names = ("path", "reason", "message")
+    names = ("path", "key", "reason", "message")
     # File names may hold bytes that are no UTF-8 text.
     columns = {name: [shown(getattr(reject, name)) for reject in rejects] for name in names}
     table = pa.table(columns, schema=pa.schema([(name, pa.string()) for name in names]))
@@ -527,10 +597,10 @@ def _require_own(out: Path) -> None:
 
 
 @contextmanager
-def _runner(workers: int | None, dask: str | None, files: int) -> Iterator[Runner]:
+def _runner(workers: int | str | None, files: int) -> Iterator[Runner]:
     """Give a function that runs tasks and yields their results: here, on processes, or on Dask."""
-    if dask is not None:
-        with _dask_runner(dask) as on_dask:
+    if isinstance(workers, str):
+        with _dask_runner(workers) as on_dask:
             yield on_dask
         return
     count = min(workers or _processors(), files)

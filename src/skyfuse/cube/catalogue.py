@@ -92,7 +92,9 @@ def schema_of(name: str, instruments: Mapping[str, Any]) -> pa.Schema:
     """
     if name != "objects":
         return _FRAMES if name == "frames" else _SPECTRA
-    images = [(one, band) for one, told in instruments.items() for band in told.get("image", {}).get("bands", ())]
+    images = [
+        (one, band) for one, told in instruments.items() for band in told.get("image", {}).get("bands", ())
+    ]
     return pa.schema(
         [
             ("object_id", pa.string()),

@@ -14,7 +14,6 @@ from skyfuse.cube.query import Cube
 from skyfuse.cube.scan import read_line
 from skyfuse.cube.staging import TILES
 from skyfuse.errors import StoreError
-from skyfuse.survey.records import BANDS
 
 _SCAN = "ledger/scan.jsonl"
 
@@ -54,12 +53,16 @@ def check(path: Path | str) -> list[str]:
                 f"{cube.path / what}: {len(table)} rows where cube.json counts {count}; build it again"
             )
         for tile, group in table.groupby("tile"):
-            if sorted(group["row"]) != list(range(len(group))):
-                problems.append(
-                    f"{tile_path(cube.path, str(tile))}: rows of {what} are not 0 to {len(group) - 1}; "
-                    "build it again"
-                )
-            expected.setdefault(str(tile), {}).update(_expected_shapes(cube, what, group))
+            for name, rows in [("", group)] if what == "objects" else group.groupby("instrument"):
+                if sorted(rows["row"]) != list(range(len(rows))):
+                    problems.append(
+                        f"{tile_path(cube.path, str(tile))}: rows of {what} {name} are not 0 to "
+                        f"{len(rows) - 1}; build it again"
+                    )
+                shapes = _expected_shapes(cube, what, str(name), rows)
+                expected.setdefault(str(tile), {}).update(shapes)
+    for tile, rows in tables["objects"].groupby("tile"):
+        expected[str(tile)] |= _object_shapes(cube, rows, expected[str(tile)])
     for tile, shapes in sorted(expected.items()):
         file = tile_path(cube.path, tile)
         try:
@@ -95,19 +98,35 @@ def _scan_faults(path: Path) -> Iterator[str]:
             return
 
 
-def _expected_shapes(cube: Cube, what: str, group: pd.DataFrame) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(cube: Cube, what: str, name: str, rows: pd.DataFrame) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays of an instrument's frames or spectra in a tile, by group."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for zoom in range(cube.zooms):
-        bins = (len(group), cube.grid.sizes[zoom])
-        size = -(-cube.image_size // 2**zoom)
-        if what == "objects":
-            shapes[f"/objects/{zoom}/image"] = (len(group), len(BANDS), size, size)
-            shapes[f"/objects/{zoom}/spectrum"] = bins
-        elif what == "spectra":
-            shapes[f"/spectra/{zoom}"] = bins
-        else:
-            ny, nx = (-(-int(group[axis].max()) // 2**zoom) for axis in ("ny", "nx"))
-            shapes[f"/frames/{zoom}"] = (len(group), ny, nx)
+    if what == "spectra":
+        for zoom, bins in enumerate(cube.spectroscopy(name).grid.sizes):
+            shapes[f"/spectra/{name}/{zoom}"] = (len(rows), bins)
+    elif what == "frames":
+        for zoom in range(cube.imaging(name).zooms):
+            ny, nx = (-(-int(rows[axis].max()) // 2**zoom) for axis in ("ny", "nx"))
+            shapes[f"/frames/{name}/{zoom}"] = (len(rows), ny, nx)
+    return shapes
+
+
+def _object_shapes(
+    cube: Cube, rows: pd.DataFrame, others: dict[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the arrays of a tile's objects: of all instruments that saw one of them."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, told in cube.instruments.items():
+        bands = told.get("image", {}).get("bands", [])
+        if f"/frames/{name}/0" in others or rows[[f"frame_{name}_{band}" for band in bands]].notna().any(
+            axis=None
+        ):
+            for zoom in range(told["image"]["zooms"]):
+                size = -(-told["image"]["size"] // 2**zoom)
+                shapes[f"/objects/{name}/{zoom}/image"] = (len(rows), len(bands), size, size)
+        if f"/spectra/{name}/0" in others:
+            for zoom, bins in enumerate(told["spectrum"]["sizes"]):
+                shapes[f"/objects/{name}/{zoom}/spectrum"] = (len(rows), bins)
     return shapes
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,11 +21,11 @@ from astropy.table import Column, Table
 from numpy.typing import NDArray
 
 from skyfuse.cube.layout import VERSION
-from skyfuse.cube.query import Cube
+from skyfuse.cube.query import Cube, CubeImaging, CubeSpectroscopy
 from skyfuse.cube.region import Region
 from skyfuse.disk import replaced
 from skyfuse.errors import DataError, UsageError
-from skyfuse.survey.records import BANDS, Samples
+from skyfuse.survey.records import Samples
 
 if TYPE_CHECKING:
     pass
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 Format = Literal["fits", "votable", "numpy"]
 
 _FORMATS = ("fits", "votable", "numpy")
+_SDSS_FLUX = "1e-17 erg s-1 cm-2 Angstrom-1"
 _UNITS = {"ra": "deg", "dec": "deg", "mjd": "d"}
 
 
@@ -41,7 +44,7 @@ def export(
     region: Region | None = None,
     ids: Sequence[str] | None = None,
     zoom: int = 0,
-    bands: str = BANDS,
+    bands: str | Sequence[str] | None = None,
     time: tuple[float, float] | None = None,
     fmt: Format = "fits",
 ) -> int:
@@ -55,14 +58,16 @@ def export(
     region, ids : optional
         Which objects, see `Cube.select`; by default all.
     zoom : int
-    bands : str
+    bands : str or sequence of str, optional
+        By default all; to be named only where the cube holds images of one instrument.
     time : tuple of float, optional
         Objects with a spectrum taken between these MJD; their images come from frames taken between them.
     fmt : "fits", "votable" or "numpy"
         FITS: the table of objects, then for each object its spectrum as a binary table and for each band
         three images (value, sigma, coverage) with WCS. VOTable: the table of objects with the spectra in
         array columns. NumPy: an ``.npz`` without pickled objects, all arrays aligned, its table and units as
-        JSON in the entry ``meta``.
+        JSON in the entry ``meta``. Where several instruments have images, or spectra, their names stand
+        before those of arrays, columns and HDUs.
 
     Returns
     -------
@@ -78,7 +83,7 @@ def export(
     """
     if fmt not in _FORMATS:
         raise UsageError(f"there is no export format '{fmt}'", remedy=f"choose one of {', '.join(_FORMATS)}")
-    cube.require(zoom=zoom, bands=bands)
+    parts = _parts(cube, zoom, bands)
     out = _file(out)
     table = cube.select("objects", region=region, ids=ids, time=time)
     if table.empty:
@@ -86,18 +91,52 @@ def export(
             "no object meets the selection", remedy="widen the region or the time", path=cube.path
         )
     rows = table.index.to_numpy()
-    spectra = cube.gather("spectrum", zoom, rows)
+    spectra = {
+        prefix: (told, cube.gather("spectrum", zoom, rows, told.instrument))
+        for prefix, told in parts.spectra.items()
+    }
     with replaced(out) as partial:
         if fmt == "fits":
-            _write_fits(cube, partial, table, spectra, zoom, bands, time)
+            _write_fits(cube, partial, table, spectra, parts, time)
         elif fmt == "votable":
             _write_votable(cube, partial, table, spectra, zoom)
         else:
-            images = cube.cutouts(
-                table["ra"], table["dec"], size=cube.image_size, zooms=(zoom,), bands=bands, time=time
-            )[zoom]
-            _write_numpy(cube, partial, table, images, spectra, zoom, bands)
+            _write_numpy(cube, partial, table, spectra, parts, time)
     return len(table)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What is exported of each object: images with their bands and spectra, by the prefix of their names."""
+
+    zoom: int
+    images: dict[str, tuple[CubeImaging, tuple[str, ...]]]
+    spectra: dict[str, CubeSpectroscopy]
+
+
+def _parts(cube: Cube, zoom: int, bands: str | Sequence[str] | None) -> _Parts:
+    imagings = [cube.imaging(name) for name in cube.instruments_with("image")]
+    spectroscopies = [cube.spectroscopy(name) for name in cube.instruments_with("spectrum")]
+    if bands is not None and len(imagings) > 1:
+        raise UsageError(
+            f"bands were named, and the cube holds images of {len(imagings)} instruments",
+            remedy="leave the bands out to export all, or cut out images of one instrument",
+            path=cube.path,
+        )
+    least = min([one.zooms for one in imagings] + [one.zooms for one in spectroscopies])
+    if zoom not in range(least):
+        raise UsageError(
+            f"there is no zoom {zoom}", remedy=f"choose 0 (native) to {least - 1}", path=cube.path
+        )
+
+    def prefix(instrument: str, others: Sequence[Any]) -> str:
+        return f"{instrument}_" if len(others) > 1 else ""
+
+    return _Parts(
+        zoom,
+        {prefix(one.instrument, imagings): (one, one.chosen(bands)) for one in imagings},
+        {prefix(one.instrument, spectroscopies): one for one in spectroscopies},
+    )
 
 
 def write_cutout(cut: NDData, out: Path | str) -> None:
@@ -150,12 +189,13 @@ def _image_hdus(cut: NDData, prefix: str) -> list[fits.ImageHDU]:
             # SIP is no part of the standard: astropy writes it only where that is allowed.
             header = fits.Header() if wcs is None else wcs.to_header(relax=wcs.sip is not None)
             if name != "COVERAGE":
-                header["BUNIT"] = "nanomaggy"
+                header["BUNIT"] = cut.meta["unit"]
             header["BAND"] = band
             header["ZOOM"] = (cut.meta["zoom"], "each step halves both axes")
             if band in cut.meta["frame_id"]:
                 header["FRAMEID"] = cut.meta["frame_id"][band]
-                header["MJD-OBS"] = (cut.meta["mjd"][band], "middle of the exposure, TAI")
+                if math.isfinite(cut.meta["mjd"][band]):
+                    header["MJD-OBS"] = (cut.meta["mjd"][band], "middle of the exposure, TAI")
             hdus.append(fits.ImageHDU(array[number], header, name=f"{prefix}{band}_{name}"))
     return hdus
 
@@ -181,47 +221,68 @@ def _write_fits(
     cube: Cube,
     path: Path,
     table: pd.DataFrame,
-    spectra: Samples,
-    zoom: int,
-    bands: str,
+    spectra: Mapping[str, tuple[CubeSpectroscopy, Samples]],
+    parts: _Parts,
     time: tuple[float, float] | None,
 ) -> None:
-    flux_unit = units.Unit(cube.meta["spectrum"]["unit"])
     hdus = fits.HDUList([_primary(), fits.BinTableHDU(_astropy_table(table), name="OBJECTS")])
-    for number, (object_id, ra, dec) in enumerate(
-        zip(table["object_id"], table["ra"], table["dec"], strict=True), start=1
+    for row, (object_id, ra, dec) in enumerate(
+        zip(table["object_id"], table["ra"], table["dec"], strict=True)
     ):
-        columns = {
-            "wavelength": cube.grid.centres(zoom) * units.AA,
-            "flux": spectra.value[number - 1] * flux_unit,
-            "sigma": spectra.sigma[number - 1] * flux_unit,
-            "coverage": spectra.coverage[number - 1].astype(np.float32),
-        }
-        spectrum = fits.table_to_hdu(Table(columns))
-        spectrum.name = f"{number}_SPECTRUM"
-        spectrum.header["OBJECT"] = object_id
-        hdus.append(spectrum)
-        try:
-            cut = cube.cutout(
-                SkyCoord(ra, dec, unit="deg"), size=cube.image_size, zoom=zoom, bands=bands, time=time
-            )
-        except DataError:
-            # No frame holds this object: its row and spectrum stand alone.
-            continue
-        for hdu in _image_hdus(cut, f"{number}_"):
+        own = [
+            _spectrum_hdu(told, samples, row, parts.zoom, f"{row + 1}_{prefix}SPECTRUM")
+            for prefix, (told, samples) in spectra.items()
+        ]
+        for prefix, (imaging, bands) in parts.images.items():
+            try:
+                cut = cube.cutout(
+                    SkyCoord(ra, dec, unit="deg"),
+                    size=imaging.size,
+                    zoom=parts.zoom,
+                    bands=bands,
+                    time=time,
+                    instrument=imaging.instrument,
+                )
+            except DataError:
+                # No frame holds this object: its row and spectrum stand alone.
+                continue
+            own += _image_hdus(cut, f"{row + 1}_{prefix}")
+        for hdu in own:
             hdu.header["OBJECT"] = object_id
             hdus.append(hdu)
     _save(hdus, path)
 
 
-def _write_votable(cube: Cube, path: Path, table: pd.DataFrame, spectra: Samples, zoom: int) -> None:
-    # The VOUnit standard deprecates Å and erg: the same numbers in nm and W.
-    flux_unit = units.Unit("1e-19 W m-2 nm-1")
+def _spectrum_hdu(
+    told: CubeSpectroscopy, samples: Samples, row: int, zoom: int, name: str
+) -> fits.BinTableHDU:
+    flux_unit = units.Unit(told.unit)
+    columns = {
+        "wavelength": told.grid.centres(zoom) * units.AA,
+        "flux": samples.value[row] * flux_unit,
+        "sigma": samples.sigma[row] * flux_unit,
+        "coverage": samples.coverage[row].astype(np.float32),
+    }
+    hdu = fits.table_to_hdu(Table(columns))
+    hdu.name = name
+    return hdu
+
+
+def _write_votable(
+    cube: Cube,
+    path: Path,
+    table: pd.DataFrame,
+    spectra: Mapping[str, tuple[CubeSpectroscopy, Samples]],
+    zoom: int,
+) -> None:
     rows = _astropy_table(table)
-    rows["wavelength"] = np.tile(cube.grid.centres(zoom) / 10, (len(table), 1)) * units.nm
-    rows["flux"] = spectra.value * flux_unit
-    rows["flux_sigma"] = spectra.sigma * flux_unit
-    rows["flux_coverage"] = spectra.coverage.astype(np.float32)
+    for prefix, (told, samples) in spectra.items():
+        # The VOUnit standard deprecates Å and erg: the same numbers in nm and W.
+        flux_unit = units.Unit("1e-19 W m-2 nm-1") if told.unit == _SDSS_FLUX else units.Unit(told.unit)
+        rows[f"{prefix}wavelength"] = np.tile(told.grid.centres(zoom) / 10, (len(table), 1)) * units.nm
+        rows[f"{prefix}flux"] = samples.value * flux_unit
+        rows[f"{prefix}flux_sigma"] = samples.sigma * flux_unit
+        rows[f"{prefix}flux_coverage"] = samples.coverage.astype(np.float32)
     votable = from_table(rows, table_id="objects")
     votable.description = f"Objects of {cube.path.name}, zoom {zoom}; skyfuse {VERSION}"
     writeto(votable, str(path), tabledata_format="binary2")
@@ -231,29 +292,37 @@ def _write_numpy(
     cube: Cube,
     path: Path,
     table: pd.DataFrame,
-    images: Samples,
-    spectra: Samples,
-    zoom: int,
-    bands: str,
+    spectra: Mapping[str, tuple[CubeSpectroscopy, Samples]],
+    parts: _Parts,
+    time: tuple[float, float] | None,
 ) -> None:
+    arrays: dict[str, NDArray[Any]] = {}
+    told_units, bands_of = {"wavelength": "Angstrom"}, {}
+    for prefix, (imaging, bands) in parts.images.items():
+        cut = cube.cutouts(
+            table["ra"],
+            table["dec"],
+            size=imaging.size,
+            zooms=(parts.zoom,),
+            bands=bands,
+            time=time,
+            instrument=imaging.instrument,
+        )[parts.zoom]
+        arrays |= {f"{prefix}image_{name}": array for name, array in cut._asdict().items()}
+        told_units[f"{prefix}image"], bands_of[f"{prefix}image"] = imaging.unit, list(bands)
+    for prefix, (told, samples) in spectra.items():
+        arrays |= {f"{prefix}spectrum_{name}": array for name, array in samples._asdict().items()}
+        arrays[f"{prefix}wavelength"] = told.grid.centres(parts.zoom)
+        told_units[f"{prefix}spectrum"] = told.unit
     meta = {
         "skyfuse": VERSION,
         "cube": cube.path.name,
-        "zoom": zoom,
-        "bands": bands,
-        "units": {
-            "image": cube.meta["image"]["unit"],
-            "spectrum": cube.meta["spectrum"]["unit"],
-            "wavelength": "Angstrom",
-        },
+        "zoom": parts.zoom,
+        "bands": bands_of,
+        "units": told_units,
         "objects": json.loads(table.to_json(orient="records")),
     }
-    arrays: dict[str, NDArray[Any]] = {
-        **{f"image_{name}": array for name, array in images._asdict().items()},
-        **{f"spectrum_{name}": array for name, array in spectra._asdict().items()},
-        "wavelength": cube.grid.centres(zoom),
-        "object_id": np.array(table["object_id"].to_list(), dtype=str),
-        "meta": np.array(json.dumps(meta, allow_nan=False)),
-    }
+    arrays["object_id"] = np.array(table["object_id"].to_list(), dtype=str)
+    arrays["meta"] = np.array(json.dumps(meta, allow_nan=False))
     with path.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)

@@ -20,7 +20,7 @@ from skyfuse.checksums import named_sum, sum32
 from skyfuse.disk import replaced
 from skyfuse.errors import StoreError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the on-disk layout of a cube; readers refuse any other."""
 
 VERSION = version("skyfuse")
@@ -344,6 +344,17 @@ def list_arrays(path: Path) -> dict[str, tuple[int, ...]]:
         If the file is missing or damaged.
     """
     return {name: shape for name, (_, shape, _) in _directory(path, _stamp(path)).items()}
+
+
+def has_array(path: Path, name: str) -> bool:
+    """Tell whether a file holds an array.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing or damaged.
+    """
+    return name in _directory(path, _stamp(path))
 
 
 def prefetch(array: NDArray[Any], rows: NDArray[np.integer[Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,17 +17,17 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from skyfuse.checksums import read_checksums, verified
-from skyfuse.cube.catalogue import read_catalogue
+from skyfuse.cube.catalogue import read_catalogue, schema_of
 from skyfuse.cube.cutout import cut_into, frame_wcs, place
-from skyfuse.cube.grid import GRIDS, SpectralGrid, healpix29, zoom_wcs
-from skyfuse.cube.layout import COMPONENTS, FORMAT, map_array, prefetch, tile_path
+from skyfuse.cube.grid import SpectralGrid, grid_named, healpix29, zoom_wcs
+from skyfuse.cube.layout import COMPONENTS, FORMAT, has_array, map_array, prefetch, tile_path
 from skyfuse.cube.pyramid import image_levels
 from skyfuse.cube.region import Region, holds, meets
 from skyfuse.cube.staging import is_switching, settle
 from skyfuse.disk import parse_json
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.sphere import chord, position, positions, unit_vectors
-from skyfuse.survey.records import BANDS, Samples
+from skyfuse.survey.records import Samples
 from skyfuse.words import Sampled
 
 if TYPE_CHECKING:
@@ -44,6 +45,75 @@ MAX_SIZE = 4096
 _BATCH_PIXELS = 256 * 64 * 64
 
 
+@dataclass(frozen=True, slots=True)
+class CubeImaging:
+    """The images of one instrument in a cube.
+
+    Attributes
+    ----------
+    instrument : str
+    bands : tuple of str
+        In the order of the arrays.
+    size : int
+        Native pixels along each axis of the objects' images.
+    zooms : int
+        Number of zooms, 0 being native.
+    unit : str
+        Of value and sigma.
+    pixel_arcsec : float
+        Nominal width of a native pixel.
+    """
+
+    instrument: str
+    bands: tuple[str, ...]
+    size: int
+    zooms: int
+    unit: str
+    pixel_arcsec: float
+
+    def chosen(self, bands: str | Sequence[str] | None) -> tuple[str, ...]:
+        """Return bands by their names: all of them, one name after the other, or as ``w1,w2`` or ``ugriz``.
+
+        Raises
+        ------
+        UsageError
+            If one of them is none of the instrument's, or is named twice.
+        """
+        if bands is None:
+            return self.bands
+        given = bands if not isinstance(bands, str) else bands.split(",") if "," in bands else [bands]
+        names = [name.strip() if isinstance(name, str) else "" for name in given]
+        if len(names) == 1 and names[0] not in self.bands:
+            names = [*names[0]]
+        if not names or not set(names) <= {*self.bands} or len(set(names)) < len(names):
+            raise UsageError(
+                f"'{bands}' are no bands of {self.instrument}",
+                remedy=f"choose among {', '.join(self.bands)}, each once",
+            )
+        return tuple(names)
+
+
+@dataclass(frozen=True, slots=True)
+class CubeSpectroscopy:
+    """The spectra of one instrument in a cube.
+
+    Attributes
+    ----------
+    instrument : str
+    grid : SpectralGrid
+        Their wavelengths.
+    zooms : int
+        Number of zooms, 0 being the finest.
+    unit : str
+        Of flux and sigma.
+    """
+
+    instrument: str
+    grid: SpectralGrid
+    zooms: int
+    unit: str
+
+
 class Cube:
     """A built cube, read-only.
 
@@ -53,12 +123,8 @@ class Cube:
         Its folder.
     meta : dict
         Content of its cube.json.
-    grid : SpectralGrid
-        Wavelengths of its spectra.
-    image_size : int
-        Native pixels along each axis of the objects' images.
-    zooms : int
-        Number of zooms, 0 being native.
+    instruments : dict
+        Its entry ``instruments``: what it holds of each.
 
     Examples
     --------
@@ -69,9 +135,7 @@ class Cube:
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         self.path = path
         self.meta = meta
-        self.grid: SpectralGrid = GRIDS[meta["grid"]]
-        self.image_size = int(meta["image"]["size"])
-        self.zooms = int(meta["zooms"])
+        self.instruments: dict[str, dict[str, Any]] = meta["instruments"]
         self._opened = _state(path)
 
     def __repr__(self) -> str:
@@ -119,8 +183,51 @@ class Cube:
         cube._opened = state
         return cube
 
+    def imaging(self, instrument: str | None = None) -> CubeImaging:
+        """Return what the images of an instrument have in common.
+
+        Parameters
+        ----------
+        instrument : str, optional
+            By default the only one with images.
+
+        Raises
+        ------
+        UsageError
+            If several have images and none is named, or the named one has none.
+        DataError
+            If the cube holds no images.
+        """
+        name, told = self._told("image", instrument)
+        return CubeImaging(
+            name, tuple(told["bands"]), told["size"], told["zooms"], told["unit"], told["pixel_arcsec"]
+        )
+
+    def spectroscopy(self, instrument: str | None = None) -> CubeSpectroscopy:
+        """Return what the spectra of an instrument have in common; see `imaging`."""
+        name, told = self._told("spectrum", instrument)
+        return CubeSpectroscopy(name, grid_named(told["grid"]), told["zooms"], told["unit"])
+
+    def instruments_with(self, kind: Sampled) -> list[str]:
+        """Return the names of the instruments that have images, or spectra, in the cube."""
+        return [name for name, told in self.instruments.items() if kind in told]
+
+    def _told(self, kind: Sampled, instrument: str | None) -> tuple[str, dict[str, Any]]:
+        names = self.instruments_with(kind)
+        noun = "images" if kind == "image" else "spectra"
+        if instrument is None and len(names) == 1:
+            instrument = names[0]
+        if not names:
+            raise DataError(f"holds no {noun}", remedy=f"build it with {noun}", path=self.path)
+        if instrument not in names:
+            fault = f"holds {noun} of {' and '.join(names)}"
+            if instrument is not None:
+                fault += f", not of {instrument}"
+            raise UsageError(fault, remedy="name one instrument", path=self.path)
+        return instrument, self.instruments[instrument][kind]
+
     def _read(self, what: What) -> pd.DataFrame:
-        table = read_catalogue(self.path, what)
+        table = read_catalogue(self.path, what, schema_of(what, self.instruments))
         self._require_same()
         return table
 
@@ -137,20 +244,20 @@ class Cube:
 
     @cached_property
     def frames(self) -> pd.DataFrame:
-        """Frames: a row each, columns as in `skyfuse.cube.catalogue.SCHEMAS`."""
+        """Frames: a row each, columns as in `skyfuse.cube.catalogue.schema_of`."""
         return self._read("frames")
 
     @cached_property
     def spectra(self) -> pd.DataFrame:
-        """Spectra of all epochs: a row each, columns as in `skyfuse.cube.catalogue.SCHEMAS`."""
+        """Spectra of all epochs: a row each, columns as in `skyfuse.cube.catalogue.schema_of`."""
         return self._read("spectra")
 
     @cached_property
     def objects(self) -> pd.DataFrame:
-        """Objects: a row each, columns as in `skyfuse.cube.catalogue.SCHEMAS`."""
+        """Objects: a row each, columns as in `skyfuse.cube.catalogue.schema_of`."""
         return self._read("objects")
 
-    def gather(self, kind: Sampled, zoom: int, rows: ArrayLike) -> Samples:
+    def gather(self, kind: Sampled, zoom: int, rows: ArrayLike, instrument: str | None = None) -> Samples:
         """Return the stored arrays of objects.
 
         Parameters
@@ -159,34 +266,48 @@ class Cube:
         zoom : int
         rows : array_like of int
             Positions in `objects`.
+        instrument : str, optional
+            By default the only one with such data.
 
         Returns
         -------
         Samples
-            Images (n, 5, s, s), bands in the order u, g, r, i, z; spectra (n, bins).
+            Images (n, bands, s, s), spectra (n, bins); NaN with coverage 0 where the instrument saw nothing.
 
         Raises
         ------
         UsageError
-            If the kind or the zoom does not exist, or the rows are no whole numbers.
+            If the kind, the instrument or the zoom does not exist, or the rows are no whole numbers.
         DataError
             If a row does not exist.
         """
         if kind not in ("image", "spectrum"):
             raise UsageError(f"objects have no '{kind}'", remedy="ask for 'image' or 'spectrum'")
-        self._require_zoom(zoom)
-        table = self.objects
-        chosen = self._require_rows(rows, "objects")
-        size = -(-self.image_size // 2**zoom)
-        shape = (len(BANDS), size, size) if kind == "image" else (self.grid.sizes[zoom],)
-        out = [np.empty((len(chosen), *shape), dtype) for dtype in COMPONENTS.values()]
-        picked = table[["tile", "row"]].iloc[chosen].reset_index(drop=True)
-        for tile, group in picked.groupby("tile", sort=True):
-            wanted = group["row"].to_numpy()
+        name, told = self._told(kind, instrument)
+        self._require_zoom(zoom, told["zooms"])
+        positions = self._require_rows(rows, "objects")
+        shape: tuple[int, ...] = (told["sizes"][zoom],) if kind == "spectrum" else ()
+        if kind == "image":
+            size = -(-told["size"] // 2**zoom)
+            shape = (len(told["bands"]), size, size)
+        return self._gathered(self.objects, positions, shape, f"/objects/{name}/{zoom}/{kind}")
+
+    def _gathered(
+        self, table: pd.DataFrame, positions: NDArray[np.int64], shape: tuple[int, ...], group: str
+    ) -> Samples:
+        """Return rows of an index from the arrays of their tiles; a tile without them has no data."""
+        out = [np.empty((len(positions), *shape), dtype) for dtype in COMPONENTS.values()]
+        picked = table[["tile", "row"]].iloc[positions].reset_index(drop=True)
+        for tile, members in picked.groupby("tile", sort=True):
+            wanted = members["row"].to_numpy()
             order = np.argsort(wanted, kind="stable")
-            target = group.index.to_numpy()[order]
+            target = members.index.to_numpy()[order]
+            there = has_array(tile_path(self.path, str(tile)), f"{group}/value")
             for component, values in zip(COMPONENTS, out, strict=True):
-                array = self._map(str(tile), f"/objects/{zoom}/{kind}/{component}")
+                if not there:
+                    values[target] = 0 if component == "coverage" else np.nan
+                    continue
+                array = self._map(str(tile), f"{group}/{component}")
                 prefetch(array, wanted)
                 values[target] = array[wanted[order]]
         return Samples(*out)
@@ -198,8 +319,9 @@ class Cube:
         *,
         size: int = 64,
         zooms: Sequence[int] = (0,),
-        bands: str = BANDS,
+        bands: str | Sequence[str] | None = None,
         time: tuple[float, float] | None = None,
+        instrument: str | None = None,
     ) -> dict[int, Samples]:
         """Cut images around any positions straight out of the frames.
 
@@ -213,9 +335,12 @@ class Cube:
         size : int
             Native pixels along each axis, at most `MAX_SIZE`.
         zooms : sequence of int
-        bands : str
+        bands : str or sequence of str, optional
+            See `CubeImaging.chosen`; by default all of the instrument.
         time : tuple of float, optional
             Only frames taken between these MJD.
+        instrument : str, optional
+            By default the only one with images.
 
         Returns
         -------
@@ -228,14 +353,17 @@ class Cube:
         UsageError
             If a zoom or band does not exist, the size is out of range, or a position is not on the sky.
         """
+        imaging = self.imaging(instrument)
+        chosen = imaging.chosen(bands)
         for zoom in zooms:
-            self._require_zoom(zoom)
+            self._require_zoom(zoom, imaging.zooms)
         self._require_size(size)
         ra, dec = positions(ra, dec)
-        best = self._best_frames(ra, dec, size, self._require_bands(bands), time)
+        usable = self._usable(imaging, chosen, time)
+        best = self._best_frames(ra, dec, size, chosen, usable)
         out: dict[int, list[NDArray[Any]]] = {}
         for zoom in zooms:
-            shape = (len(ra), len(bands), -(-size // 2**zoom), -(-size // 2**zoom))
+            shape = (len(ra), len(chosen), -(-size // 2**zoom), -(-size // 2**zoom))
             out[zoom] = [np.empty(shape, dtype) for dtype in COMPONENTS.values()]
         depth = max(zooms, default=0) + 1
         # Neighbours on the sky share frames: batches of neighbours touch few of them.
@@ -243,45 +371,56 @@ class Cube:
         count = max(1, _BATCH_PIXELS // size**2)
         for start in range(0, len(order), count):
             batch = order[start : start + count]
-            levels = image_levels(*self._native(batch, bands, size, best), depth)
+            levels = image_levels(*self._native(batch, imaging.instrument, size, best), depth)
             for zoom, arrays in out.items():
                 for array, values in zip(arrays, levels[zoom], strict=True):
                     array[batch] = values
         return {zoom: Samples(*arrays) for zoom, arrays in out.items()}
 
     def _native(
-        self, batch: NDArray[np.int64], bands: str, size: int, best: dict[str, _Best]
+        self, batch: NDArray[np.int64], instrument: str, size: int, best: dict[str, _Best]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cut a batch of positions at the native resolution, frame by frame."""
-        value = np.full((len(batch), len(bands), size, size), np.nan, np.float32)
+        value = np.full((len(batch), len(best), size, size), np.nan, np.float32)
         sigma = value.copy()
         tiles, rows, ny, nx = (self.frames[name].to_numpy() for name in ("tile", "row", "ny", "nx"))
-        for column, band in enumerate(bands):
-            chosen = best[band]
+        for column, chosen in enumerate(best.values()):
             frame_of = chosen.frame[batch]
             for frame in np.unique(frame_of[frame_of >= 0]):
                 held = np.flatnonzero(frame_of == frame)
                 x0, y0 = chosen.x0[batch[held]], chosen.y0[batch[held]]
                 for component, target in (("value", value), ("sigma", sigma)):
-                    array = self._map(tiles[frame], f"/frames/0/{component}")[
+                    array = self._map(tiles[frame], f"/frames/{instrument}/0/{component}")[
                         rows[frame], : ny[frame], : nx[frame]
                     ]
                     cut_into(array, x0, y0, held, target[:, column])
         return value, sigma
+
+    def _usable(
+        self, imaging: CubeImaging, bands: Sequence[str], time: tuple[float, float] | None
+    ) -> NDArray[np.bool_]:
+        """Return which frames images may be cut from."""
+        frames = self.frames
+        usable = (frames["instrument"] == imaging.instrument) & frames["band"].isin(bands)
+        # Without a zero point a frame has a unit of its own.
+        usable &= frames["unit"] == imaging.unit
+        if time is not None:
+            usable &= frames["mjd"].between(*self._require_time(time))
+        return usable.to_numpy(bool)
 
     def _best_frames(
         self,
         ra: NDArray[np.float64],
         dec: NDArray[np.float64],
         size: int,
-        bands: str,
-        time: tuple[float, float] | None = None,
+        bands: Sequence[str],
+        usable: NDArray[np.bool_],
     ) -> dict[str, _Best]:
         """Choose, for each band and position, the frame to cut from."""
         best = {band: _Best(len(ra)) for band in bands}
         frames = self.frames
         band_of, frame_ids, sky = (frames[name].to_numpy() for name in ("band", "frame_id", "sky_sigma"))
-        for frame, rows, inside, x0, y0 in self._holders(ra, dec, size, bands, time):
+        for frame, rows, inside, x0, y0 in self._holders(ra, dec, size, usable):
             chosen = best[band_of[frame]]
             # Whole cutouts, then the darkest sky, then the name: the choice never depends on the order.
             old = chosen.frame[rows]
@@ -302,16 +441,12 @@ class Cube:
         ra: NDArray[np.float64],
         dec: NDArray[np.float64],
         size: int,
-        bands: str,
-        time: tuple[float, float] | None,
+        usable: NDArray[np.bool_],
     ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]]:
         """Yield each frame that holds some of the positions, which, and where: one WCS call a frame."""
         frames = self.frames
         if len(frames) == 0 or len(ra) == 0:
             return
-        usable = frames["band"].isin(list(bands)).to_numpy(copy=True)
-        if time is not None:
-            usable &= frames["mjd"].between(*self._require_time(time)).to_numpy()
         tree, centres, radius = self._frame_tree
         vectors = unit_vectors(ra, dec)
         finite = np.asarray(np.isfinite(vectors).all(axis=1), bool)
@@ -320,7 +455,9 @@ class Cube:
         # From the smaller side: few positions ask the tree of frames which to look at.
         if len(ra) < len(frames):
             near = tree.query_ball_point(vectors[finite], float(reach.max()))
-            usable &= np.isin(np.arange(len(frames)), np.unique(np.concatenate([[], *near])).astype(np.int64))
+            usable = usable & np.isin(
+                np.arange(len(frames)), np.unique(np.concatenate([[], *near])).astype(np.int64)
+            )
         shapes = frames[["ny", "nx"]].to_numpy()
         cards = frames["wcs"].to_numpy()
         for frame in np.flatnonzero(usable):
@@ -344,8 +481,9 @@ class Cube:
         *,
         size: int = 64,
         zoom: int = 0,
-        bands: str = BANDS,
+        bands: str | Sequence[str] | None = None,
         time: tuple[float, float] | None = None,
+        instrument: str | None = None,
     ) -> NDData:
         """Cut one image with its uncertainty and WCS.
 
@@ -356,16 +494,20 @@ class Cube:
         size : int
             Native pixels along each axis.
         zoom : int
-        bands : str
+        bands : str or sequence of str, optional
+            See `CubeImaging.chosen`; by default all of the instrument.
         time : tuple of float, optional
             Only frames taken between these MJD.
+        instrument : str, optional
+            By default the only one with images.
 
         Returns
         -------
         NDData
-            Data (bands, s, s) in nanomaggies a native pixel (a zoom is a mean); mask True where invalid; WCS
-            of the first band that has a frame, at this zoom. ``meta``: ``bands``, ``frame_id``, ``mjd``,
-            ``wcs`` (by band), ``coverage`` (bands, s, s), ``zoom``.
+            Data (bands, s, s) in the instrument's unit a native pixel (a zoom is a mean); mask True where
+            invalid; WCS of the first band that has a frame, at this zoom. ``meta``: ``instrument``,
+            ``unit``, ``bands``, ``frame_id``, ``mjd``, ``wcs`` (by band), ``coverage``
+            (bands, s, s), ``zoom``.
 
         Raises
         ------
@@ -374,24 +516,25 @@ class Cube:
         DataError
             If no frame holds the position.
         """
-        self._require_zoom(zoom)
+        imaging = self.imaging(instrument)
+        chosen_bands = imaging.chosen(bands)
+        self._require_zoom(zoom, imaging.zooms)
         self._require_size(size)
         ra, dec = positions(*position(coord))
-        best = self._best_frames(ra, dec, size, self._require_bands(bands), time)
+        usable = self._usable(imaging, chosen_bands, time)
+        best = self._best_frames(ra, dec, size, chosen_bands, usable)
         found = {band: int(chosen.frame[0]) for band, chosen in best.items() if chosen.frame[0] >= 0}
         if not found:
             raise DataError(
-                f"no frame in {bands} holds RA {ra[0]:.5f} Dec {dec[0]:+.5f}"
+                f"no frame in {', '.join(chosen_bands)} holds RA {ra[0]:.5f} Dec {dec[0]:+.5f}"
                 + ("" if time is None else f" between MJD {time[0]} and {time[1]}"),
                 remedy=self._whereabouts(),
                 path=self.path,
             )
-        samples = Samples(
-            *(
-                array[0]
-                for array in self.cutouts(ra, dec, size=size, zooms=(zoom,), bands=bands, time=time)[zoom]
-            )
+        cut = self.cutouts(
+            ra, dec, size=size, zooms=(zoom,), bands=chosen_bands, time=time, instrument=imaging.instrument
         )
+        samples = Samples(*(array[0] for array in cut[zoom]))
         frames = self.frames
         wcs = {}
         for band, frame in found.items():
@@ -403,19 +546,22 @@ class Cube:
             uncertainty=StdDevUncertainty(samples.sigma),
             mask=samples.coverage == 0,
             wcs=wcs[next(iter(found))],
-            unit=units.Unit(self.meta["image"]["unit"]),
+            unit=units.Unit(imaging.unit, parse_strict="silent"),
             meta={
-                "bands": bands,
+                "instrument": imaging.instrument,
+                "bands": chosen_bands,
+                "unit": imaging.unit,
                 "zoom": zoom,
                 "frame_id": {band: str(frames["frame_id"].iloc[frame]) for band, frame in found.items()},
+                # NaN where a coadd has no time.
                 "mjd": {band: float(frames["mjd"].iloc[frame]) for band, frame in found.items()},
                 "wcs": wcs,
                 "coverage": samples.coverage,
             },
         )
 
-    def frame_epochs(self, coord: SkyCoord, band: str) -> pd.DataFrame:
-        """Return all frames of a band that hold a position, in order of time.
+    def frame_epochs(self, coord: SkyCoord, band: str, instrument: str | None = None) -> pd.DataFrame:
+        """Return all frames of a band of an instrument that hold a position, in order of time.
 
         Raises
         ------
@@ -423,7 +569,10 @@ class Cube:
             If the band does not exist, or `coord` is not one position.
         """
         ra, dec = positions(*position(coord))
-        held = [frame for frame, *_ in self._holders(ra, dec, 1, self._require_bands(band), None)]
+        imaging = self.imaging(instrument)
+        frames = self.frames
+        usable = frames["instrument"].eq(imaging.instrument) & frames["band"].isin(imaging.chosen(band))
+        held = [frame for frame, *_ in self._holders(ra, dec, 1, usable.to_numpy(bool))]
         return self.frames.iloc[held].sort_values("mjd").reset_index(drop=True)
 
     def spectrum(self, name: str, zoom: int = 0) -> SpecutilsSpectrum:
@@ -446,10 +595,9 @@ class Cube:
         DataError
             If no spectrum or object has this name.
         """
-        self._require_zoom(zoom)
         rows = np.flatnonzero((self.spectra["spectrum_id"] == name).to_numpy())
         if len(rows) == 0:
-            best = self.objects.loc[self.objects["object_id"] == name, "spectrum_id"]
+            best = self.objects.loc[self.objects["object_id"] == name, "spectrum_id"].dropna()
             if best.empty:
                 raise self._unknown(name, "spectra")
             rows = np.flatnonzero((self.spectra["spectrum_id"] == best.iloc[0]).to_numpy())
@@ -463,43 +611,43 @@ class Cube:
         DataError
             If no object has this name.
         """
-        self._require_zoom(zoom)
-        rows = np.flatnonzero((self.spectra["object_id"] == object_id).to_numpy())
-        if len(rows) == 0:
+        if object_id not in set(self.objects["object_id"]):
             raise self._unknown(object_id, "objects")
+        rows = np.flatnonzero((self.spectra["object_id"] == object_id).to_numpy())
         table = self.spectra.iloc[rows]
         order = np.lexsort((table["spectrum_id"].to_numpy().astype(str), table["mjd"].to_numpy()))
         return [self._spectrum(int(row), zoom) for row in rows[order]]
 
     def spectrum_samples(self, rows: ArrayLike, zoom: int = 0) -> Samples:
-        """Return stored spectra, shape (n, bins), by their positions in `spectra`.
+        """Return stored spectra of one instrument, shape (n, bins), by their positions in `spectra`.
 
         Raises
         ------
         UsageError
-            If the zoom does not exist, or the rows are no whole numbers.
+            If the zoom does not exist, the rows are no whole numbers, or of several instruments.
         DataError
             If a row does not exist.
         """
-        self._require_zoom(zoom)
-        chosen = self._require_rows(rows, "spectra")
-        out = [np.empty((len(chosen), self.grid.sizes[zoom]), dtype) for dtype in COMPONENTS.values()]
-        picked = self.spectra[["tile", "row"]].iloc[chosen].reset_index(drop=True)
-        for tile, group in picked.groupby("tile", sort=True):
-            for component, values in zip(COMPONENTS, out, strict=True):
-                array = self._map(str(tile), f"/spectra/{zoom}/{component}")
-                values[group.index.to_numpy()] = array[group["row"].to_numpy()]
-        return Samples(*out)
+        found = self._require_rows(rows, "spectra")
+        names = sorted(set(self.spectra["instrument"].iloc[found]))
+        if len(names) > 1:
+            raise UsageError(
+                f"the rows are spectra of {' and '.join(names)}", remedy="ask for those of one instrument"
+            )
+        spectroscopy = self.spectroscopy(names[0] if names else None)
+        self._require_zoom(zoom, spectroscopy.zooms)
+        group = f"/spectra/{spectroscopy.instrument}/{zoom}"
+        return self._gathered(self.spectra, found, (spectroscopy.grid.sizes[zoom],), group)
 
     def _spectrum(self, row: int, zoom: int) -> SpecutilsSpectrum:
         # Half a second to import, and only this face needs it.
         from specutils import Spectrum
 
         samples = self.spectrum_samples([row], zoom)
-        flux_unit = units.Unit(self.meta["spectrum"]["unit"])
+        spectroscopy = self.spectroscopy(self.spectra["instrument"].iloc[row])
         return Spectrum(
-            flux=samples.value[0] * flux_unit,
-            spectral_axis=self.grid.centres(zoom) * units.AA,
+            flux=samples.value[0] * units.Unit(spectroscopy.unit),
+            spectral_axis=spectroscopy.grid.centres(zoom) * units.AA,
             uncertainty=StdDevUncertainty(samples.sigma[0]),
             mask=samples.coverage[0] == 0,
             meta=dict(self.spectra.iloc[row]) | {"coverage": samples.coverage[0], "zoom": zoom},
@@ -510,8 +658,9 @@ class Cube:
         what: What = "objects",
         region: Region | None = None,
         time: tuple[float, float] | None = None,
-        bands: str | None = None,
+        bands: str | Sequence[str] | None = None,
         ids: Sequence[str] | None = None,
+        instrument: str | None = None,
     ) -> pd.DataFrame:
         """Return the rows of an index that meet all conditions; their labels are positions in that index.
 
@@ -522,10 +671,13 @@ class Cube:
             Objects and spectra by position; frames that overlap it.
         time : tuple of float, optional
             First and last MJD: frames and spectra taken in it, objects with a spectrum taken in it.
-        bands : str, optional
+        bands : str or sequence of str, optional
             Frames in one of them; objects that a frame holds in each of them.
         ids : sequence of str, optional
-            Names; for objects, of the object or of any of its spectra.
+            Names; for objects, of the object, of any of its spectra, or what a table of objects calls it.
+        instrument : str, optional
+            Frames and spectra of it, objects that it saw; also whose bands are meant, by default those of the
+            only one with images.
 
         Raises
         ------
@@ -552,15 +704,34 @@ class Cube:
                 keep &= table["object_id"].isin(seen).to_numpy()
             else:
                 keep &= table["mjd"].between(start, end).to_numpy()
+        if instrument is not None:
+            keep &= self._seen_by(table, what, instrument)
         if bands is not None:
-            self._require_bands(bands)
+            imaging = self.imaging(instrument)
+            chosen = imaging.chosen(bands)
             if what == "frames":
-                keep &= table["band"].isin(list(bands)).to_numpy()
+                of_bands = (table["instrument"] == imaging.instrument) & table["band"].isin(chosen)
+                keep &= of_bands.to_numpy(bool)
             elif what == "objects":
-                keep &= table[[f"frame_{band}" for band in bands]].notna().all(axis=1).to_numpy()
+                keep &= table[[f"frame_{imaging.instrument}_{band}" for band in chosen]].notna().all(axis=1)
             else:
                 raise UsageError("spectra have no bands", remedy="select objects or frames by band")
         return table[keep]
+
+    def _seen_by(self, table: pd.DataFrame, what: What, instrument: str) -> NDArray[np.bool_]:
+        """Return which rows an instrument took, or which objects it saw."""
+        if instrument not in self.instruments:
+            raise UsageError(
+                f"there is no instrument '{instrument}'",
+                remedy=f"choose among {', '.join(self.instruments)}",
+                path=self.path,
+            )
+        if what != "objects":
+            return (table["instrument"] == instrument).to_numpy(bool)
+        told = self.instruments[instrument]
+        names = [f"frame_{instrument}_{band}" for band in told.get("image", {}).get("bands", ())]
+        names += [f"spectrum_{instrument}"] if "spectrum" in told else []
+        return table[names].notna().any(axis=1).to_numpy(bool)
 
     def _named(self, what: What, ids: Sequence[str]) -> NDArray[np.bool_]:
         table: pd.DataFrame = getattr(self, what)
@@ -570,17 +741,14 @@ class Cube:
         names = ids
         if what == "objects":
             of_spectrum = dict(zip(self.spectra["spectrum_id"], self.spectra["object_id"], strict=True))
+            named = self.objects.dropna(subset="source_id")
+            of_spectrum |= dict(zip(named["source_id"], named["object_id"], strict=True))
             names = [of_spectrum.get(name, name) for name in names]
         there = set(table[key])
         for given, name in zip(ids, names, strict=True):
             if name not in there:
                 raise self._unknown(given, what)
         return np.asarray(table[key].isin(names).to_numpy(), bool)
-
-    def require(self, *, zoom: int = 0, bands: str = BANDS) -> None:
-        """Raise UsageError unless the cube has this zoom and these bands."""
-        self._require_zoom(zoom)
-        self._require_bands(bands)
 
     def _require_rows(self, rows: ArrayLike, what: What) -> NDArray[np.int64]:
         count = len(getattr(self, what))
@@ -606,17 +774,11 @@ class Cube:
                 remedy=f"give a whole number of pixels from 1 to {MAX_SIZE}",
             )
 
-    def _require_zoom(self, zoom: int) -> None:
-        if not isinstance(zoom, int | np.integer) or zoom not in range(self.zooms):
+    def _require_zoom(self, zoom: int, zooms: int) -> None:
+        if not isinstance(zoom, int | np.integer) or zoom not in range(zooms):
             raise UsageError(
-                f"there is no zoom {zoom}", remedy=f"choose 0 (native) to {self.zooms - 1}", path=self.path
+                f"there is no zoom {zoom}", remedy=f"choose 0 (native) to {zooms - 1}", path=self.path
             )
-
-    def _require_bands(self, bands: str) -> str:
-        known = isinstance(bands, str) and bands and set(bands) <= set(BANDS)
-        if not known or len(set(bands)) < len(bands):
-            raise UsageError(f"'{bands}' are no bands", remedy=f"choose among {BANDS}, each once")
-        return bands
 
     def _require_time(self, time: tuple[float, float]) -> tuple[float, float]:
         try:
@@ -665,19 +827,34 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 def _is_sound(meta: dict[str, Any]) -> bool:
     """Tell whether a cube.json holds all that reading relies on."""
-    image, spectrum, counts = (meta.get(name) for name in ("image", "spectrum", "counts"))
+    instruments, counts = meta.get("instruments"), meta.get("counts")
     return (
-        meta.get("grid") in [*GRIDS]
-        and _is_count(meta.get("zooms"), 1)
-        and isinstance(image, dict)
-        and _is_count(image.get("size"), 1)
-        and isinstance(image.get("unit"), str)
-        and isinstance(spectrum, dict)
-        and isinstance(spectrum.get("unit"), str)
+        isinstance(instruments, dict)
+        and all(isinstance(told, dict) and _is_told(told) for told in instruments.values())
         and isinstance(counts, dict)
         and all(_is_count(counts.get(name), 0) for name in _KEYS)
-        and meta["zooms"] <= len(GRIDS[meta["grid"]].sizes)
     )
+
+
+def _is_told(told: dict[str, Any]) -> bool:
+    """Tell whether what cube.json says of an instrument is whole."""
+    image, spectrum = told.get("image", {}), told.get("spectrum", {})
+    if not isinstance(image, dict) or not isinstance(spectrum, dict):
+        return False
+    texts = [part.get("unit") for part in (image, spectrum) if part]
+    counts = [part.get("zooms") for part in (image, spectrum) if part]
+    if image:
+        bands = image.get("bands")
+        counts.append(image.get("size"))
+        texts += bands if isinstance(bands, list) and bands else [None]
+    if spectrum:
+        try:
+            sizes = grid_named(str(spectrum.get("grid"))).sizes
+        except UsageError:
+            return False
+        if spectrum.get("sizes") != [*sizes] or spectrum.get("zooms") != len(sizes):
+            return False
+    return all(isinstance(text, str) for text in texts) and all(_is_count(count, 1) for count in counts)
 
 
 def _is_count(value: Any, least: int) -> bool:

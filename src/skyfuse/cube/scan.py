@@ -18,7 +18,7 @@ from skyfuse.disk import parse_json, sha256
 from skyfuse.errors import FileError, StoreError, UsageError, shown
 from skyfuse.survey.reader import Partner, Reader, Refused, SurveyFile
 from skyfuse.survey.records import FrameInfo, SpectrumInfo
-from skyfuse.survey.registry import reader_of
+from skyfuse.survey.registry import added, reader_of
 from skyfuse.survey.sources import read_sources
 
 CHUNK = 64
@@ -64,12 +64,15 @@ class Stamp:
     size, mtime_ns : int
     reader : str
         Name of its reader.
+    beside : tuple of (str, int, int)
+        Path, size and time of the files that are read together with it; −1 where one is missing.
     """
 
     path: str
     size: int
     mtime_ns: int
     reader: str
+    beside: tuple[tuple[str, int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +140,10 @@ class Scan:
 Record = dict[str, Any]
 """JSON-ready: what the scan tells of one file.
 
-``path``, ``size``, ``mtime_ns``, ``reader``, ``more`` (readers that were asked before all others), ``beside`` (size
-and time of each partner by path, −1 where it is missing), and either ``reject`` (reason and message), ``partner_of`` (a path) or ``records``: a list, each a
-``frame``, a ``spectrum``, an ``object`` or a ``refused`` with its fields."""
+``path``, ``size``, ``mtime_ns``, ``reader``, ``more`` (readers that were there and are not built in),
+``beside`` (size and time of each partner by path, −1 where it is missing), and either ``reject`` (reason and
+message), ``partner_of`` (a path) or ``records``: a list, each a ``frame``, a ``spectrum``, an ``object`` or a
+``refused`` with its fields."""
 
 Runner = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
@@ -213,11 +217,20 @@ def walk(inputs: Sequence[Path], skip: Path) -> tuple[list[str], list[Reject]]:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A task that recognises some files; see `scan`."""
+    """A task that recognises some files.
+
+    Attributes
+    ----------
+    paths : tuple of str
+    readers : tuple of Reader
+        Those that are not built in.
+    tables : frozenset of str
+        Paths of tables of objects.
+    """
 
     paths: tuple[str, ...]
-    readers: tuple[Reader, ...] = ()
-    tables: frozenset[str] = frozenset()
+    readers: tuple[Reader, ...]
+    tables: frozenset[str]
 
 
 def look(task: Look) -> list[Record]:
@@ -330,7 +343,6 @@ def scan(
     run: Runner,
     progress: Callable[[int, int, str], None] | None = None,
     *,
-    readers: tuple[Reader, ...] = (),
     tables: frozenset[str] = frozenset(),
 ) -> dict[str, Record]:
     """Recognise all files, taking from the cache those whose size and time have not changed.
@@ -345,8 +357,6 @@ def scan(
         ``run(function, tasks)`` yields the results as they come.
     progress : callable, optional
         ``(done, total, what)``.
-    readers : tuple of Reader
-        Asked before all others.
     tables : frozenset of str
         Paths of tables of objects.
 
@@ -358,6 +368,7 @@ def scan(
     known = {record["path"]: record for record in _remembered(cache)}
     records: dict[str, Record] = {}
     new: list[str] = []
+    readers = added()
     for path in files:
         record = known.get(path)
         if record is not None and is_unchanged(record) and _is_read_alike(record, readers, tables):
@@ -412,7 +423,7 @@ def _is_read_alike(record: Record, readers: Sequence[Reader], tables: Container[
     """Tell whether a remembered record is what looking again would give, with the readers named now."""
     if (record["path"] in tables) != (record["reader"] == TABLE):
         return False
-    # A description that is named now may claim any file, and one that is named no more is not known.
+    # A reader that has come may claim any file, and one that has gone reads none.
     return bool(record["more"] == [reader.name for reader in readers])
 
 
@@ -439,6 +450,11 @@ def remember(cache: Path, records: dict[str, Record], rejects: Iterable[Reject])
 def names_of(record: Record) -> list[str]:
     """Return the names of what a file holds: frame_id, spectrum_id, and ``source`` with its id."""
     return [name for entry in record.get("records", ()) if (name := _name_of(entry)) is not None]
+
+
+def keys_of(record: Record) -> list[str]:
+    """Return the keys of all that a file holds."""
+    return [fields["key"] for entry in record.get("records", ()) for fields in entry.values()]
 
 
 def _name_of(entry: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -487,6 +503,26 @@ def read_line(line: bytes) -> Record:
     return record
 
 
+def records_of(sources: Iterable[Source]) -> list[Record]:
+    """Return the records that `sort_out` made some sources of, without what else their files hold."""
+    found: dict[str, Record] = {}
+    more = [reader.name for reader in added()]
+    for source in sources:
+        file = source.file
+        beside = {path: list(seen) for path, *seen in file.beside}
+        empty = {"path": file.path, "size": file.size, "mtime_ns": file.mtime_ns, "reader": file.reader}
+        record = found.setdefault(file.path, empty | {"beside": beside, "more": more, "records": []})
+        if isinstance(source, FrameSource):
+            place = {"corners": list(source.corners), "radius": source.radius}
+            entry = {"frame": asdict(source.info) | place}
+        elif isinstance(source, SpectrumSource):
+            entry = {"spectrum": asdict(source.info)}
+        else:
+            entry = {"object": {key: value for key, value in asdict(source).items() if key != "file"}}
+        record["records"].append(entry)
+    return [found[path] for path in sorted(found)]
+
+
 def sort_out(records: dict[str, Record], not_files: Iterable[Reject], standing: Container[str] = ()) -> Scan:
     """Split the records by kind; of several with the same frame, spectrum or source one stays.
 
@@ -527,7 +563,8 @@ class _Sorter:
             self.rejects.append(Reject(path, record["reject"]["reason"], record["reject"]["message"]))
         else:
             self.asked += len(record["records"])
-            file = Stamp(path, record["size"], record["mtime_ns"], record["reader"])
+            beside = tuple((other, *seen) for other, seen in sorted(record["beside"].items()))
+            file = Stamp(path, record["size"], record["mtime_ns"], record["reader"], beside)
             for entry in record["records"]:
                 self._add(file, entry)
 
@@ -540,7 +577,9 @@ class _Sorter:
             return
         if name in self.kept:
             other = self.kept[name]
-            where = f"as {shown(other)} does; keep one of the two" if other != file.path else "twice; keep one"
+            where = (
+                f"as {shown(other)} does; keep one of the two" if other != file.path else "twice; keep one"
+            )
             message = f"{shown(file.path)}: holds {name}, {where}"
             self.rejects.append(Reject(file.path, "duplicate", message, fields["key"]))
             self.doubled.add(other)

@@ -11,12 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skyfuse.checksums import read_checksums, read_stamped, verified
-from skyfuse.cube.catalogue import read_catalogue
+from skyfuse.cube.catalogue import read_catalogue, schema_of
 from skyfuse.cube.layout import FORMAT, VERSION
-from skyfuse.cube.scan import Record, Reject, is_unchanged, name_of
+from skyfuse.cube.scan import TABLE, Record, Reject, is_unchanged, keys_of, names_of
 from skyfuse.cube.tiles import TilePlan
 from skyfuse.disk import read_json, sha256
 from skyfuse.errors import StoreError
+from skyfuse.survey.records import content_of
+from skyfuse.survey.registry import readers
 
 REPLACE = "name a new cube, or build with --replace if the cube may lose what it holds"
 
@@ -33,12 +35,12 @@ class Standing:
         Whether its build ended; otherwise only the tiles that it got to are known.
     meta : dict
         Its cube.json; empty where there is none, or a damaged one.
-    grid : str or None
-        Its wavelength grid.
+    grids : dict of str to str
+        Its wavelength grid of each instrument.
     records : dict of str to dict
         What the scan told of each file that its tiles were planned with, by path.
     held : dict of str to str
-        SHA-256 of each file that it holds, by frame_id or spectrum_id.
+        What names the content of each file that it holds, by frame_id, spectrum_id or ``source`` and its id.
     gone : set of str
         Paths of files that are no longer there as they were; filled by `join`.
     """
@@ -46,7 +48,7 @@ class Standing:
     out: Path
     finished: bool
     meta: dict[str, Any]
-    grid: str | None
+    grids: dict[str, str]
     records: dict[str, Record]
     held: dict[str, str]
     gone: set[str] = field(default_factory=set)
@@ -66,30 +68,31 @@ class Standing:
             return records
         copies: dict[str, list[str]] = {}
         for path, record in given.items():
-            if (name := name_of(record)) is not None:
+            for name in names_of(record):
                 copies.setdefault(name, []).append(path)
         for path, record in self.records.items():
-            name = name_of(record)
-            content = self.held.get(name or "")
+            names = names_of(record)
+            content = self._content_of(names)
             if content is None:
                 # Rejected when it was read in full: as long as it is the same file, it would be again.
                 if path not in records and is_unchanged(record):
                     records[path] = record
                 continue
-            if is_unchanged(record) or _content(path) == content:
-                records[path] = record
+            if is_unchanged(record) or _content(record) == content:
+                records[path] = _joined(record, given.get(path))
                 continue
-            others = [other for other in copies.get(name or "", ()) if other != path]
-            moved = [other for other in others if _content(other) == content]
+            others = [other for name in names for other in copies.get(name, ()) if other != path]
+            others = list(dict.fromkeys(others))
+            moved = [other for other in others if _content(given[other]) == content]
             if moved:
                 # The same bytes under another name.
                 records.pop(path, None)
                 for other in others:
                     if other != moved[0]:
-                        records.pop(other)
+                        records.pop(other, None)
             elif others or path in records:
                 raise StoreError(
-                    f"holds {name} from {path}, which has other content in {(*others, path)[0]} now",
+                    f"holds {names[0]} from {path}, which has other content in {(*others, path)[0]} now",
                     remedy=f"put the file back, or {REPLACE}",
                     path=self.out,
                 )
@@ -98,13 +101,16 @@ class Standing:
                 self.gone.add(path)
         return records
 
+    def _content_of(self, names: Iterable[str]) -> str | None:
+        """Return the content of the file that holds some frames, spectra or sources; None if none is held."""
+        return next((self.held[name] for name in names if name in self.held), None)
+
     def _require_given(self, records: Mapping[str, Record]) -> None:
         for path, record in self.records.items():
-            name = name_of(record)
-            content = self.held.get(name or "")
+            content = self._content_of(names_of(record))
             if content is None:
                 continue
-            if path not in records or not (is_unchanged(record) or _content(path) == content):
+            if path not in records or not (is_unchanged(record) or _content(record) == content):
                 raise StoreError(
                     f"is the unfinished cube of other files, among them {path}",
                     remedy=f"run the build that it began with, {REPLACE}",
@@ -112,16 +118,21 @@ class Standing:
                 )
 
     def require_sources(self, todo: Iterable[TilePlan]) -> None:
-        """Raise StoreError if a tile must be built again from a file that is gone."""
+        """Raise StoreError if a tile must be built again from a file that is gone, or that nothing reads."""
+        known = {TABLE, *(reader.name for reader in readers())}
         for tile_plan in todo:
-            paths = [source.path for source in (*tile_plan.frames, *tile_plan.foreign)]
-            paths += [source.path for epochs in tile_plan.objects for source in epochs]
-            for path in paths:
-                if path in self.gone:
+            for file in sorted(tile_plan.files, key=lambda file: file.path):
+                fault, remedy = "", f"put the file back, or {REPLACE}"
+                if file.path in self.gone:
+                    fault = "is no longer there"
+                elif file.reader not in known:
+                    fault = f"was read by {file.reader}, which is not known here"
+                    remedy = "name the same description with --instrument, or install the reader"
+                if fault:
                     raise StoreError(
-                        f"must build tile {tile_plan.tile} again for what is added, and {path}, which "
-                        "it holds, is no longer there",
-                        remedy=f"put the file back, or {REPLACE}",
+                        f"must build tile {tile_plan.tile} again for what is added, and {file.path}, which "
+                        f"it holds, {fault}",
+                        remedy=remedy,
                         path=self.out,
                     )
 
@@ -131,9 +142,11 @@ class Standing:
         Parameters
         ----------
         rows : iterable of mapping
-            Index rows of all frames and spectra of the next state.
+            Index rows of all frames, spectra and objects of the next state.
         """
-        there = {row.get("frame_id") or row["spectrum_id"]: row["sha256"] for row in rows}
+        there: dict[str, str] = {}
+        for row in rows:
+            there |= _held(row)
         lost = sorted(name for name, content in self.held.items() if there.get(name) != content)
         if lost:
             others = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
@@ -143,8 +156,8 @@ class Standing:
                 path=self.out,
             )
 
-    def earlier_rejects(self, asked: Mapping[str, Record], again: Sequence[Reject]) -> list[Reject] | None:
-        """Return the rejects of earlier builds whose files are still there and were not asked for now.
+    def earlier_rejects(self, given: Mapping[str, Record], again: Sequence[Reject]) -> list[Reject] | None:
+        """Return the rejects of earlier builds whose files are still there and were not given now.
 
         None where the table of them is damaged.
         """
@@ -157,22 +170,28 @@ class Standing:
         try:
             content = verified(self.out, "ledger/rejects.parquet", files)
             table = pq.read_table(pa.BufferReader(content)).to_pylist()
-            found = [Reject(row["path"], row["reason"], row["message"]) for row in table]
+            found = [Reject(row["path"], row["reason"], row["message"], row["key"]) for row in table]
         except (StoreError, OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
-        now = {*asked, *self.records, *(reject.path for reject in again)}
-        return [reject for reject in found if reject.path not in now and Path(reject.path).exists()]
+        # What was read in full comes again with its tile.
+        read = {(path, key) for path, record in self.records.items() for key in keys_of(record)}
+        now = {*given, *(reject.path for reject in again)}
+        return [
+            reject
+            for reject in found
+            if reject.path not in now and (reject.path, reject.key) not in read and Path(reject.path).exists()
+        ]
 
 
-def read_standing(out: Path, grid: str | None) -> Standing | None:
+def read_standing(out: Path, grids: Mapping[str, str]) -> Standing | None:
     """Return what stands in a cube; None where nothing does.
 
     Parameters
     ----------
     out : Path
         Folder of the cube.
-    grid : str or None
-        Wavelength grid that was asked for.
+    grids : mapping of str to str
+        Wavelength grids that were asked for by instrument; under an empty name that of all others.
 
     Raises
     ------
@@ -185,9 +204,11 @@ def read_standing(out: Path, grid: str | None) -> Standing | None:
     for path in sorted((out / "ledger" / "tiles").glob("Norder=*-Npix=*.json")):
         try:
             entry = read_stamped(path)
-            records = {record["path"]: record for record in entry["sources"]}
-            rows = {_name(row): row["sha256"] for row in (*entry["frames"], *entry["spectra"])}
-            entries.append((records, rows, entry["grid"], entry["skyfuse"]))
+            sources = {record["path"]: record for record in entry["sources"]}
+            rows: dict[str, str] = {}
+            for row in (*entry["frames"], *entry["spectra"], *entry["objects"]):
+                rows |= _held(row)
+            entries.append((sources, rows, entry["grids"], entry["skyfuse"]))
             whole.add(entry["tile"])
         except (StoreError, KeyError, TypeError, AttributeError):
             damaged = True
@@ -196,13 +217,19 @@ def read_standing(out: Path, grid: str | None) -> Standing | None:
     held = {name: content for _, rows, _, _ in entries for name, content in rows.items()}
     if finished:
         held |= _of_indexes(out, whole, needed=damaged or not entries)
-    records = {path: record for found, _, _, _ in entries for path, record in found.items()}
-    grids = {grid for _, _, grid, _ in entries} | ({meta["grid"]} if meta.get("grid") else set())
+    records: dict[str, Record] = {}
+    for found, _, _, _ in entries:
+        for path, record in found.items():
+            records[path] = _joined(records[path], record) if path in records else record
+    stand = [(name, told["spectrum"]["grid"]) for name, told in _told(meta).items() if "spectrum" in told]
+    stand += [pair for _, _, own, _ in entries for pair in own.items()]
     versions = {version for _, _, _, version in entries} | ({meta["skyfuse"]} if "skyfuse" in meta else set())
-    if grid is not None and grids - {grid}:
-        raise StoreError(
-            f"has the wavelength grid {min(grids - {grid})}, not {grid}", remedy=REPLACE, path=out
-        )
+    for name, own in stand:
+        asked = grids.get(name, grids.get("", own))
+        if asked != own:
+            raise StoreError(
+                f"has {name} on the wavelength grid {own}, not {asked}", remedy=REPLACE, path=out
+            )
     if versions - {VERSION}:
         raise StoreError(
             f"was built by Skyfuse {min(map(str, versions - {VERSION}))}, this is {VERSION}: all of its "
@@ -210,7 +237,7 @@ def read_standing(out: Path, grid: str | None) -> Standing | None:
             remedy=REPLACE,
             path=out,
         )
-    return Standing(out, finished, meta, next(iter(sorted(grids)), None), records, held)
+    return Standing(out, finished, meta, dict(stand), records, held)
 
 
 def _meta(out: Path) -> dict[str, Any]:
@@ -234,7 +261,7 @@ def _of_indexes(out: Path, whole: set[str], *, needed: bool) -> dict[str, str]:
     held: dict[str, str] = {}
     try:
         for what, key in (("frames", "frame_id"), ("spectra", "spectrum_id")):
-            table = read_catalogue(out, what)
+            table = read_catalogue(out, what, schema_of(what, {}))
             chosen = table[~table["tile"].isin(whole)]
             held |= dict(zip(chosen[key], chosen["sha256"], strict=True))
     except StoreError as error:
@@ -247,13 +274,33 @@ def _of_indexes(out: Path, whole: set[str], *, needed: bool) -> dict[str, str]:
     return held
 
 
-def _name(row: Mapping[str, Any]) -> str:
-    return str(row["frame_id"] if "frame_id" in row else row["spectrum_id"])
+def _told(meta: Mapping[str, Any]) -> Mapping[str, Any]:
+    told = meta.get("instruments", {})
+    return told if isinstance(told, dict) else {}
 
 
-def _content(path: str) -> str | None:
-    """Return the SHA-256 of a file, None where it cannot be read."""
+def _held(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return what an index row of the ledger holds: names, and the content that each is from."""
+    if "sources" in row:
+        return {f"source {name}": content for name, content in row["sources"].items()}
+    return {str(row.get("frame_id") or row["spectrum_id"]): row["sha256"]}
+
+
+def _joined(record: Record, more: Record | None) -> Record:
+    """Return a record together with what another one tells of the same file beyond it."""
+    if more is None or "records" not in more:
+        return record
+    names = {*names_of(record)}
+    beyond = [entry for entry in more["records"] if not {*names_of({"records": [entry]})} & names]
+    return record | {"records": [*record["records"], *beyond]}
+
+
+def _content(record: Record) -> str | None:
+    """Return what names the content of a file and its partners now, None where it cannot be read."""
+    entries = [fields for entry in record["records"] for fields in entry.values()]
+    beside = next((fields["partners"] for fields in entries if fields.get("partners")), ())
+    partners = [path for path in beside if Path(path).exists()]
     try:
-        return sha256(Path(path))
+        return content_of([sha256(Path(path)) for path in (record["path"], *partners)])
     except OSError:
         return None

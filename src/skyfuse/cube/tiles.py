@@ -22,7 +22,17 @@ from skyfuse.cube.cutout import cut_frame, place
 from skyfuse.cube.grid import SpectralGrid, grid_named, healpix29
 from skyfuse.cube.layout import COMPONENTS, FORMAT, TILE_ORDER, VERSION, ArrayWriter, create_arrays, tile_path
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
-from skyfuse.cube.scan import FrameSource, ObjectSource, Reject, Scan, Source, SpectrumSource, unexpected
+from skyfuse.cube.scan import (
+    FrameSource,
+    ObjectSource,
+    Reject,
+    Scan,
+    Source,
+    SpectrumSource,
+    Stamp,
+    records_of,
+    unexpected,
+)
 from skyfuse.disk import write_json
 from skyfuse.errors import FileError, StoreError, shown
 from skyfuse.sphere import chord, unit_vectors
@@ -59,15 +69,12 @@ class Setup:
         Of all frames and spectra.
     grids : tuple of (str, str)
         Wavelength grid of each instrument that has spectra.
-    described : tuple of str
-        Descriptions of instruments that the user gave, as YAML.
     keep_unclassified : bool
         Spectra without the pipeline's class and redshift count as whole.
     """
 
     instruments: tuple[Instrument, ...]
     grids: tuple[tuple[str, str], ...]
-    described: tuple[str, ...] = ()
     keep_unclassified: bool = False
 
     def instrument(self, name: str) -> Instrument:
@@ -90,7 +97,6 @@ class Setup:
         return Setup(
             tuple(one for one in self.instruments if one.name in names),
             tuple((name, grid) for name, grid in self.grids if name in names),
-            self.described,
             self.keep_unclassified,
         )
 
@@ -128,10 +134,14 @@ class TilePlan:
         return len(self.frames) + sum(map(len, self.objects))
 
     @property
-    def paths(self) -> set[str]:
+    def files(self) -> set[Stamp]:
         """Files that the tile is made from."""
-        sources: list[Source] = [*self.frames, *self.foreign, *(one for group in self.objects for one in group)]
-        return {source.file.path for source in sources}
+        sources: list[Source] = [
+            *self.frames,
+            *self.foreign,
+            *(one for group in self.objects for one in group),
+        ]
+        return {source.file for source in sources}
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides the tile's bytes."""
@@ -350,16 +360,15 @@ def build_tile(tile_plan: TilePlan, readers: Sequence[Reader] = ()) -> TileRepor
             break
         except _GapsError:
             rejects |= {(reject.path, reject.key): reject for reject in task.rejects}
-    own = [*tile_plan.frames, *(one for group in tile_plan.objects for one in group)]
+    own: list[Source] = [*tile_plan.frames, *(one for group in tile_plan.objects for one in group)]
     entry = {
         "tile": tile_plan.tile,
         "grids": dict(tile_plan.setup.grids),
-        "described": list(tile_plan.setup.described),
         "skyfuse": VERSION,
         "fingerprint": tile_plan.fingerprint(),
         "size": path.stat().st_size if digest is not None else None,
         "digest": digest,
-        "sources": sorted({source.file.path for source in own}),
+        "sources": records_of(own),
         "frames": task.frame_rows,
         "spectra": task.spectrum_rows,
         "objects": task.object_rows,
@@ -446,8 +455,8 @@ class _Tile:
             imaging = self.setup.imaging(name)
             for zoom in range(imaging.zooms):
                 size = _zoomed(imaging.size, zoom)
-                shape = (len(self.objects), len(imaging.bands), size, size)
-                add_images(f"/objects/{name}/{zoom}/image", shape, name)
+                images = (len(self.objects), len(imaging.bands), size, size)
+                add_images(f"/objects/{name}/{zoom}/image", images, name)
         for name, count in self.observed.items():
             for zoom in range(len(self.setup.grid(name).sizes)):
                 add_spectra(f"/objects/{name}/{zoom}/spectrum", len(self.objects), name, zoom)
@@ -607,7 +616,11 @@ class _Tile:
     ) -> None:
         """Cut out the objects of which this is the best frame so far."""
         held, inside, x0, y0 = where
-        name, band, imaging = frame.info.instrument, frame.info.band, self.setup.imaging(frame.info.instrument)
+        name, band, imaging = (
+            frame.info.instrument,
+            frame.info.band,
+            self.setup.imaging(frame.info.instrument),
+        )
         column = imaging.bands.index(band)
         orders = [(not whole, frame.sky_sigma, frame.info.frame_id) for whole in inside]
         better = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skyfuse import identifiers
-from skyfuse.cube.catalogue import SCHEMAS
+from skyfuse.cube.catalogue import schema_of
 from skyfuse.dataset.labels import label_table
 from skyfuse.dataset.select import expand_columns, find_column, numbers, with_label
 from skyfuse.dataset.sources.files import tables_in
@@ -257,7 +257,7 @@ def of_labels(recipe: Recipe, sources: Sequence[Path], labels: Path | None) -> I
         yield _no_labels(labels)
         return
     label = recipe.task.label
-    if label in SCHEMAS["spectra"].names or any((path / "dataset.json").is_file() for path in sources):
+    if label in schema_of("spectra", {}).names or any((path / "dataset.json").is_file() for path in sources):
         return
     try:
         table = labels_of(labels, label) if recipe.reader == "images" else label_table(labels)

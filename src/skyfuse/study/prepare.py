@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from skyfuse.cube.catalogue import SCHEMAS
+from skyfuse.cube.catalogue import schema_of
 from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.open import open_source
 from skyfuse.dataset.split import SplitPlan
@@ -144,7 +144,7 @@ def split_plan(recipe: Recipe) -> SplitPlan:
 
 def _find_labels(label: str, sources: Sequence[Path]) -> Path | None:
     """Return the table of star-formation rates among the files; None where spectra hold the label."""
-    if label in SCHEMAS["spectra"].names:
+    if label in schema_of("spectra", {}).names:
         return None
     for source in sources:
         for path in sorted(source.rglob("gal_totsfr*.fit*")) if source.is_dir() else []:

@@ -105,7 +105,7 @@ def read_spectrum(
     Raises
     ------
     FileError
-        As `skyfuse.survey.recognise.recognise`, and ``sky-fibre``, ``unplugged``, ``bad-target``,
+        As `skyfuse.survey.registry.reader_of`, and ``sky-fibre``, ``unplugged``, ``bad-target``,
         ``wrong-hdus``, ``wrong-unit``, ``bad-values`` or ``no-good-pixels``.
     """
     path = Path(path)

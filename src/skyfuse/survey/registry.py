@@ -19,14 +19,15 @@ ENTRY_POINT = "skyfuse.readers"
 """Group of entry points under which an installed package names its readers."""
 
 BUILT_IN: tuple[Reader, ...] = (
-    sdss.FrameReader(),
     sdss.SpectrumReader(),
     sdssv.SpectrumReader(),
     spspec.SpectrumReader(),
     lamost.SpectrumReader(),
+    sdss.FrameReader(),
     desi.CoaddReader(),
 )
-"""In the order in which they are asked whether a file is theirs; the descriptions shipped come after them."""
+"""In the order in which they are asked: first those that need the primary header alone; the descriptions
+shipped come after all of them."""
 
 _registered: list[Reader] = []
 
@@ -50,9 +51,9 @@ def register(reader: Reader) -> None:
     _registered.append(reader)
 
 
-def registered() -> tuple[Reader, ...]:
-    """Return the readers that were registered in this process."""
-    return tuple(_registered)
+def added() -> tuple[Reader, ...]:
+    """Return the readers that are not built in: registered in this process, or installed."""
+    return (*_registered, *_installed())
 
 
 def readers(more: Sequence[Reader] = ()) -> tuple[Reader, ...]:

@@ -334,7 +334,7 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
     Raises
     ------
     FileError
-        As `skyfuse.survey.recognise.recognise`, and ``no-good-pixels`` where none is valid.
+        As `skyfuse.survey.registry.reader_of`, and ``no-good-pixels`` where none is valid.
     """
     path, scratch = Path(path), scratch or fits.Scratch()
     content, hdus, sha256 = fits.read(path, scratch, _MOST_FRAME_BYTES)
@@ -462,7 +462,7 @@ def read_spectrum(
     Raises
     ------
     FileError
-        As `skyfuse.survey.recognise.recognise`, and ``sky-fibre``, ``unplugged``, ``bad-target``,
+        As `skyfuse.survey.registry.reader_of`, and ``sky-fibre``, ``unplugged``, ``bad-target``,
         ``no-data``, ``wrong-hdus``, ``bad-values`` or ``no-good-pixels``.
     """
     path = Path(path)

@@ -56,7 +56,9 @@ def read_sources(path: Path) -> tuple[pd.DataFrame, list[Refused]]:
     placed = (ra >= 0) & (ra <= 360) & (dec >= -90) & (dec <= 90)
     keys = np.arange(len(given)).astype(str)
     refused = [
-        Refused(str(keys[row]), "no-position", f"{shown(path)}: row {row} has no position on the sky; correct it")
+        Refused(
+            str(keys[row]), "no-position", f"{shown(path)}: row {row} has no position on the sky; correct it"
+        )
         for row in np.flatnonzero(~placed)
     ]
     table = pd.DataFrame({"key": keys, "source_id": _names(given, path), "ra": ra % 360.0, "dec": dec})

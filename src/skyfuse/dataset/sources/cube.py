@@ -26,8 +26,9 @@ from skyfuse.dataset.tables import table_digest
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.disk import sha256
 from skyfuse.errors import DataError, SkyfuseError, StoreError, UsageError, shown
-from skyfuse.survey.recognise import recognise
-from skyfuse.survey.records import BANDS, Samples, SpectrumInfo
+from skyfuse.survey.reader import SurveyFile
+from skyfuse.survey.records import Samples, SpectrumInfo
+from skyfuse.survey.registry import reader_of
 from skyfuse.words import SAMPLED, Progress, Sampled
 
 _SFR_LABEL = "AVG"
@@ -113,7 +114,7 @@ def _add_spectra(ledger: Ledger, cube: Cube, wanted: Wanted, table: pd.DataFrame
     key = "spectrum_id" if wanted.every_spectrum else "object_id"
     row = np.array(row_of.reindex(spectra[key]).fillna(-1), dtype=np.int64)
     own = cube.objects.set_index("object_id").loc[spectra["object_id"]]
-    dark = own[[f"frame_{band}" for band in BANDS]].isna().to_numpy().all(axis=1)
+    dark = own[[name for name in own if str(name).startswith("frame_")]].isna().to_numpy().all(axis=1)
     dark &= "image" in (wanted.inputs or ())
     reason = np.where(dark, "no-image", "no-valid-sample").astype(object)
     detail = np.where(dark, "no frame holds its place", "none of its samples is valid").astype(object)
@@ -129,11 +130,13 @@ def _add_spectra(ledger: Ledger, cube: Cube, wanted: Wanted, table: pd.DataFrame
 def _header_names(file: Path) -> dict[str, Any]:
     """Return what a rejected file's header says that it is, where it does."""
     try:
-        info = recognise(file)
+        opened = SurveyFile(file)
+        found = reader_of(opened).records(opened)
     except (SkyfuseError, OSError):
         return {}
-    if not isinstance(info, SpectrumInfo):
+    if len(found) != 1 or not isinstance(found[0], SpectrumInfo):
         return {}
+    info = found[0]
     numbers_ = {name: pd.array([getattr(info, name)], dtype="Int64") for name in ("plate", "mjd", "fiberid")}
     texts = {name: [getattr(info, name)] for name in ("spectrum_id", "survey")}
     return {**texts, **numbers_, "ra": [info.ra], "dec": [info.dec]}
@@ -184,14 +187,19 @@ def _zooms(cube: Cube, wanted: Wanted) -> dict[Sampled, tuple[int, ...]]:
         )
     kept: dict[Sampled, tuple[int, ...]] = {}
     for modality in (known for known in SAMPLED if known in inputs):
-        levels = tuple(sorted({int(zoom) for zoom in zooms.get(modality, range(cube.zooms))}))
-        if not levels or levels[0] < 0 or levels[-1] >= cube.zooms:
+        count = _zooms_of(cube, modality)
+        levels = tuple(sorted({int(zoom) for zoom in zooms.get(modality, range(count))}))
+        if not levels or levels[0] < 0 or levels[-1] >= count:
             raise UsageError(
                 f"zooms {list(levels)} of {modality} are not in the cube",
-                remedy=f"choose of 0 to {cube.zooms - 1}",
+                remedy=f"choose of 0 to {count - 1}",
             )
         kept[modality] = levels
     return kept
+
+
+def _zooms_of(cube: Cube, modality: Sampled) -> int:
+    return (cube.imaging() if modality == "image" else cube.spectroscopy()).zooms
 
 
 @dataclass(frozen=True)
@@ -244,8 +252,8 @@ class _Rows:
             one[name],
             placed["ra"],
             placed["dec"],
-            size=self.cube.image_size if seen else 0,
-            angle=_frame_angles(self.cube.frames, one) if seen else None,
+            size=self.cube.imaging().size if seen else 0,
+            angle=_frame_angles(self.cube, one) if seen else None,
             # Cutouts share light where they share pixels.
             apart=0.0 if [*modalities] == ["image"] else groups.NEIGHBOUR_ARCSEC,
         )
@@ -258,8 +266,7 @@ def _content(
     """Return the rows that have every input, joined with their labels."""
     cube = source.cube
     described: dict[str, Any] = {
-        "image": {"size": cube.image_size, "bands": BANDS, "pixel_arcsec": groups.PIXEL_ARCSEC},
-        "spectrum": {"grid": cube.grid.name, "sizes": list(cube.grid.sizes)},
+        **_described(cube),
         "source": {"reader": "cube", "every_spectrum": source.every_spectrum},
         "matched": None,
     }
@@ -293,7 +300,11 @@ def _content(
         read=source.read,
         zooms=zooms,
         finest=dict.fromkeys(SAMPLED, 0),
-        wavelengths={zoom: cube.grid.centres(zoom) for zoom in {0, *zooms.get("spectrum", ())}},
+        wavelengths={
+            zoom: cube.spectroscopy().grid.centres(zoom)
+            for zoom in {0, *zooms.get("spectrum", ())}
+            if cube.instruments_with("spectrum")
+        },
         units=UNITS,
         funnel=funnel,
         group=group,
@@ -301,6 +312,18 @@ def _content(
         flag=flag if wanted.flag_zero and flag in table else None,
         strict=wanted.strict,
     )
+
+
+def _described(cube: Cube) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if cube.instruments_with("image"):
+        imaging = cube.imaging()
+        bands = "".join(imaging.bands)
+        told["image"] = {"size": imaging.size, "bands": bands, "pixel_arcsec": imaging.pixel_arcsec}
+    if cube.instruments_with("spectrum"):
+        grid = cube.spectroscopy().grid
+        told["spectrum"] = {"grid": grid.name, "sizes": list(grid.sizes)}
+    return told
 
 
 def _labelled(table: pd.DataFrame, own: pd.DataFrame, label: str | None) -> pd.DataFrame:
@@ -326,18 +349,19 @@ def _present(cube: Cube, read: Read, n: int, modalities: Sequence[Sampled]) -> N
     for first in range(0, n, _BLOCK):
         rows = np.arange(first, min(first + _BLOCK, n))
         for modality in modalities:
-            coverage = read(modality, cube.zooms - 1, rows).coverage
+            coverage = read(modality, _zooms_of(cube, modality) - 1, rows).coverage
             present[rows] &= (coverage > 0).reshape(len(rows), -1).any(axis=1)
     return present
 
 
-def _frame_angles(frames: pd.DataFrame, table: pd.DataFrame) -> NDArray[np.float64]:
+def _frame_angles(cube: Cube, table: pd.DataFrame) -> NDArray[np.float64]:
     """Return the angle from east to pixel axis of each object's frames (degrees), NaN if bands disagree."""
-    angles = np.full((len(table), len(BANDS)), np.nan)
-    cards = frames.set_index("frame_id")["wcs"]
+    imaging = cube.imaging()
+    angles = np.full((len(table), len(imaging.bands)), np.nan)
+    cards = cube.frames.set_index("frame_id")["wcs"]
     ra, dec = table["ra"].to_numpy(np.float64), table["dec"].to_numpy(np.float64)
-    for b, band in enumerate(BANDS):
-        for name, members in table.groupby(f"frame_{band}").indices.items():
+    for b, band in enumerate(imaging.bands):
+        for name, members in table.groupby(f"frame_{imaging.instrument}_{band}").indices.items():
             wcs = frame_wcs(str(cards[str(name)]))
             x, y = sky_to_pixel(wcs, ra[members], dec[members])
             # A step of 32 pixels, half a cutout, along the rows.
