@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.cube.grid import SpectralGrid
+from skyfuse.cube.query import CubeImaging, CubeSpectroscopy
 from skyfuse.survey.records import BANDS, Samples
 
 GRID = SpectralGrid("test", (64, 32, 16), (4000.0, 8000.0))
@@ -40,7 +42,8 @@ class MemoryCube:
         self.path = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "cube.json").write_text(f'{{"n": {n}, "seed": {seed}}}')
-        self.grid, self.image_size, self.zooms = GRID, SIZE, 3
+        told = asdict(CubeImaging("sdss", tuple(BANDS), SIZE, 3, "nanomaggy", 0.396))
+        self.instruments = {"sdss": {"image": told, "spectrum": {"grid": GRID.name}}}
         ra, dec = 10 + rng.uniform(-spread, spread, n), 0.5 + rng.uniform(-spread, spread, n)
         ids = [f"J{k:04d}" for k in range(n)]
         self.objects = pd.DataFrame(
@@ -85,7 +88,10 @@ class MemoryCube:
             ],
             ignore_index=True,
         )
-        self.frames = pd.DataFrame({"frame_id": [f"f-{band}" for band in BANDS], "wcs": _CARDS})
+        self.objects["instrument"] = self.spectra["instrument"] = "sdss"
+        self.frames = pd.DataFrame(
+            {"frame_id": [f"f-{band}" for band in BANDS], "wcs": _CARDS, "instrument": "sdss"}
+        )
         self._image = rng.normal(0, 1, (n, 5, SIZE, SIZE)).astype(np.float32)
         self._image[:, :, SIZE // 2, SIZE // 2] += 200
         self._spectrum = rng.normal(10, 1, (n + 1, GRID.sizes[0])).astype(np.float32)
@@ -95,7 +101,16 @@ class MemoryCube:
         """Make bins of some spectra invalid."""
         self._spectrum[rows, bins] = np.nan
 
-    def gather(self, kind: str, zoom: int, rows: NDArray[np.int64]) -> Samples:
+    def instruments_with(self, kind: str) -> list[str]:
+        return [name for name, told in self.instruments.items() if kind in told]
+
+    def imaging(self, instrument: str | None = None) -> CubeImaging:
+        return CubeImaging(**self.instruments["sdss"]["image"])
+
+    def spectroscopy(self, instrument: str | None = None) -> CubeSpectroscopy:
+        return CubeSpectroscopy("sdss", GRID, 3, "1e-17 erg s-1 cm-2 Angstrom-1")
+
+    def gather(self, kind: str, zoom: int, rows: NDArray[np.int64], instrument: str | None = None) -> Samples:
         if kind == "image":
             s = SIZE >> zoom
             value = self._image[rows].reshape(len(rows), 5, s, 1 << zoom, s, 1 << zoom).mean(axis=(3, 5))
