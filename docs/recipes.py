@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -55,11 +55,10 @@ def page() -> str:
     parts = [
         HEAD,
         "## Recipes shipped\n",
-        _table(("recipe", "kind", "reader", "shows", "variants"), _shipped()),
+        table(("recipe", "kind", "reader", "shows", "variants"), _shipped()),
     ]
     parts += ["## Fields\n", "Sections are explained below, each under its name.\n"]
-    for title, section in sections(Recipe, "the recipe").items():
-        parts += [f"### {title}\n", f"{inspect.cleandoc(section.__doc__ or '')}\n", _fields(section)]
+    parts += explained_sections(Recipe, "the recipe")
     parts += [
         "## Models\n",
         "Their parameters stand under `fixed`, `grid` or `space` of `models.<name>`.\n",
@@ -69,12 +68,20 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def sections(section: type[BaseModel], title: str) -> dict[str, type[BaseModel]]:
-    """Return a section and all inside of it, by the place where each stands first."""
+def explained_sections(whole: type[BaseModel], what: str) -> list[str]:
+    """Return the parts of a page that explain every section of a file of settings."""
+    parts = []
+    for title, section in sections(whole).items():
+        parts += [f"### {title or what}\n", f"{inspect.cleandoc(section.__doc__ or '')}\n", _fields(section)]
+    return parts
+
+
+def sections(section: type[BaseModel], title: str = "") -> dict[str, type[BaseModel]]:
+    """Return a section and all inside of it, by the place where each stands first; the whole has none."""
     found = {title: section}
     for name, field in section.model_fields.items():
         for inner, place in _inner(field.annotation, name):
-            for own, one in sections(inner, place if section is Recipe else f"{title}.{place}").items():
+            for own, one in sections(inner, f"{title}.{place}".lstrip(".")).items():
                 if one not in found.values():
                     found[own] = one
     return found
@@ -105,12 +112,14 @@ def _fields(section: type[BaseModel]) -> str:
         (f"`{name}`", type_name(field.annotation) + _bounds(field), _default(field), field.description or "")
         for name, field in section.model_fields.items()
     )
-    return _table(("field", "holds", "default", "means"), rows)
+    return table(("field", "holds", "default", "means"), rows)
 
 
 def type_name(annotation: Any) -> str:
     """Return what a field of a type holds, in words."""
     origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(inner[0])
     if origin in (Union, UnionType):
         names = list(dict.fromkeys(type_name(one) for one in inner if one is not type(None)))
         return "number or text" if set(names) >= {"number", "text"} else " or ".join(names)
@@ -172,7 +181,7 @@ def _model(model: type[Model]) -> list[str]:
     return [
         f"### {model.name}\n",
         f"{about}\n\nLearns {learns}.\n",
-        _table(("parameter", "default", "means"), rows),
+        table(("parameter", "default", "means"), rows),
     ]
 
 
@@ -208,7 +217,8 @@ def explained(model: type[Model]) -> dict[str, str]:
     return found
 
 
-def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    """Return a table in Markdown."""
     lines = [head, tuple("---" for _ in head), *rows]
     if len(lines) == 2:
         return "None.\n"
