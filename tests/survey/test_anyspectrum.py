@@ -158,6 +158,8 @@ def test_far_ultraviolet_wavelengths_are_those_in_vacuum(tmp_path):
         ({"flux": FLUX * u.adu, "uncertainty": SIGMA * u.adu}, {}, "wrong-unit"),
         ({"flux": FLUX * u.K}, {}, "wrong-hdus"),
         ({"uncertainty": 0 * SIGMA * UNIT}, {}, "no-good-pixels"),
+        ({"flux": 1e300 * FLUX * UNIT}, {}, "bad-values"),
+        ({"uncertainty": 1e-200 * SIGMA * UNIT}, {}, "no-good-pixels"),
         ({"wavelength": WAVE.round(-3) * u.AA}, {}, "bad-values"),
         ({"wavelength": (WAVE - 5000) * u.AA}, {}, "bad-values"),
         ({}, {"RA": None}, "missing-keyword"),

@@ -349,10 +349,20 @@ def test_threads_that_read_two_files_in_turn_get_their_own(tmp_path):
 
 
 def test_single_exposures_are_another_kind(tmp_path):
-    path = write_desi(tmp_path, [5, 5], fibermap={"EXPID": [1, 2]})
+    path = write_desi(tmp_path, [5, 5], fibermap={"EXPID": [1, 2], "COADD_FIBERSTATUS": None})
     with pytest.raises(FileError, match="single exposures") as raised:
         records(path)
     assert raised.value.reason == "unknown-kind"
+
+
+@pytest.mark.parametrize(
+    "unit", ["", "1e-17 erg/(s cm2 A)", "10^-17 ergs/s/cm^2/Ang", "10**-17 erg s-1 cm-2 Angstrom-1"]
+)
+def test_its_unit_is_known_however_it_is_written(tmp_path, unit):
+    path = write_desi(tmp_path, [5])
+    with fits.open(path, mode="update", checksum=True) as hdus:
+        hdus["B_FLUX"].header["BUNIT"] = unit
+    assert reader.read(path, "5", ANY).info.key == "5"
 
 
 def test_redshifts_without_their_coadd_are_told(tmp_path):

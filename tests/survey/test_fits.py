@@ -348,3 +348,37 @@ def test_damage_is_survived_or_told(tmp_path_factory, kind, data):
     for read in (recognise, read_frame if kind == "frame" else read_spectrum):
         with contextlib.suppress(FileError):
             read(path)
+
+
+def test_headers_of_a_file_that_claims_more_than_any_can_hold_are_read(tmp_path):
+    path = tmp_path / "huge.fits"
+    astropy_fits.HDUList([astropy_fits.PrimaryHDU(np.ones(9)), astropy_fits.ImageHDU(np.ones(9))]).writeto(
+        path
+    )
+    card = b"NAXIS1  =  9223372036854775807"
+    content = path.read_bytes().replace(b"NAXIS1  =                    9", card, 1)
+    path.write_bytes(content)
+    assert len(fits.read_headers(path)) == 1
+    with pytest.raises(FileError) as raised:
+        fits.read(path)
+    assert raised.value.reason == "truncated"
+    for sums in (False, True):
+        with pytest.raises(FileError):
+            fits.parse(fits.OnDisk(path), path, sums=sums)
+
+
+def test_a_file_read_on_demand_gives_the_bytes_and_the_hash_of_the_whole(tmp_path):
+    path = tmp_path / "s.fits"
+    spectrum_hdus(np.ones(3000), np.ones(3000), 3.6 + 1e-4 * np.arange(3000)).writeto(path, checksum=True)
+    content, hdus, sha256 = fits.read(path)
+    on_disk = fits.OnDisk(path)
+    assert len(on_disk) == len(content)
+    assert on_disk[100:5000] == bytes(content[100:5000])
+    assert on_disk.sha256() == sha256
+    assert [hdu.start for hdu in fits.parse(on_disk, path)] == [hdu.start for hdu in hdus]
+    flipped = bytearray(content)
+    flipped[hdus[1].start] ^= 1
+    path.write_bytes(flipped)
+    fits.parse(fits.OnDisk(path), path, sums=False)
+    with pytest.raises(FileError, match="DATASUM of HDU 1"):
+        fits.parse(fits.OnDisk(path), path)

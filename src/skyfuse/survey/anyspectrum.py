@@ -173,8 +173,7 @@ class SpecutilsReader:
         order = np.argsort(wavelength, kind="stable")
         wavelength, flux, sigma, masked = wavelength[order], flux[order], sigma[order], masked[order]
         spectra.require_wavelengths(np.log10(wavelength), path)
-        given = np.isfinite(sigma) & (sigma > 0)
-        ivar = np.where(given, np.where(given, sigma, 1) ** -2.0, 0)
+        ivar = spectra.ivar_of(sigma)
         value, error = spectra.flux_and_sigma(flux, ivar, masked, path)
         catalogue: dict[str, Any] = dict.fromkeys(("class", "subclass", "z", "z_err", "zwarning"))
         catalogue |= {"sn_median": spectra.sn_median(value, error), "objtype": ""}
@@ -373,9 +372,10 @@ def _fluxes(
             remedy="give σ, variance or inverse variance with it",
             path=path,
         )
-    std = uncertainty.represent_as(StdDevUncertainty)
-    sigma = std.quantity.to_value(unit) if std.unit is not None else np.asarray(std.array)
-    return np.asarray(loaded.flux.value, np.float64) * scale, np.asarray(sigma, np.float64) * scale
+    with np.errstate(all="ignore"):
+        std = uncertainty.represent_as(StdDevUncertainty)
+        sigma = std.quantity.to_value(unit) if std.unit is not None else np.asarray(std.array)
+        return np.asarray(loaded.flux.value, np.float64) * scale, np.asarray(sigma, np.float64) * scale
 
 
 def _position(cards: _Cards, path: Path) -> tuple[float, float]:

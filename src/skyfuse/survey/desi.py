@@ -36,6 +36,8 @@ _FIBERMAP = {
     "COADD_FIBERSTATUS": "iu",
     "FIBERSTATUS": "iu",
     "EXPID": "iu",
+    "COADD_NUMEXP": "iu",
+    "NUM_EXPID": "iu",
 }
 _EXPOSURES = {"TARGETID": "iu", "MJD": "f"}
 _REDSHIFTS = {"TARGETID": "iu", "Z": "f", "ZERR": "f", "ZWARN": "iu", "SPECTYPE": "S", "SUBTYPE": "S"}
@@ -213,7 +215,8 @@ class _Coadd:
         for name in ("TARGETID", "TARGET_RA", "TARGET_DEC"):
             if name not in rows:
                 raise self._wrong(f"its FIBERMAP has no {name}")
-        if "EXPID" in rows:
+        # Coadds of old have that of the first exposure, beside what tells that there are several.
+        if "EXPID" in rows and not {"COADD_FIBERSTATUS", "COADD_NUMEXP", "NUM_EXPID"} & set(rows):
             raise FileError(
                 "it holds single exposures, several spectra of one target",
                 reason="unknown-kind",
@@ -286,8 +289,9 @@ class _Coadd:
                 raise self._wrong(f"{name}_{part} is no image of the right numbers")
             if part != "MASK":
                 fits.require_plain_image(hdu.header, self.path)
-            if part == "FLUX" and "BUNIT" in hdu.header:
-                spectra.require_flux_unit(fits.text(hdu.header, "BUNIT", self.path), self.path)
+            # Early coadds give none.
+            if part == "FLUX" and (unit := str(hdu.header.get("BUNIT", "")).strip()):
+                spectra.require_flux_unit(unit, self.path)
             found.append(hdu)
         flux, ivar, *mask = found
         return _Arm(int(bins[0]), len(wave), flux, ivar, mask[0] if mask else None)

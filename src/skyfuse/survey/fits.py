@@ -686,7 +686,8 @@ def _read_headers(path: Path, count: int) -> list[Header]:
                         return headers
                     at = end + -(-_data_size(header, path) // BLOCK) * BLOCK
                     if at > len(content):
-                        stream.seek(at - len(content), os.SEEK_CUR)
+                        # A damaged header may tell of more than any file can hold.
+                        stream.seek(min(at - len(content), 1 << 62), os.SEEK_CUR)
                         content, at = b"", 0
                 if not piece:
                     return headers

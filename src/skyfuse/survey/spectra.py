@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,11 @@ def require_flux_unit(text: str, path: Path) -> None:
     FileError
         ``wrong-unit``.
     """
-    found = u.Unit(_ANGSTROM.sub("Angstrom", text), parse_strict="silent")
+    plain = _ANGSTROM.sub("Angstrom", text).replace("ergs", "erg")
+    with warnings.catch_warnings():
+        # Of several slashes, which the standard discourages.
+        warnings.simplefilter("ignore", u.UnitsWarning)
+        found = u.Unit(plain, parse_strict="silent")
     if not found.is_equivalent(FLUX_UNIT) or abs(float(found.to(FLUX_UNIT)) - 1) > 1e-6:
         raise FileError(
             f"its fluxes are in {text!r}, not in 1e-17 erg/s/cm²/Å",
@@ -98,7 +103,7 @@ def require_flux_unit(text: str, path: Path) -> None:
         )
 
 
-def require_fluxes(flux: NDArray[np.float32], ivar: NDArray[np.float32], path: Path) -> None:
+def require_fluxes(flux: NDArray[Any], ivar: NDArray[Any], path: Path) -> None:
     """Refuse a spectrum whose valid pixels are none, or brighter or more exact than any.
 
     Raises
@@ -230,13 +235,23 @@ def flux_and_sigma(
     FileError
         As `require_fluxes`.
     """
-    flux, ivar = flux.astype(np.float32), ivar.astype(np.float32)
     good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf) & ~masked
     require_fluxes(flux[good], ivar[good], path)
+    # What does not fit, in whichever precision, is masked.
+    with np.errstate(over="ignore"):
+        flux, ivar = flux.astype(np.float32), ivar.astype(np.float32)
+    good &= ivar > 0
     sigma = np.full(flux.size, np.nan, np.float32)
     sigma[good] = 1 / np.sqrt(ivar[good])
     flux[~good] = np.nan
     return flux, sigma
+
+
+def ivar_of(sigma: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return inverse variances, 0 where a σ is not above 0 or not finite."""
+    given = np.isfinite(sigma) & (sigma > 0)
+    with np.errstate(over="ignore"):
+        return np.where(given, np.where(given, sigma, 1) ** -2.0, 0)
 
 
 def sn_median(flux: NDArray[np.float32], sigma: NDArray[np.float32]) -> float:

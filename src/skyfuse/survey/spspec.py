@@ -104,9 +104,7 @@ def read_spectrum(path: Path, *, keep_unknown: bool = False, keep_unclassified: 
         )
     image = np.frombuffer(content, ">f4", rows * size, primary.start).reshape(rows, size)
     loglam, first_bin = spectra.described_bins(header, size, path)
-    error = image[_ERROR].astype(np.float64)
-    given = np.isfinite(error) & (error > 0)
-    ivar = np.where(given, np.where(given, error, 1) ** -2.0, 0)
+    ivar = spectra.ivar_of(image[_ERROR].astype(np.float64))
     mask = image[_MASK]
     masked = ~np.isfinite(mask) | (np.where(np.isfinite(mask), mask, 0).astype(np.int64) & _BAD_BITS != 0)
     flux, sigma = spectra.flux_and_sigma(image[_FLUX], ivar, masked, path)
