@@ -687,7 +687,7 @@ def _read_headers(path: Path, count: int) -> list[Header]:
                     at = end + -(-_data_size(header, path) // BLOCK) * BLOCK
                     if at > len(content):
                         # A damaged header may tell of more than any file can hold.
-                        stream.seek(min(at - len(content), 1 << 62), os.SEEK_CUR)
+                        stream.seek(min(at - len(content), 1 << 40), os.SEEK_CUR)
                         content, at = b"", 0
                 if not piece:
                     return headers
