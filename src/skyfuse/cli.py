@@ -163,11 +163,21 @@ def build(
         list[Path], typer.Argument(help="Survey files or folders, then the cube: IN... OUT.cube")
     ],
     grid: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Wavelength grid: sdss or hiss; by default the cube's own, sdss for a new one.",
+            help="Wavelength grid: sdss, boss, desi, lamost, hiss, log:FIRST,LAST,STEP or "
+            "linear:FIRST,LAST,STEP; for one instrument INSTRUMENT=GRID. By default the cube's own, in a new "
+            "one each instrument's.",
             show_default=False,
         ),
+    ] = None,
+    objects: Annotated[
+        list[Path] | None,
+        typer.Option(help="Table of positions: cut for every row, whether or not it has a spectrum."),
+    ] = None,
+    instrument: Annotated[
+        list[str] | None,
+        typer.Option(help="Description of an instrument, a YAML file or 'generic'; see skyfuse instrument."),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Make the cube anew of these files alone, whatever it holds.")
@@ -183,21 +193,37 @@ def build(
     Example: skyfuse build sky/ stripe.cube
     """
     from skyfuse.cube.build import build as build_cube
+    from skyfuse.plugins import register
+    from skyfuse.survey.described import described
 
-    if len(paths) < 2:
+    if len(paths) < (1 if objects else 2):
         raise UsageError(
             "a build needs at least one input and the cube", remedy="call skyfuse build IN... OUT.cube"
         )
+    for name in instrument or ():
+        register(described(name))
     with progress_bars() as progress:
         report = build_cube(
             paths[:-1],
             paths[-1],
-            grid=grid,
+            grid=_grids(grid or ()),
+            objects=objects or (),
             replace=replace,
             workers=dask or workers,
             progress=progress,
         )
     say(str(report), as_json, report.to_dict())
+
+
+def _grids(given: list[str] | tuple[()]) -> dict[str, str]:
+    """Read ``GRID`` and ``INSTRUMENT=GRID``."""
+    grids: dict[str, str] = {}
+    for text in given:
+        instrument, _, grid = text.rpartition("=")
+        if instrument in grids:
+            raise UsageError(f"--grid was given twice ({text})", remedy="give one grid for each instrument")
+        grids[instrument] = grid
+    return grids
 
 
 @app.command()
@@ -254,7 +280,9 @@ class Images:
     """What is cut out of a cube's images."""
 
     zoom: Annotated[int, typer.Option(help="0 is native; each step halves both axes.")] = 0
-    bands: Annotated[str, typer.Option(help="Bands, in order.")] = "ugriz"
+    bands: Annotated[
+        str | None, typer.Option(help="Bands, in order: gri or w1,w2; by default all.", show_default=False)
+    ] = None
     time: Annotated[str | None, typer.Option(help="MJD_FROM:MJD_TO.")] = None
 
 
@@ -267,6 +295,9 @@ def cutout(
     images: Images,
     output: Annotated[Path, typer.Option("--output", "-o", help="FITS file to write.")] = Path("cutout.fits"),
     size: Annotated[int, typer.Option(help="Native pixels on a side.", min=1)] = 64,
+    instrument: Annotated[
+        str | None, typer.Option(help="Whose images; by default the only one's.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Cut an image with its uncertainty and WCS out of a cube, to FITS.
@@ -277,7 +308,12 @@ def cutout(
     from skyfuse.cube.query import Cube
 
     cut = Cube.open(cube).cutout(
-        _coordinate(position), size=size, zoom=images.zoom, bands=images.bands, time=_interval(images.time)
+        _coordinate(position),
+        size=size,
+        zoom=images.zoom,
+        bands=images.bands,
+        time=_interval(images.time),
+        instrument=instrument,
     )
     write_cutout(cut, output)
     say(

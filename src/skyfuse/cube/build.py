@@ -38,12 +38,13 @@ from skyfuse.cube.grid import grid_named
 from skyfuse.cube.layout import FORMAT, TILE_ORDER, VERSION, tile_path
 from skyfuse.cube.scan import Record, Reject, Runner, Scan, remember, scan, sort_out, walk
 from skyfuse.cube.staging import INDEXES, TILES, WRITER, clean, go_on, next_folder, switch
-from skyfuse.cube.standing import Standing, read_standing
+from skyfuse.cube.standing import REPLACE, Standing, read_standing
 from skyfuse.cube.tiles import Setup, TilePlan, build_tile, is_built, ledger_path, plan
 from skyfuse.disk import dumps, locked, replaced, write_json
 from skyfuse.errors import DataError, StoreError, UsageError, shown
 from skyfuse.processes import Context
 from skyfuse.survey import registry
+from skyfuse.survey.records import Instrument
 from skyfuse.words import Progress
 
 MAX_TILE_BYTES = 2 * 1024**3
@@ -322,9 +323,22 @@ class _Task:
                 remedy="name the same description with --instrument, or install the reader",
                 path=self.out,
             )
+        self._require_alike(known)
         return Setup(
             tuple(known[name] for name in sorted(framed | observed)), tuple(grids), self.keep_unclassified
         )
+
+    def _require_alike(self, known: Mapping[str, Instrument]) -> None:
+        """Raise StoreError where what stands in the cube was read by another description."""
+        if self.standing is None:
+            return
+        for name, told in self.standing.instruments.items():
+            if name in known and _told(known[name]) | told != told:
+                raise StoreError(
+                    f"holds images of {name} as another description tells them",
+                    remedy=f"name that description with --instrument, or {REPLACE}",
+                    path=self.out,
+                )
 
     def _require_usable(self, given: dict[str, Record], not_files: Sequence[Reject]) -> None:
         """Raise DataError if none of the files given now can be used."""
@@ -515,13 +529,20 @@ def _described(
     told: dict[str, dict[str, dict[str, Any]]] = {}
     for name in sorted({row["instrument"] for row in rows["frames"]}):
         imaging = setup.imaging(name)
-        told[name] = {"image": asdict(imaging) | {"bands": list(imaging.bands)}}
+        told[name] = {"image": asdict(imaging) | {"bands": list(imaging.bands)}} | _told(
+            setup.instrument(name)
+        )
     for name in sorted({row["instrument"] for row in rows["spectra"]}):
         spectroscopy, grid = setup.instrument(name).spectroscopy, setup.grid(name)
         unit = "" if spectroscopy is None else spectroscopy.unit
         spectrum = {"grid": grid.name, "sizes": list(grid.sizes), "zooms": len(grid.sizes), "unit": unit}
         told.setdefault(name, {})["spectrum"] = spectrum
     return dict(sorted(told.items()))
+
+
+def _told(instrument: Instrument) -> dict[str, Any]:
+    """Return what cube.json says of the description that an instrument comes from."""
+    return {"described": instrument.described} if instrument.described else {}
 
 
 def _tile_rejects(entries: Sequence[Mapping[str, Any]]) -> list[Reject]:

@@ -18,7 +18,7 @@ from skyfuse.disk import parse_json, sha256
 from skyfuse.errors import FileError, StoreError, UsageError, shown
 from skyfuse.survey.reader import Partner, Reader, Refused, SurveyFile
 from skyfuse.survey.records import FrameInfo, SpectrumInfo
-from skyfuse.survey.registry import added, reader_of
+from skyfuse.survey.registry import added, marks_of, reader_of
 from skyfuse.survey.sources import read_sources
 
 CHUNK = 64
@@ -246,7 +246,7 @@ def look(task: Look) -> list[Record]:
 
 def _look(path: str, task: Look) -> Record:
     record: Record = {"path": path, "size": -1, "mtime_ns": -1, "reader": "", "beside": {}}
-    record["more"] = [reader.name for reader in task.readers]
+    record["more"] = marks_of(task.readers)
     try:
         status = Path(path).stat()
         record |= {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
@@ -369,9 +369,10 @@ def scan(
     records: dict[str, Record] = {}
     new: list[str] = []
     readers = added()
+    more = marks_of(readers)
     for path in files:
         record = known.get(path)
-        if record is not None and is_unchanged(record) and _is_read_alike(record, readers, tables):
+        if record is not None and is_unchanged(record) and _is_read_alike(record, more, tables):
             records[path] = record
         else:
             new.append(path)
@@ -419,12 +420,12 @@ def _mark(line: bytes) -> bytes:
     return hashlib.sha256(line).hexdigest()[:16].encode()
 
 
-def _is_read_alike(record: Record, readers: Sequence[Reader], tables: Container[str]) -> bool:
-    """Tell whether a remembered record is what looking again would give, with the readers named now."""
+def _is_read_alike(record: Record, more: list[str], tables: Container[str]) -> bool:
+    """Tell whether a remembered record is what looking again would give, with the readers there are now."""
     if (record["path"] in tables) != (record["reader"] == TABLE):
         return False
     # A reader that has come may claim any file, and one that has gone reads none.
-    return bool(record["more"] == [reader.name for reader in readers])
+    return bool(record["more"] == more)
 
 
 def remember(cache: Path, records: dict[str, Record], rejects: Iterable[Reject]) -> None:
@@ -503,10 +504,17 @@ def read_line(line: bytes) -> Record:
     return record
 
 
-def records_of(sources: Iterable[Source]) -> list[Record]:
-    """Return the records that `sort_out` made some sources of, without what else their files hold."""
+def records_of(sources: Iterable[Source], readers: Sequence[Reader]) -> list[Record]:
+    """Return the records that `sort_out` made some sources of, without what else their files hold.
+
+    Parameters
+    ----------
+    sources : iterable of FrameSource, SpectrumSource or ObjectSource
+    readers : sequence of Reader
+        Those that were there and are not built in.
+    """
     found: dict[str, Record] = {}
-    more = [reader.name for reader in added()]
+    more = marks_of(readers)
     for source in sources:
         file = source.file
         beside = {path: list(seen) for path, *seen in file.beside}

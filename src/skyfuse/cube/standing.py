@@ -53,6 +53,11 @@ class Standing:
     held: dict[str, str]
     gone: set[str] = field(default_factory=set)
 
+    @property
+    def instruments(self) -> Mapping[str, Any]:
+        """What its cube.json says of each instrument."""
+        return _told(self.meta)
+
     def join(self, given: Mapping[str, Record]) -> dict[str, Record]:
         """Return the records of the files given now, together with those of the files that stand in the cube.
 

@@ -368,7 +368,7 @@ def build_tile(tile_plan: TilePlan, readers: Sequence[Reader] = ()) -> TileRepor
         "fingerprint": tile_plan.fingerprint(),
         "size": path.stat().st_size if digest is not None else None,
         "digest": digest,
-        "sources": records_of(own),
+        "sources": records_of(own, readers),
         "frames": task.frame_rows,
         "spectra": task.spectrum_rows,
         "objects": task.object_rows,

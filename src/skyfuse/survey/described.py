@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -86,6 +87,7 @@ class DescribedReader:
                     cutout.pixels or math.ceil((cutout.arcsec or 0) / pixel),
                     description.zooms,
                 ),
+                described=hashlib.sha256(description.model_dump_json().encode()).hexdigest(),
             ),
         )
         self._opened: dict[Path, _Opened] = {}

@@ -83,11 +83,14 @@ class Instrument:
         Letters, digits and ``-``: it names groups of arrays and columns.
     imaging : Imaging or None
     spectroscopy : Spectroscopy or None
+    described : str
+        What names the content of its description, where it comes from one.
     """
 
     name: str
     imaging: Imaging | None = None
     spectroscopy: Spectroscopy | None = None
+    described: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ _registered: list[Reader] = []
 def register(reader: Reader) -> None:
     """Let a reader of one's own read files, before the built-in ones.
 
+    That of a description takes the place of the one of a shipped description with the same name.
+
     Parameters
     ----------
     reader : Reader
@@ -46,7 +48,11 @@ def register(reader: Reader) -> None:
         If it lacks what a reader must have, or its name is taken.
     """
     _require_reader(reader)
-    if any(other.name == reader.name for other in readers()):
+    taken = {other.name: other.instruments for other in (*_registered, *_installed(), *BUILT_IN)}
+    if reader.name in taken:
+        described = [one.described for one in reader.instruments]
+        if all(described) and [one.described for one in taken[reader.name]] == described:
+            return
         raise UsageError(f"there is a reader {reader.name!r} already", remedy="give it another name")
     _registered.append(reader)
 
@@ -54,6 +60,11 @@ def register(reader: Reader) -> None:
 def added() -> tuple[Reader, ...]:
     """Return the readers that are not built in: registered in this process, or installed."""
     return (*_registered, *_installed())
+
+
+def marks_of(some: Sequence[Reader]) -> list[str]:
+    """Return what names readers, and the content of their descriptions."""
+    return [" ".join([one.name, *(told.described for told in one.instruments)]).strip() for one in some]
 
 
 def readers(more: Sequence[Reader] = ()) -> tuple[Reader, ...]:
