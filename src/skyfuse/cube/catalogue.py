@@ -60,6 +60,7 @@ _FRAMES = pa.schema(
         ("ny", pa.int64()),
         ("nx", pa.int64()),
         ("unit", pa.string()),
+        ("scale", pa.float64()),
         ("caution", pa.string()),
         ("sky_sigma", pa.float64()),
         ("good_fraction", pa.float64()),
