@@ -204,6 +204,18 @@ def test_damage_is_found(tmp_path):
     assert raised.value.reason == "unknown-kind"
 
 
+def test_a_damaged_header_does_not_take_all_memory(tmp_path):
+    path = write(tmp_path / "s.fits")
+    card = b"TFIELDS =  9223372036854775807"
+    path.write_bytes(path.read_bytes().replace(b"TFIELDS =                    3", card))
+    with pytest.raises(FileError) as raised:
+        read(path)
+    assert raised.value.reason == "unknown-kind"
+    with pytest.raises(FileError) as raised:
+        SpecutilsReader().read(path, "", Options())
+    assert raised.value.reason == "bad-values"
+
+
 def test_files_that_are_no_spectra_do_not_load_specutils(tmp_path):
     fits.PrimaryHDU(np.ones((20, 30), np.float32)).writeto(tmp_path / "image.fits")
     write(tmp_path / "catalogue.fits", QTable({"ra": FLUX, "dec": SIGMA}))

@@ -60,6 +60,8 @@ _PLACES = (
 )
 # Below this no wavelength is given in air.
 _AIR_FROM = 2000.0
+# FITS 4.0, 7.3.1.
+_MOST_FIELDS = 999
 # Of a bin of SDSS: what float32 rounds.
 _LADDER = 5e-3
 _MOST_BYTES = 1 << 28
@@ -93,7 +95,13 @@ def _may_hold_spectrum(file: SurveyFile) -> bool:
         return any(_AXIS_COLUMN.fullmatch(name) for name in names)
     if form_of(head) not in ("a FITS file", "compressed by gzip", "compressed by bzip2"):
         return False
-    return any(_is_spectral(header) for header in file.headers)
+    # astropy makes as many columns as a damaged header tells, until there is no memory left.
+    sound = all(0 <= _whole(header.get("TFIELDS", 0)) <= _MOST_FIELDS for header in file.headers)
+    return sound and any(_is_spectral(header) for header in file.headers)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else -1
 
 
 def _head(path: Path) -> bytes:
@@ -193,7 +201,9 @@ class SpecutilsReader:
         file = SurveyFile(path)
         content, sha256 = fits.read_bytes(path, most=_MOST_BYTES)
         if not _head(path).startswith(_ECSV):
-            fits.parse(content, path)
+            for hdu in fits.parse(content, path):
+                if hdu.header.get("XTENSION") == "BINTABLE":
+                    fits.table(content, hdu, path, {})
         loaded = _loaded(path)
         cards = _cards(file, loaded)
         ra, dec = _position(cards, path)
