@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits as astropy_fits
-from astropy.wcs import WCS
 
-from skyfuse.cube.cutout import sky_to_pixel
+from skyfuse.cube.cutout import frame_wcs, sky_to_pixel
 from skyfuse.cube.grid import grid_named
 from skyfuse.errors import FileError
 from skyfuse.survey.described import DescribedReader
@@ -71,7 +70,7 @@ def check_reader(reader: Reader, files: Sequence[Path | str]) -> None:
     require(reader.instruments, "a reader says which instruments its data are of")
     for instrument in reader.instruments:
         _check_kind(instrument)
-    copy = pickle.loads(pickle.dumps(reader))
+    copy = pickle.loads(pickle.dumps(reader))  # noqa: S301  # made in this line
     require(copy.name == reader.name, "a pickled reader is the same reader: worker processes get it so")
     require(files, "one file or more is given")
     with tempfile.TemporaryDirectory(prefix="skyfuse-check-") as folder:
@@ -196,7 +195,7 @@ def _check_frame(info: FrameInfo, frame: Frame) -> None:
     require(frame.info.frame_id == info.frame_id, f"{where} keeps its id")
     require(frame.value.shape == tuple(info.shape), f"{where} has the shape that its header tells")
     require(np.isfinite(frame.sky_sigma) and frame.sky_sigma > 0, f"{where} has an empty pixel's sigma")
-    x, y = sky_to_pixel(WCS(astropy_fits.Header.fromstring(info.wcs, sep="\n")), info.ra, info.dec)
+    x, y = sky_to_pixel(frame_wcs(info.wcs), info.ra, info.dec)
     ny, nx = info.shape
     on = -0.5 <= float(x) <= nx - 0.5 and -0.5 <= float(y) <= ny - 0.5
     require(on, f"the centre that {where} tells lies on it, by its WCS")

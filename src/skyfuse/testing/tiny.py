@@ -1,4 +1,4 @@
-"""A small sky of an instrument of its own: files, their reader, a cube and a dataset of them, and bare arrays."""
+"""A small sky of an instrument of its own: its files and their reader, a cube, a dataset; bare arrays."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ class _Opened:
         self.band = self.header.quoted("FILTER")
         if len(self.hdus) != (2 if self.band else 4):
             raise FileError("it lacks HDUs", reason="wrong-hdus", remedy="write it again", path=path)
-        self.infos = [self._frame_info()] if self.band else self._spectrum_infos()
+        self.infos: list[FrameInfo | SpectrumInfo] = (
+            [self._frame_info()] if self.band else [*self._spectrum_infos()]
+        )
 
     def _frame_info(self) -> FrameInfo:
         header = self.header
@@ -117,7 +119,7 @@ class _Opened:
         redshift = float(fits.table(self.content, self.hdus[3], self.path, _COLUMNS)["Z"][row])
         catalogue: dict[str, Any] = {"class": "GALAXY", "subclass": "", "z": redshift, "z_err": 1e-4}
         catalogue |= {"zwarning": 0, "sn_median": float(np.nanmedian(flux / sigma)), "objtype": "GALAXY"}
-        wavelength = 10 ** ((_FIRST_BIN + np.arange(_BINS)) * 1e-4)
+        wavelength = np.power(10.0, (_FIRST_BIN + np.arange(_BINS)) * 1e-4)
         return Spectrum(info, wavelength, flux, sigma, _FIRST_BIN, self.sha256, catalogue)
 
 
@@ -150,25 +152,28 @@ def tiny_sky(folder: Path | str, *, seed: int = 0) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    y, x = (
-        axis.ravel() for axis in np.mgrid[_APART // 2 : _SIDE - 8 : _APART, _APART // 2 : _SIDE - 8 : _APART]
-    )
+    places = np.arange(_APART // 2, _SIDE - 8, _APART)
+    x, y = (axis.ravel() for axis in np.meshgrid(places, places))
     wcs = _wcs(180.0, 30.0)
     ra, dec = wcs.wcs_pix2world(x, y, 0)
     light = rng.uniform(0.5, 4, len(x))
-    rows, columns = np.mgrid[:_SIDE, :_SIDE]
-    blobs = sum(
-        20 * b * np.exp(-((rows - j) ** 2 + (columns - i) ** 2) / 8)
-        for b, i, j in zip(light, x, y, strict=True)
-    )
-    card = {"INSTRUME": "TINY"}
+    row, column = np.mgrid[:_SIDE, :_SIDE]
+    blobs = np.zeros((_SIDE, _SIDE))
+    for peak, i, j in zip(20 * light, x, y, strict=True):
+        blobs += peak * np.exp(-((row - j) ** 2 + (column - i) ** 2) / 8)
     for band, colour in zip(_BANDS, (0.8, 1.2), strict=True):
         value = _with_holes(rng, rng.normal(colour * blobs, 1))
-        _write(folder / f"tiny-{band}.fits", wcs.to_header() | card | {"FILTER": band}, value)
+        cards = {**wcs.to_header(), "INSTRUME": "TINY", "FILTER": band}
+        _write(folder / f"tiny-{band}.fits", cards, value, _sigma(value))
     flux = _with_holes(rng, rng.normal(5 * light[:, None], 1, (len(x), _BINS)))
-    places = [("RA", "D", ra), ("DEC", "D", dec), ("Z", "D", 0.05 * light + rng.normal(0, 0.005, len(x)))]
-    table = astropy_fits.BinTableHDU.from_columns([astropy_fits.Column(n, f, array=a) for n, f, a in places])
-    _write(folder / "tiny-spectra.fits", card, None, astropy_fits.ImageHDU(flux), _sigma(flux), table)
+    redshift = 0.05 * light + rng.normal(0, 0.005, len(x))
+    columns = [
+        astropy_fits.Column(name, "D", array=array)
+        for name, array in (("RA", ra), ("DEC", dec), ("Z", redshift))
+    ]
+    table = astropy_fits.BinTableHDU.from_columns(columns)
+    hdus = (astropy_fits.ImageHDU(flux), _sigma(flux), table)
+    _write(folder / "tiny-spectra.fits", {"INSTRUME": "TINY"}, None, *hdus)
     return folder
 
 
@@ -181,10 +186,9 @@ def _sigma(value: NDArray[np.float32]) -> Any:
     return astropy_fits.ImageHDU(np.where(np.isnan(value), np.nan, 1).astype(np.float32))
 
 
-def _write(path: Path, cards: Any, image: NDArray[np.float32] | None, *others: Any) -> None:
-    primary = astropy_fits.PrimaryHDU(image, astropy_fits.Header(list(dict(cards).items())))
-    more = others or (_sigma(image),) if image is not None else others
-    astropy_fits.HDUList([primary, *more]).writeto(path, overwrite=True)
+def _write(path: Path, cards: dict[str, Any], image: NDArray[np.float32] | None, *hdus: Any) -> None:
+    primary = astropy_fits.PrimaryHDU(image, astropy_fits.Header(list(cards.items())))
+    astropy_fits.HDUList([primary, *hdus]).writeto(path, overwrite=True)
 
 
 def tiny_cube(folder: Path | str, *, seed: int = 0) -> Cube:
