@@ -1052,15 +1052,19 @@ def verdict(kind: Kind, whole: Path, damaged: Path, expected: Values) -> tuple[s
 
 def read_verdict(kind: Kind, whole: Path, damaged: Path, expected: Values) -> tuple[str, str]:
     """Read a mutant and return what came of it."""
-    from skyfuse.errors import SkyfuseError
+    from skyfuse.errors import FaultsError, SkyfuseError
 
     try:
         values = kind.read(damaged)
     except SkyfuseError as error:
         text = str(error)
-        if len(text.splitlines()) != 1:
+        # A recipe's faults are told all at once, a line each.
+        told = error.faults if isinstance(error, FaultsError) else (error,)
+        if any(len(str(one).splitlines()) != 1 for one in told):
             return "fault: more than one line", text
-        return ("refused", text) if damaged.name in text else ("fault: the file is not named", text)
+        if any(damaged.name not in str(one) for one in told):
+            return "fault: the file is not named", text
+        return "refused", text
     except MemoryError:
         return "fault: memory", traceback.format_exc()
     except Exception:
