@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from skyfuse.disk import replaced
 from skyfuse.errors import DataError, StoreError
 from skyfuse.models.base import METRIC, History
-from skyfuse.models.networks import evaluation_batch, torch_state
+from skyfuse.models.pytorch import evaluation_batch, torch_state
 from skyfuse.words import Kind, Progress
 
 CHECKPOINT = "training.safetensors"
