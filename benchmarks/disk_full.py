@@ -255,7 +255,7 @@ def verbs(work: Path, url: str) -> dict[str, Verb]:
         "predict": Verb(f"predict {model} {few} -o out.parquet", "out"),
         "fetch": Verb(fetch, "got"),
         "fetch, filled meanwhile": Verb(fetch, "got", blind=True),
-        "tune": Verb(f"tune {recipe} {data} --modality image -o out", "out"),
+        "tune": Verb(f"tune {recipe} {data} --input image -o out", "out"),
         "embed": Verb(f"embed {data} -o out.csv", "out.csv"),
         "match": Verb(f"match {cube} {work}/few.cube -o out.parquet", "out"),
         **exports,

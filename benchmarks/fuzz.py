@@ -436,8 +436,8 @@ def _dataset(folder: Path) -> Path:
         table,
         {("spectrum", 0): samples},
         {"made": "by benchmarks/fuzz.py"},
-        spectrum={"grid": "own", "sizes": [16]},
-        wavelengths={0: np.linspace(4000, 7000, 16)},
+        {"spectrum": {"grid": "own", "sizes": [16]}},
+        {("spectrum", 0): np.linspace(4000, 7000, 16)},
     )
     Dataset.from_arrays(material, folder / "dataset", Wanted(label="z", columns=["u", "g"]))
     return folder / "dataset"

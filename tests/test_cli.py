@@ -271,7 +271,7 @@ def test_a_table_is_classified_and_new_rows_are_predicted(skyfuse, tmp_path):
     found = pd.read_csv("new.csv")
     assert {"kind", "p_blue", "p_red", "kind_set", "kind_agreement"} <= set(found)
     assert (found["kind"].to_numpy() == table["kind"].to_numpy()[120:]).mean() > 0.8
-    assert skyfuse("embed", "out/dataset", "--modality", "table", "-o", "at.csv").code == 0
+    assert skyfuse("embed", "out/dataset", "--input", "table", "-o", "at.csv").code == 0
 
 
 def test_no_verb_lists_the_verbs(skyfuse):

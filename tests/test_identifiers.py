@@ -24,6 +24,7 @@ from skyfuse.errors import DataError
 from skyfuse.survey.galaxyzoo import Images
 from skyfuse.survey.tables import read_table
 from tests.dataset.made import opened
+from tests.models.cards import inputs_of
 
 # Gaia's, SDSS's photometric objects, and SDSS's spectra of plates beyond 8191, which need 64 bits unsigned.
 BASES = (4658615927801509760, 1237661382772195474, 2**63 + 4658615927801509760)
@@ -123,8 +124,7 @@ def test_votes_and_predictions_keep_every_digit(tmp_path: Path, kind: str) -> No
     # Beside a table whose numbers need one bit more, and one without any hole.
     more = adjacent(BASES[2], N, 7)
     write(folder / "u.csv", "csv-blank", list(more), {"g": np.arange(N) + 0.5})
-    inputs = {"reader": "table", "zooms": {"table": 0}, "columns": ["g"], "derive": {}}
-    inputs |= {"every_spectrum": False, "grid": None, "size": None}
+    inputs = inputs_of({"table": 0}, reader="table", columns=["g"])
     found = open_given(folder, tmp_path / "w", inputs).records
     assert exact(found["source_id"]) == [*ids, *more]
     made = opened(folder, tmp_path / "d", reader="table", columns=["g"])

@@ -429,7 +429,7 @@ def study(
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's seed.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Run models × modalities × zooms of a recipe and write one report; run again to resume.
+    """Run models × inputs × zooms of a recipe and write one report; run again to resume.
 
     Example: skyfuse study sfr --data sky/ -o sfr-study
     """
@@ -482,7 +482,9 @@ def tune(
     plan: Plan,
     dataset: Annotated[Path, typer.Argument(help="The dataset.")],
     model: Annotated[str, typer.Option(help="Model of the recipe.")] = "lightgbm",
-    modality: Annotated[str, typer.Option(help="image, spectrum, table or early.")] = "early",
+    fusion: Annotated[
+        str, typer.Option("--input", help="One of the recipe's inputs, early, or some joined by +.")
+    ] = "early",
     templates: Templates = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the trials.")] = Path(
         "skyfuse-tune"
@@ -491,18 +493,18 @@ def tune(
 ) -> None:
     """Search a model's parameters by cross-validation on the training part; run again to resume.
 
-    Example: skyfuse tune sfr sfr-study/dataset --model lightgbm --modality early
+    Example: skyfuse tune sfr sfr-study/dataset --model lightgbm --input early
     """
     from skyfuse.dataset import Dataset
 
     chosen = plan.study()
-    chosen.narrowed(model, modality, templates)
+    chosen.narrowed(model, fusion, templates)
     with progress_bars() as progress:
         trials = chosen.tune(
             Dataset.open(dataset),
             output,
             model=model,
-            modality=modality,
+            fusion=fusion,
             templates=templates,
             progress=progress,
         )
@@ -516,20 +518,20 @@ def embed(
         "embedding.parquet"
     ),
     method: Annotated[str, typer.Option(help="pca, tsne or umap.")] = "pca",
-    modality: Annotated[str, typer.Option(help="image, spectrum or table.")] = "spectrum",
+    name: Annotated[str, typer.Option("--input", help="One of the dataset's inputs.")] = "spectrum",
     zoom: Annotated[int, typer.Option(help="0 is native; a table has none.")] = 3,
     seed: Annotated[int, typer.Option(help="Seed of the method.", min=0)] = 7,
     as_json: Json = False,
 ) -> None:
     """Embed the objects of a dataset in the plane.
 
-    Example: skyfuse embed sfr-study/dataset --method umap --modality spectrum --zoom 3
+    Example: skyfuse embed sfr-study/dataset --method umap --input spectrum --zoom 3
     """
     from skyfuse.dataset import Dataset
     from skyfuse.study.embed import embed_dataset
 
     output = table_path(output)
-    table = embed_dataset(Dataset.open(dataset), method=method, modality=modality, zoom=zoom, seed=seed)
+    table = embed_dataset(Dataset.open(dataset), method=method, name=name, zoom=zoom, seed=seed)
     write_table(table, output)
     say(f"{output}: {len(table)} objects", as_json, {"file": output, "objects": len(table)})
 

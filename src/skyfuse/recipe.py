@@ -6,6 +6,7 @@ A recipe is data, never code: unknown fields are errors, and every error names t
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -18,7 +19,7 @@ from pydantic import Field, ModelWrapValidatorHandler, model_validator
 from skyfuse.errors import UsageError
 from skyfuse.sections import Fault, Section, validated
 from skyfuse.strictyaml import parse_yaml, read_yaml
-from skyfuse.words import DERIVED, MODALITIES, PARTS, Fusion, Kind, Modality, Part, Product
+from skyfuse.words import DERIVED, JOINT, MODALITIES, PARTS, Fusion, Kind, Modality, Part, Product, is_joint
 
 Change = Literal["tiny-pixels", "shuffled-bands", "complete-only"]
 Reader = Literal["cube", "table", "gaia-xp", "images", "scene"]
@@ -32,6 +33,15 @@ GIVES: dict[str, tuple[Modality, ...]] = {
     "scene": ("image", "table"),
 }
 """What each reader can give."""
+
+
+class Input(Section):
+    """One input of the models."""
+
+    kind: Modality = Field(description="What sort of data it is.")
+    instrument: str | None = Field(
+        None, description="Instrument of a cube's images or spectra; by default the only one."
+    )
 
 
 class Task(Section):
@@ -220,8 +230,8 @@ class Embeddings(Section):
     methods: list[Literal["pca", "tsne", "umap"]] = Field(
         default=["pca", "tsne", "umap"], description="Which methods."
     )
-    zooms: dict[Modality, list[int]] | None = Field(
-        None, description="Of which modalities, at which zooms; by default all at their reference zooms."
+    zooms: dict[str, list[int]] | None = Field(
+        None, description="Of which inputs, at which zooms; by default all at their reference zooms."
     )
 
 
@@ -244,9 +254,7 @@ class Flaw(Section):
         "`complete-only` trains on spectra without an invalid bin alone.",
     )
     model: str | None = Field(None, description="Model with which the effect is measured.")
-    fusion: Literal["image", "spectrum", "table", "early"] | None = Field(
-        None, description="Input with which the effect is measured."
-    )
+    fusion: Fusion | None = Field(None, description="Input with which the effect is measured.")
 
     def _faults(self) -> Iterator[Fault]:
         given = [self.change is not None, self.model is not None, self.fusion is not None]
@@ -292,7 +300,13 @@ class Recipe(Section):
     modalities: list[Modality] = Field(
         default=["image", "spectrum"],
         min_length=1,
-        description="Inputs of the dataset; by default what the reader gives, the table if `columns` is set.",
+        description="Inputs that are called by their kind; by default what the reader gives, the table if "
+        "`columns` is set.",
+    )
+    inputs: dict[str, Input] = Field(
+        default_factory=dict,
+        description="Inputs by names of one's own, in place of `modalities`: as many of a kind as wanted, "
+        "but one table.",
     )
     columns: list[str] = Field(
         default_factory=list,
@@ -305,20 +319,21 @@ class Recipe(Section):
     trusted: list[str] = Field(
         default_factory=list,
         description="Inputs that may tell the label almost exactly, since they were measured without it: "
-        "columns as in `columns`, or `image` and `spectrum`. All others that do are refused.",
+        "columns as in `columns`, or inputs of images and spectra. All others that do are refused.",
     )
-    zooms: dict[Modality, list[int]] = Field(
+    zooms: dict[str, list[int]] = Field(
         default_factory=dict,
         description="Zooms of the resolution study: each model is fitted at each of them.",
     )
-    reference: dict[Modality, int] = Field(
+    reference: dict[str, int] = Field(
         default_factory=dict,
         description="Zooms at which fusions are compared and parameters tuned; tables have none.",
     )
     models: dict[str, ModelPlan] = Field(min_length=1, description="Models by name, with their parameters.")
     fusions: list[Fusion] = Field(
         default_factory=list,
-        description="Inputs compared; by default each modality, and with several early and late fusion too.",
+        description="What is compared: inputs by name, `early` and late fusions of all, names joined by `+`; "
+        "by default each input, and with several early and late fusion too.",
     )
     balance: Literal["none", "weights", "smote", "rarest"] = Field(
         "none", description="How unequal classes are balanced, on the training part alone."
@@ -358,19 +373,24 @@ class Recipe(Section):
     @model_validator(mode="wrap")
     @classmethod
     def _fill(cls, data: Any, handler: ModelWrapValidatorHandler[Recipe]) -> Recipe:
-        """Name the default modalities, which follow from the reader, and fusions, which follow from these."""
+        """Name the default inputs, which follow from the reader, and fusions, which follow from these."""
         if not isinstance(data, dict):
             return handler(data)
         filled = dict(data)
         reader = data.get("reader", "cube")
-        if "modalities" not in data and isinstance(reader, str) and reader in GIVES:
+        named = data.get("inputs") if not ("modalities" in data and _plain(data.get("inputs"))) else None
+        if named:
+            filled.setdefault("modalities", list(dict.fromkeys(_kinds(data["inputs"]))) or [*MODALITIES])
+        elif "modalities" not in data and isinstance(reader, str) and reader in GIVES:
             # A table is read where its columns are named, or where there is nothing else.
-            named = bool(data.get("columns")) or len(GIVES[reader]) == 1
-            filled["modalities"] = [one for one in GIVES[reader] if named or one != "table"]
+            read = bool(data.get("columns")) or len(GIVES[reader]) == 1
+            filled["modalities"] = [one for one in GIVES[reader] if read or one != "table"]
         modalities = filled.get("modalities")
-        if not data.get("fusions") and isinstance(modalities, list):
-            joined = ["early", "late-mean", "late-weighted"] if len(modalities) > 1 else []
-            filled["fusions"] = [*modalities, *joined]
+        if not named and isinstance(modalities, list):
+            filled["inputs"] = {str(name): {"kind": name} for name in modalities}
+        if not data.get("fusions") and isinstance(filled.get("inputs"), dict):
+            names = [str(name) for name in filled["inputs"]]
+            filled["fusions"] = [*names, *(JOINT if len(names) > 1 else ())]
         recipe = handler(filled)
         # They follow again where a variant names others.
         recipe.model_fields_set.difference_update(filled.keys() - data.keys())
@@ -389,70 +409,93 @@ class Recipe(Section):
         yield from self._faults_of_columns()
 
     def _faults_of_inputs(self) -> Iterator[Fault]:
-        inputs = ("reader", "modalities", "columns")
-        for modality in dict.fromkeys(self.modalities):
-            if modality not in GIVES[self.reader]:
-                yield Fault(
-                    f"modalities names {modality}, which the reader {self.reader} does not give",
-                    f"it gives {' and '.join(GIVES[self.reader])}",
-                    ("reader", "modalities"),
-                )
-            if modality == "table":
-                if not self.columns:
-                    yield Fault("columns is empty", "name the columns of the table that are inputs", inputs)
-            elif not 0 <= self.reference.get(modality, -1) <= 4:
-                yield Fault(
-                    f"reference.{modality} is needed", "give a zoom from 0 to 4", (*inputs, "reference")
-                )
-        if self.columns and "table" not in self.modalities:
+        reads = ("reader", "modalities", "inputs", "columns")
+        if set(self.modalities) != {one.kind for one in self.inputs.values()}:
+            yield Fault("modalities and inputs name different inputs", "keep one of the two", reads)
+        for name, one in self.inputs.items():
+            yield from self._faults_of_input(name, one)
+            if one.kind != "table" and not 0 <= self.reference.get(name, -1) <= 4:
+                yield Fault(f"reference.{name} is needed", "give a zoom from 0 to 4", (*reads, "reference"))
+        tables = [name for name, one in self.inputs.items() if one.kind == "table"]
+        if len(tables) > 1:
+            yield Fault(f"inputs names the tables {' and '.join(tables)}", "name one table", reads)
+        if tables and not self.columns:
+            yield Fault("columns is empty", "name the columns of the table that are inputs", reads)
+        if self.columns and not tables:
             yield Fault(
                 "columns names inputs, and modalities does not name the table",
                 "name table in modalities, or take columns away",
-                inputs,
+                reads,
             )
         for field, zooms in (("zooms", self.zooms), ("embeddings.zooms", self.embeddings.zooms or {})):
-            for modality, levels in zooms.items():
-                if modality not in self.modalities:
-                    yield Fault(
-                        f"{field} names {modality}, which modalities does not",
-                        "name it there too",
-                        (*inputs, field),
-                    )
+            for name, levels in zooms.items():
+                if name not in self.inputs:
+                    yield Fault(f"{field} names {name}, which is no input", self._choices(), (*reads, field))
                 if any(not 0 <= z <= 4 for z in levels) or len(set(levels)) < len(levels):
-                    yield Fault(
-                        f"{field}.{modality} holds zooms from 0 to 4, each once", "correct it", (field,)
-                    )
+                    yield Fault(f"{field}.{name} holds zooms from 0 to 4, each once", "correct it", (field,))
+
+    def _choices(self) -> str:
+        return f"the inputs are {', '.join(self.inputs)}"
+
+    def _faults_of_input(self, name: str, one: Input) -> Iterator[Fault]:
+        """Yield what is wrong with an input that no other field decides."""
+        reads = ("reader", "modalities", "inputs")
+        sound = _INPUT_NAME.fullmatch(name) and name not in JOINT and not name.endswith("_sigma")
+        if not sound or (name in MODALITIES and name != one.kind):
+            yield Fault(
+                f"inputs names {name}",
+                "give a name of small letters, digits and _, and none with a meaning",
+                reads,
+            )
+        if one.kind not in GIVES[self.reader]:
+            where = "modalities" if name == one.kind else "inputs"
+            yield Fault(
+                f"{where} names {name}, which the reader {self.reader} does not give",
+                f"it gives {' and '.join(GIVES[self.reader])}",
+                reads,
+            )
+        if one.instrument is not None and (self.reader != "cube" or one.kind == "table"):
+            yield Fault(
+                f"inputs.{name} names an instrument, which only images and spectra of a cube have",
+                "take it away",
+                reads,
+            )
 
     def _faults_of_fusion(self, fusion: Fusion, beside: Sequence[Fusion], place: str) -> Iterator[Fault]:
         """Yield what is wrong with an input that is named among others at a place of the recipe."""
-        reads = ("reader", "modalities", "columns", "fusions", place)
+        reads = ("reader", "modalities", "inputs", "columns", "fusions", place)
         if fusion not in self.fusions:
             yield Fault(f"{place} names {fusion}", "name it in fusions too", reads)
         needed = self.inputs_of(fusion)
-        if not set(needed) <= set(self.modalities):
+        unknown = [name for name in needed if name not in self.inputs]
+        if unknown or len(set(needed)) < len(needed):
             yield Fault(
-                f"{place} names {fusion}, which needs {', '.join(needed)}", "name them in modalities", reads
+                f"{place} names {fusion}, which is no input",
+                f"{self._choices()}; or name {', '.join(JOINT)}, or inputs joined by +",
+                reads,
             )
-        elif len(needed) < 2 and fusion not in MODALITIES:
+        elif len(needed) < 2 and is_joint(fusion):
             yield Fault(
-                f"{place} names {fusion}, which joins modalities", "name two or more in modalities", reads
+                f"{place} names {fusion}, which joins inputs",
+                "name two or more in modalities or inputs",
+                reads,
             )
         elif fusion.startswith("late") and not set(needed) <= set(beside):
             yield Fault(f"{place} names {fusion}", f"name {' and '.join(needed)} there too", reads)
 
     def _faults_of_references(self) -> Iterator[Fault]:
         """Yield what names a model, or an input of a model, that is not there."""
-        reads = ("models", "reader", "modalities", "columns", "fusions")
+        reads = ("models", "reader", "modalities", "inputs", "columns", "fusions")
         for index, flaw in enumerate(self.flaws):
             place = f"flaws.{index}"
             if flaw.model is None or flaw.fusion is None:
                 continue
             if flaw.model not in self.models:
                 yield Fault(f"{place}.model names {flaw.model}", "choose among models", ("models", place))
-            elif flaw.fusion not in self.fusions_of(flaw.model):
+            elif flaw.fusion not in self.fusions_of(flaw.model) or flaw.fusion.startswith("late"):
                 yield Fault(
                     f"{place}.fusion names {flaw.fusion}",
-                    "choose among the model's fusions",
+                    "choose among the model's fusions that are not late",
                     (*reads, place),
                 )
         if self.learning is not None:
@@ -493,7 +536,7 @@ class Recipe(Section):
             yield Fault(
                 "choice folds cannot judge late fusions",
                 "set choice to calibration",
-                ("choice", "reader", "modalities", "columns", "fusions"),
+                ("choice", "reader", "modalities", "inputs", "columns", "fusions"),
             )
 
     def _faults_of_columns(self) -> Iterator[Fault]:
@@ -511,7 +554,7 @@ class Recipe(Section):
                     "drop it, or name it in leaking to run both ways",
                     reads,
                 )
-        if "table" in self.modalities and self.columns and not self.sound_columns:
+        if self.table() and self.columns and not self.sound_columns:
             yield Fault(
                 "columns holds leaking columns alone",
                 "name one that does not leak",
@@ -543,27 +586,28 @@ class Recipe(Section):
         """Columns of the table where the leaking ones are used too."""
         return [*self.sound_columns, *self.leaking]
 
-    def inputs_of(self, fusion: Fusion) -> tuple[Modality, ...]:
-        """Return the modalities that a fusion reads: itself, or all of the recipe's."""
-        for modality in MODALITIES:
-            if fusion == modality:
-                return (modality,)
-        return tuple(self.modalities)
+    def inputs_of(self, fusion: Fusion) -> tuple[str, ...]:
+        """Return the inputs that a fusion reads: itself, those that it joins, or all of the recipe's."""
+        return tuple(self.inputs) if fusion in JOINT else tuple(fusion.split("+"))
+
+    def table(self) -> str | None:
+        """Return the input that is the table."""
+        return next((name for name, one in self.inputs.items() if one.kind == "table"), None)
 
     def fusions_of(self, model: str) -> list[Fusion]:
         """Return the inputs of a model."""
         own = self.models[model].fusions
         return list(self.fusions if own is None else own)
 
-    def reference_of(self, modality: Modality) -> int:
+    def reference_of(self, name: str) -> int:
         """Return the zoom at which fusions are compared; a table has zoom 0 alone."""
-        return 0 if modality == "table" else self.reference[modality]
+        return 0 if self.inputs[name].kind == "table" else self.reference[name]
 
-    def views(self) -> dict[Modality, list[int]]:
-        """Return the modalities and zooms that are embedded."""
+    def views(self) -> dict[str, list[int]]:
+        """Return the inputs and zooms that are embedded."""
         if self.embeddings.zooms is not None:
             return dict(self.embeddings.zooms)
-        return {modality: [self.reference_of(modality)] for modality in self.modalities}
+        return {name: [self.reference_of(name)] for name in self.inputs}
 
     def shortened(self) -> Recipe:
         """Return the recipe with its `quick` overrides applied.
@@ -605,7 +649,7 @@ class Recipe(Section):
 
     def _given(self) -> dict[str, Any]:
         """Return the fields as YAML holds them, without those that follow from others."""
-        derived = {"modalities", "fusions"} - self.model_fields_set
+        derived = {"modalities", "inputs", "fusions"} - self.model_fields_set
         return self.model_dump(mode="json", exclude=derived)
 
     def with_seed(self, seed: int) -> Recipe:
@@ -629,7 +673,26 @@ class Recipe(Section):
     def to_yaml(self) -> str:
         """Return the recipe as YAML, readable by `load_recipe`."""
         content = self.model_dump(mode="json")
+        del content["inputs" if _plain(content["inputs"]) else "modalities"]
         return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))
+
+
+_INPUT_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
+
+
+def _plain(inputs: Any) -> bool:
+    """Tell whether inputs as they stand in YAML are no more than `modalities` would tell."""
+    return isinstance(inputs, dict) and all(
+        isinstance(one, dict) and one.get("kind") == name and one.get("instrument") is None
+        for name, one in inputs.items()
+    )
+
+
+def _kinds(inputs: Any) -> list[str]:
+    """Return the kinds of inputs as they stand in YAML, as far as they are kinds."""
+    entries = inputs.values() if isinstance(inputs, dict) else ()
+    kinds = [entry.get("kind") if isinstance(entry, dict) else None for entry in entries]
+    return [kind for kind in kinds if kind in MODALITIES]
 
 
 def recipe_names() -> list[str]:

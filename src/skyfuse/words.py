@@ -17,8 +17,11 @@ Modality = Literal["image", "spectrum", "table"]
 Sampled = Literal["image", "spectrum"]
 """A modality that comes as arrays of samples with σ and coverage, at several zooms."""
 
-Fusion = Literal["image", "spectrum", "table", "early", "late-mean", "late-weighted"]
-"""How a model gets its inputs: one modality alone, all of them at once, or from models of each."""
+Fusion = str
+"""How a model gets its inputs: one by its name, some at once (names joined by ``+``), or all (`JOINT`)."""
+
+JOINT = ("early", "late-mean", "late-weighted")
+"""Fusions of all inputs: at once, or from models of each, by a plain or a weighted mean."""
 
 Part = Literal["train", "valid", "calibration", "test"]
 """A part of a split."""
@@ -27,6 +30,12 @@ Product = Literal[
     "frames", "spectra", "sfr", "gaia", "zoo", "lamost", "catalogue", "scene", "infrared", "desi"
 ]
 """What a mock sky can be written as."""
+
+
+def is_joint(fusion: Fusion) -> bool:
+    """Tell whether a fusion joins inputs rather than being one."""
+    return fusion in JOINT or "+" in fusion
+
 
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 SAMPLED: tuple[Sampled, ...] = get_args(Sampled)

@@ -24,6 +24,9 @@ def of_cube(
 
 def of_arrays(path: Path | None, table: pd.DataFrame, **options: Any) -> Dataset:
     progress = options.pop("progress", None)
+    told = {name: options.pop(name) for name in ("image", "spectrum") if options.get(name)}
+    wavelengths = {("spectrum", zoom): values for zoom, values in options.pop("wavelengths", {}).items()}
+    options = {"inputs": told, "wavelengths": wavelengths} | options
     own = {field.name for field in fields(Material)}
     material = Material(table, **{name: value for name, value in options.items() if name in own})
     wanted = Wanted(**{name: value for name, value in options.items() if name not in own})

@@ -91,7 +91,7 @@ def test_strict_steps_drop_what_the_default_only_reports(cube: MemoryCube, tmp_p
     assert len(made) == N - 6
     assert (made.table["nan_fraction"] == 0).all()
     assert made.funnel.to_frame()["applied"].all()
-    assert made.nan_study()[0].with_nan == 0
+    assert made.nan_study("spectrum")[0].with_nan == 0
 
 
 def test_arrays_are_those_of_the_cube(cube: MemoryCube, dataset: Dataset) -> None:
@@ -187,7 +187,7 @@ def test_labels_from_a_file(cube: MemoryCube, dataset: Dataset, tmp_path: Path) 
         ({"labels": label_table().assign(plate=9)}, DataError, "missing for all"),
         ({"labels": label_table().head(3)}, DataError, "cannot be split"),
         ({"inputs": ["xray"]}, UsageError, "xray is no modality"),
-        ({"inputs": []}, UsageError, "nothing is no modality"),
+        ({"inputs": []}, UsageError, "nothing is asked of the cube"),
         ({"zooms": {"image": [3]}}, UsageError, "choose of 0 to 2"),
         ({"zooms": {"spectrum": []}}, UsageError, "not in the cube"),
     ],
@@ -285,7 +285,7 @@ def test_frame_angle_is_that_of_the_pixel_rows(cube: MemoryCube) -> None:
     table = cube.objects.copy()
     table.loc[:9, "frame_sdss_u"] = None
     table.loc[10, [f"frame_sdss_{band}" for band in "ugriz"]] = None
-    angles = _frame_angles(cube, table)
+    angles = _frame_angles(cube, table, cube.imaging())
     assert np.isnan(angles[10])
     apart = (np.delete(angles, 10) - expected + 45) % 90 - 45
     # North turns against the frame's columns away from its centre, by ΔRA · sin δ < 0.004 degrees here.
@@ -298,7 +298,7 @@ def test_frames_that_disagree_have_no_angle(cube: MemoryCube) -> None:
     frames.loc[0, "wcs"] = turned.replace("CD2_1   =            5.5E-05", "CD2_1   =            5.0E-05")
     other = copy.copy(cube)
     other.frames = frames
-    assert np.isnan(_frame_angles(other, cube.objects)).all()
+    assert np.isnan(_frame_angles(other, cube.objects, other.imaging())).all()
 
 
 def copied(dataset: Dataset, folder: Path) -> Path:

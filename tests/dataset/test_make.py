@@ -65,7 +65,7 @@ def steps(dataset: Dataset) -> list[tuple[str, int]]:
 def test_a_table_alone(tmp_path: Path) -> None:
     made = make(tmp_path / "d", label="z", columns=["g", "u-g", "log10(mass)"])
     assert made.zooms == {}
-    assert made.meta["table"]["columns"] == ["g", "u-g", "log10(mass)"]
+    assert made.meta["columns"] == ["g", "u-g", "log10(mass)"]
     rows = np.array([5, 7, 0])
     x = made.inputs({"table": 0}, rows)["table"]
     own = catalogue()
@@ -271,7 +271,7 @@ def test_spectra_beside_a_table(tmp_path: Path) -> None:
     np.testing.assert_array_equal(made.array("spectrum", 0).value, fine.value)
     np.testing.assert_array_equal(made.wavelength(1), ZOOMED)
     assert made.table["nan_runs"].sum() == 1
-    assert made.meta["table"]["columns"][:2] == ["g", "ew_hdelta_4101"]
+    assert made.meta["columns"][:2] == ["g", "ew_hdelta_4101"]
     widths = equivalent_widths(WAVELENGTH, fine.value, catalogue()["z"])
     np.testing.assert_allclose(made.table[list(EW_NAMES)], widths)
     assert np.isfinite(made.table["ew_hbeta_4861"]).all()
@@ -328,7 +328,7 @@ def test_functions_are_asked_for_the_rows_that_are_kept(tmp_path: Path) -> None:
     assert made.array("image", 1).value[:, 2, 3, 3].tolist() == kept.tolist()
     assert set(asked) == set(kept.tolist())
     assert np.isnan(made.array("image", 0).sigma).all()
-    assert len(made.meta["table"]["columns"]) > 10
+    assert len(made.meta["columns"]) > 10
     with pytest.raises(DataError, match="no images"):
         made.multi_object_check()
     with pytest.raises(UsageError, match="has 80 rows and the table 9"):

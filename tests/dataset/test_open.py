@@ -180,7 +180,9 @@ def test_gaia_spectra_are_joined_with_their_labels(tmp_path):
     np.testing.assert_allclose(made.wavelength(0), 10 * a.wavelength)
     assert made.wavelength(3)[0] == pytest.approx(10 * a.wavelength[:8].mean())
     assert made.array("spectrum", 3).value.shape == (60, 24)
-    assert made.meta["spectrum"] == {
+    assert made.meta["inputs"]["spectrum"] == {
+        "kind": "spectrum",
+        "zooms": [0, 3],
         "grid": "gaia-xp",
         "sizes": [186, 93, 47, 24],
         "unit": "electron/s",
@@ -263,7 +265,12 @@ def test_images_with_a_table_of_labels(tmp_path):
     )
     assert np.isnan(native.sigma).all()
     assert (native.coverage == 1).all()
-    assert made.meta["image"] == {"size": 10, "bands": "rgb"}
+    assert made.meta["inputs"]["image"] == {
+        "kind": "image",
+        "zooms": [0, 1],
+        "size": 10,
+        "bands": ["r", "g", "b"],
+    }
     # The same picture under two names is one object.
     group = made.table["group"]
     assert group[0] == group[39]

@@ -13,6 +13,7 @@ from sklearn import metrics
 from skyfuse.errors import DataError, UsageError
 from skyfuse.models import MODELS, Model, Prediction
 from skyfuse.models.base import METRIC
+from tests.models.cards import inputs_of
 
 from .conftest import QUICK, QUICK_CLASSES
 from .sky import CLASSES, add_table, make, only
@@ -46,7 +47,7 @@ def test_every_model_takes_any_modalities_and_ignores_others(name, parts):
     for modalities in (["image"], ["table"], ["image", "spectrum", "table"]):
         model = MODELS[name](**params)
         history = model.fit(only(train, *modalities), y, only(valid, *modalities), y_valid, seed=0)
-        assert model.modalities == tuple(modalities)
+        assert tuple(model.inputs) == tuple(modalities)
         value = model.predict(test).value
         assert value.shape == (60,)
         assert value.dtype == np.float64
@@ -227,7 +228,7 @@ def test_sigma_reaches_the_models_that_read_it_and_no_others(parts):
     model = Weightless()
     model.fit(x, y, x, y, seed=0)
     assert model.seen == ["image", "spectrum", "spectrum_sigma"]
-    assert model.modalities == ("image", "spectrum")
+    assert tuple(model.inputs) == ("image", "spectrum")
     with pytest.raises(DataError, match="spectrum_sigma is not given"):
         model.predict(only(x, "image", "spectrum"))
     with pytest.raises(DataError, match="not the shape of spectrum"):
@@ -287,7 +288,7 @@ def test_a_dataset_is_read_at_the_zooms_of_the_card(fitted, monkeypatch):
         model.fit(train, rng.normal(size=20), train, rng.normal(size=20), seed=0)
         with pytest.raises(UsageError, match="does not tell at which zooms"):
             model.predict(data)
-        model.card["inputs"] = {"zooms": zooms, "grid": "test", "size": 16, "bands": "ugriz"}
+        model.card["inputs"] = inputs_of(zooms, grid="test", size=16, bands="ugriz", instrument="sdss")
         seen = []
         value = model.predict(data, progress=lambda done, total, what: seen.append((done, total))).value
         assert np.array_equal(value, model.predict(train).value)
@@ -302,11 +303,13 @@ def test_a_dataset_is_read_at_the_zooms_of_the_card(fitted, monkeypatch):
         assert np.array_equal(blocks.members, whole.members)
         assert (blocks.classes, blocks.level) == (whole.classes, 0.9)
         for change, match in [
-            ({"grid": "sdss"}, "made with grid test, the model with sdss"),
-            ({"size": 64}, "made with size 16, the model with 64"),
+            ({"grid": "sdss"}, "made with grid test of spectrum, the model with sdss"),
+            ({"size": 64}, "made with size 16 of image, the model with 64"),
+            ({"bands": "gri"}, "made with bands u, g, r, i, z of image, the model with g, r, i"),
+            ({"instrument": "decam"}, "made with instrument sdss of image, the model with decam"),
             ({"zooms": {"image": 9}}, "does not hold image zoom 9"),
         ]:
-            model.card["inputs"] = {"zooms": zooms} | change
+            model.card["inputs"] = inputs_of(**({"zooms": zooms} | change))
             with pytest.raises(DataError, match=match):
                 model.predict(data)
     with pytest.raises(UsageError, match="cannot predict for a str"):

@@ -85,7 +85,7 @@ def test_early_fusion_joins_image_features_before_those_of_the_spectrum(parts):
     x = {"spectrum": x["spectrum"], "image": np.zeros_like(x["image"])}
     model = MODELS["tree"](max_depth=1)
     model.fit(x, y, x, y, seed=0)
-    assert model.modalities == ("image", "spectrum")
+    assert tuple(model.inputs) == ("image", "spectrum")
     assert model._nodes["feature"][0] >= 5 * 8 * 8
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models import MODELS, files, load_model
 from skyfuse.study.check import check
+from tests.models.cards import inputs_of
 
 from .conftest import QUICK, QUICK_CLASSES
 
@@ -28,21 +29,22 @@ WEIGHTS = {
 }
 CARD = {
     "label": {"name": "AVG", "unit": "log10(Msun/yr)", "definition": "star formation in the last Gyr"},
-    "inputs": {
-        "zooms": {"image": 3, "spectrum": 4, "table": 0},
-        "bands": "ugriz",
-        "size": 64,
-        "grid": "sdss",
-        "columns": ["u", "u-g"],
-        "smooth": 4.0,
-        "reader": "cube",
-        "every_spectrum": True,
-        "derive": {"indices": 0},
-        "ranges": {
+    "inputs": inputs_of(
+        {"image": 3, "spectrum": 4, "table": 0},
+        bands="ugriz",
+        size=64,
+        grid="sdss",
+        instrument="sdss",
+        columns=["u", "u-g"],
+        smooth=4.0,
+        reader="cube",
+        every_spectrum=True,
+        derive={"indices": 0},
+        ranges={
             "u": {"low": 15.0, "high": 19.5, "gaps": False},
             "u-g": {"low": None, "high": None, "gaps": True},
         },
-    },
+    ),
     "split": "0" * 64,
     "metrics": {"r2": 0.5, "nmad": float("nan")},
 }
@@ -91,7 +93,7 @@ def test_loaded_model_predicts_bit_for_bit_and_keeps_its_card(kind, saved, fitte
     test = parts[2][0]
     assert type(model) is MODELS[kind]
     assert np.array_equal(model.predict(test).value, fitted[kind].predict(test).value)
-    assert model.modalities == ("image", "spectrum")
+    assert tuple(model.inputs) == ("image", "spectrum")
     assert model.params == fitted[kind].params
     card = model.card
     assert card["name"] == kind
@@ -363,7 +365,7 @@ def test_impossible_fusion_weights_are_refused(weights, saved):
     ("changes", "fault"),
     [
         ({"surprise": 1}, "surprise"),
-        ({"inputs": {"zooms": {"radio": 1}}}, "radio"),
+        ({"inputs": {"inputs": {"a": {"kind": "radio"}}}}, "inputs.a.kind"),
         ({"params": {"max_depth": 3, "command": "x"}}, "command"),
         ({"params": {"max_depth": "deep"}}, "does not fit its card"),
         ({"params": {"max_depth": -1}}, "does not fit its card"),
@@ -383,7 +385,9 @@ def test_impossible_fusion_weights_are_refused(weights, saved):
         ({"interval": {"level": 0.9, "thresholds": [0.1], "tie": 0.5}}, "calibration is damaged"),
         ({"files": {"../arrays.safetensors": "0"}}, "not those of a tree model"),
         ({"files": {"arrays.safetensors": "0" * 64}}, "is not the file that model.json describes"),
-        ({"shapes": {"image": [5, 1, 1]}}, "sound trees"),
+        ({"shapes": {"image": [5, 1, 1]}}, "impossible input shapes"),
+        ({"kinds": {"image": "image"}, "shapes": {"image": [5, 1, 1]}}, "sound trees"),
+        ({"kinds": {"image": "photo"}}, "kinds"),
         ({"shapes": {}}, "impossible input shapes"),
         ({"shapes": {"image": [5, 8, -8], "spectrum": [40]}}, "impossible input shapes"),
         ({"shapes": {"radio": [3]}}, "impossible input shapes"),
@@ -553,7 +557,7 @@ def test_weights_that_are_not_finite_are_refused(saved):
 
 def test_cards_that_claim_endless_features_or_members_cost_nothing(saved):
     folder = saved("lightgbm")
-    edit(folder, shapes={"table": [2**31 - 1]})
+    edit(folder, kinds={"table": "table"}, shapes={"table": [2**31 - 1]})
     with pytest.raises(StoreError, match="does not name 2147483647 features"):
         load_model(folder)
     with pytest.raises(UsageError, match="members 1000000000"):

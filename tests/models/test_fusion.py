@@ -30,7 +30,7 @@ def test_mean_is_the_mean_and_each_member_reads_its_own_modality(parts):
     fusion.fit(*parts[0], *parts[1], seed=0)
     expected = (first.predict(only(test, "image")).value + second.predict(only(test, "spectrum")).value) / 2
     assert np.allclose(fusion.predict(test).value, expected, rtol=1e-15)
-    assert fusion.modalities == ("image", "spectrum")
+    assert tuple(fusion.inputs) == ("image", "spectrum")
 
 
 def test_weights_come_from_validation_and_never_lose_to_the_mean_or_a_member_there(parts):
@@ -107,7 +107,7 @@ def test_any_number_of_modalities_is_fused(parts):
     fusion = LateFusion(members, "weighted")
     fusion.fit(train, y, valid, y_valid, seed=0)
     said = np.stack([member.predict(test).value for member in members], axis=1)
-    assert fusion.modalities == ("image", "spectrum", "table")
+    assert tuple(fusion.inputs) == ("image", "spectrum", "table")
     assert np.allclose(fusion.predict(test).value, said @ fusion.mix, rtol=1e-12)
 
 

@@ -15,6 +15,7 @@ from skyfuse.errors import DataError, UsageError
 from skyfuse.models import MODELS, Conformal, load_model, propagate
 from skyfuse.models.uncertainty import ties
 from skyfuse.survey.records import Samples
+from tests.models.cards import inputs_of
 
 
 def inputs(n, columns=3, seed=0):
@@ -231,8 +232,8 @@ def catalogue(tmp_path):
         table,
         {("spectrum", 0): Samples(value, sigma, np.isfinite(value).astype(np.float16))},
         {"source": "random numbers"},
-        spectrum={"grid": "mine", "sizes": [30]},
-        wavelengths={0: np.arange(30.0) + 4000},
+        {"spectrum": {"grid": "mine", "sizes": [30]}},
+        {("spectrum", 0): np.arange(30.0) + 4000},
     )
     wanted = Wanted(label="y", columns=["u", "g", "r"], split=None)
     return Dataset.from_arrays(material, tmp_path / "data", wanted)
@@ -281,7 +282,7 @@ def test_classes_are_told_with_their_agreement(catalogue):
     y = (x["table"][:, 0] > 0).astype(int)
     model = MODELS["logistic"]()
     model.fit(x, y, x, y, seed=0, kind="classification", classes=("low", "high"))
-    model.card["inputs"] = {"zooms": {"table": 0}, "columns": ["u", "g", "r"]}
+    model.card["inputs"] = inputs_of({"table": 0}, columns=["u", "g", "r"])
     found = propagate(model, catalogue, [7, 8], draws=30, seed=0)
     assert found.columns.tolist() == ["value", "agreement", "p_low", "spread_low", "p_high", "spread_high"]
     assert found["value"].isin(["low", "high"]).all()

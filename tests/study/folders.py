@@ -115,7 +115,7 @@ class _Folder:
         (self.path / "cells").mkdir(parents=True)
         rows = [self._cell(*place) for place in self._plan()]
         results = pd.DataFrame(rows)
-        for column in ("image_zoom", "spectrum_zoom", "size", "parameters_count"):
+        for column in ("spectrum_zoom", "size", "parameters_count"):
             results[column] = results[column].astype("Int64")
         tables = {
             "objects": self.objects,
@@ -165,7 +165,6 @@ class _Folder:
             "cell": name,
             "model": model,
             "fusion": fusion,
-            "image_zoom": None,
             "spectrum_zoom": zoom,
             "role": role,
             "change": change,
@@ -321,11 +320,11 @@ class _Folder:
 
     def _embeddings(self) -> pd.DataFrame:
         xy = self.rng.normal(size=(len(self.objects), 2))
-        place = {"method": "pca", "modality": "spectrum", "zoom": 2}
+        place = {"method": "pca", "input": "spectrum", "zoom": 2}
         return self.objects[["row", "part"]].assign(**place, x=xy[:, 0], y=xy[:, 1])
 
     def _correlations(self) -> pd.DataFrame:
-        columns = ["method", "modality", "zoom", "rho_x", "rho_y", "held_x", "held_y"]
+        columns = ["method", "input", "zoom", "rho_x", "rho_y", "held_x", "held_y"]
         rows = [("pca", "spectrum", 2, 0.5, -0.25, 0.4, -0.2)] if self.kind == "regression" else []
         return pd.DataFrame(rows, columns=columns)
 
@@ -352,7 +351,7 @@ class _Folder:
         return pd.DataFrame(rows, columns=columns)
 
     def _clusters(self) -> pd.DataFrame:
-        place = {"source": "inputs", "modality": "spectrum", "zoom": 2}
+        place = {"source": "inputs", "input": "spectrum", "zoom": 2}
         agreement = {"adjusted_rand": 0.42, "mutual_information": 0.4}
         rows = [
             {**place, "cluster": c, "group": name, "n": 10 * (c == i) + 1, **agreement}
@@ -403,7 +402,7 @@ class _Folder:
             ],
             "nan": [],
             "multi": None,
-            "wavelength": {"unit": "Å", "2": wave},
+            "wavelength": {"spectrum": {"2": wave}},
         }
         if self.recipe.task.redshift:
             edges = np.linspace(0, 0.6, 7)

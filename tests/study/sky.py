@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from skyfuse.dataset.content import cut
 from skyfuse.dataset.quality import MultiObjectCheck, NanStudy, multi_object_check, nan_study
 from skyfuse.dataset.select import Funnel, Step
 from skyfuse.recipe import Recipe
@@ -54,8 +55,10 @@ class SmallSky:
             }
         )
         self.meta = {
-            "image": {"size": 64, "bands": "ugriz"},
-            "spectrum": {"grid": "sdss", "sizes": [320, 160, 80, 40, 20]},
+            "inputs": {
+                "image": {"kind": "image", "size": 64, "bands": [*"ugriz"]},
+                "spectrum": {"kind": "spectrum", "grid": "sdss", "sizes": [320, 160, 80, 40, 20]},
+            },
             "source": {"reader": None, "every_spectrum": False},
             "derived": {},
         }
@@ -98,11 +101,21 @@ class SmallSky:
             found["spectrum_sigma"] = np.full_like(found["spectrum"], 0.1)
         return found
 
-    def wavelength(self, zoom):
+    @property
+    def kinds(self):
+        return {name: told["kind"] for name, told in self.meta["inputs"].items()}
+
+    def kind_of(self, name):
+        return self.kinds.get(name, "table")
+
+    def cut(self, name, zoom):
+        return cut(self.meta["inputs"].get(name, {"kind": "table"}), zoom)
+
+    def wavelength(self, zoom, name=None):
         return np.linspace(4000.0, 9000.0, self._arrays["spectrum", zoom].shape[1])
 
-    def nan_study(self) -> dict[int, NanStudy]:
-        return {zoom: nan_study(self._arrays["spectrum", zoom], zoom) for zoom in self.zooms["spectrum"]}
+    def nan_study(self, name) -> dict[int, NanStudy]:
+        return {zoom: nan_study(self._arrays[name, zoom], zoom) for zoom in self.zooms[name]}
 
     def multi_object_check(self) -> MultiObjectCheck:
         return multi_object_check(

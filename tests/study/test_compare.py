@@ -208,7 +208,7 @@ def test_no_resample_with_a_score_has_no_interval():
 def test_best_single_is_a_modality():
     assert best_single({"image": 0.2, "table": 0.3, "early": 0.9}) == "table"
     assert best_single({"image": 0.2}) == "image"
-    with pytest.raises(DataError, match="no single modality"):
+    with pytest.raises(DataError, match="no single input"):
         best_single({"early": 0.2})
 
 

@@ -94,7 +94,7 @@ def test_a_dataset_is_embedded_whole(tmp_path):
     # An object in no part of the split is placed all the same.
     left = sky._rounds[0]["test"][0]
     sky._rounds[0]["test"] = sky._rounds[0]["test"][1:]
-    table = embed_dataset(sky, method="pca", modality="spectrum", zoom=3, seed=1)
+    table = embed_dataset(sky, method="pca", name="spectrum", zoom=3, seed=1)
     assert table["object_id"].tolist() == sky.table["object_id"].tolist()
     assert table.loc[left, "part"] == ""
     assert table["part"].value_counts()["train"] == len(sky.split()["train"])
@@ -109,7 +109,7 @@ def test_a_dataset_without_split_or_label_is_embedded_by_all_its_objects(tmp_pat
 
     sky = Unlabelled(tmp_path)
     sky.meta["label"] = None
-    table = embed_dataset(sky, method="pca", modality="image", zoom=4, seed=1)
+    table = embed_dataset(sky, method="pca", name="image", zoom=4, seed=1)
     assert set(table["part"]) == {"train"}
     assert table.columns.tolist() == ["object_id", "part", "x", "y"]
 
@@ -119,7 +119,7 @@ def test_a_table_is_embedded_by_its_columns(tmp_path):
     sky.meta["label"] = None
     own = sky.inputs
     sky.inputs = lambda zooms, rows: own(zooms, rows, columns=["shape", "line"])
-    table = embed_dataset(sky, method="pca", modality="table", zoom=3, seed=1)
+    table = embed_dataset(sky, method="pca", name="table", zoom=3, seed=1)
     assert np.isfinite(table[["x", "y"]].to_numpy()).all()
 
 
@@ -158,8 +158,8 @@ def test_numbers_are_set_against_clusters_in_ranges():
 def test_wrong_calls_of_embed_dataset(tmp_path):
     sky = SmallSky(tmp_path)
     with pytest.raises(UsageError, match="no method is called 'som'; choose among pca, tsne, umap"):
-        embed_dataset(sky, method="som", modality="image", zoom=3, seed=1)
+        embed_dataset(sky, method="som", name="image", zoom=3, seed=1)
     with pytest.raises(
         UsageError, match="has no image at zoom 0; it holds these zooms: image 3, 4; spectrum 3, 4"
     ):
-        embed_dataset(sky, method="pca", modality="image", zoom=0, seed=1)
+        embed_dataset(sky, method="pca", name="image", zoom=0, seed=1)

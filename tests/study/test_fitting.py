@@ -13,6 +13,7 @@ from skyfuse.study.cells import seed_of
 from skyfuse.study.fitting import content_of
 from skyfuse.study.results import EXAMPLES, WALL_COLUMNS
 from skyfuse.study.run import Study, with_templates
+from tests.models.cards import inputs_of
 
 from .sky import SmallSky, class_recipe
 
@@ -111,15 +112,7 @@ def test_the_model_kept_is_that_of_the_first_round(done, sky):
     np.testing.assert_allclose(found.probability, test[["p_low", "p_middle", "p_high"]])
     assert found.members.sum(axis=1).tolist() == test["set_size"].tolist()
     assert model.card["inputs"] == {
-        "zooms": {"table": 0},
-        "bands": None,
-        "size": None,
-        "grid": None,
-        "columns": ["shape", "line"],
-        "smooth": 0.0,
-        "reader": None,
-        "every_spectrum": False,
-        "derive": {},
+        **inputs_of({"table": 0}, columns=["shape", "line"], smooth=0.0, reader=None),
         "ranges": {
             name: {"low": values.min(), "high": values.max(), "gaps": False}
             for name in ("shape", "line")

@@ -22,6 +22,7 @@ from skyfuse.models.ranges import ranges
 from skyfuse.recipe import load_recipe
 from skyfuse.study.predict import account, choose, predict
 from skyfuse.study.prepare import prepare
+from tests.models.cards import inputs_of
 
 from .folders import write_folder
 
@@ -51,15 +52,15 @@ def trained(small_sky, tmp_path_factory):
     model = MODELS["tree"](max_depth=4)
     model.fit(inputs, z, inputs, z, seed=0)
     model.save(folder / "bare")
-    card = {"zooms": ZOOMS, "bands": "ugriz", "size": 64, "grid": "sdss", "reader": "cube"}
+    card = inputs_of(ZOOMS, bands="ugriz", size=64, grid="sdss", instrument="sdss", reader="cube")
     model.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
     model.save(folder / "model")
     columns = ["idx_d4000", "idx_halpha"]
     x = data.inputs({"table": 0}, np.arange(len(data)), columns=columns)
     lines = MODELS["tree"](max_depth=4)
     lines.fit(x, z, x, z, seed=0)
-    card = {"zooms": {"table": 0}, "grid": "sdss", "columns": columns, "derive": {"indices": 0}}
-    card |= {"reader": "cube", "every_spectrum": False, "ranges": ranges(x, columns)}
+    card = inputs_of({"table": 0}, grid="sdss", instrument="sdss", derive={"indices": 0}, columns=columns)
+    card |= {"reader": "cube", "ranges": ranges(x, columns)}
     lines.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
     lines.save(folder / "lines")
     lines.card["inputs"] = card | {"every_spectrum": True}
@@ -201,12 +202,7 @@ def tables(tmp_path_factory):
         columns = ["u", "u-g"]
         model.card.update(
             label={"name": name, "unit": ""},
-            inputs={
-                "zooms": {"table": 0},
-                "columns": columns,
-                "reader": "table",
-                "ranges": ranges(x, columns),
-            },
+            inputs=inputs_of({"table": 0}, columns=columns, reader="table", ranges=ranges(x, columns)),
             split=None,
             metrics={},
         )
@@ -399,8 +395,8 @@ def test_images_are_accounted_for_and_their_columns_derived_as_in_the_training(p
     measured = morphology(coarse)
     columns = [f"morph_{name}" for name in measured]
     x = {"table": np.stack([*measured.values()], axis=1).astype(np.float32)}
-    card = {"zooms": {"table": 0}, "columns": columns, "derive": {"morphology": 1}}
-    card |= {"reader": "images", "bands": "rgb", "size": 16}
+    told = {"reader": "images", "bands": "rgb", "size": 16}
+    card = inputs_of({"table": 0}, columns=columns, derive={"morphology": 1}, **told)
     expected = _saved(tmp_path / "table", x, card).predict(x).probability
     found = predict(tmp_path / "table", folder)
     assert counts(found) == (6, 5, 0, 1)
@@ -409,9 +405,7 @@ def test_images_are_accounted_for_and_their_columns_derived_as_in_the_training(p
     assert answered["file"].tolist() == [*(f"{k}.png" for k in range(4)), "deep/4.png"]
     np.testing.assert_allclose(answered[["p_a", "p_b"]].to_numpy(np.float64), expected)
     assert found.set_index("file").loc["bad.png", "reason"] == "damaged-image"
-    pixel = _saved(
-        tmp_path / "image", {"image": value}, {**card, "zooms": {"image": 0}, "columns": [], "derive": {}}
-    )
+    pixel = _saved(tmp_path / "image", {"image": value}, inputs_of({"image": 0}, columns=[], **told))
     one = predict(tmp_path / "image", folder / "2.png")
     assert counts(one) == (1, 1, 0, 0)
     assert one["p_a"].tolist() == pixel.predict({"image": value[2:3]}).probability[:, 0].tolist()
@@ -425,7 +419,7 @@ def test_scenes_need_no_labels_and_pairs_that_are_none_are_marked(pictures, tmp_
     features.insert(0, "FILE", ["0.png", "1.png", "2.png", "3.png", "nowhere.png"])
     features.to_csv(folder / "features.csv", index=False)
     x = {"table": features[names].to_numpy(np.float32)}
-    card = {"zooms": {"table": 0}, "columns": names, "reader": "scene"}
+    card = inputs_of({"table": 0}, columns=names, reader="scene")
     model = _saved(tmp_path / "sound", x, card)
     found = predict(tmp_path / "sound", folder)
     assert counts(found) == (7, 4, 2, 1)
@@ -445,7 +439,7 @@ def test_rows_of_gaia_spectra_are_accounted_for(tmp_path):
     model = MODELS["tree"](max_depth=3)
     x, y = {"spectrum": spectra.samples.value}, np.arange(40.0)
     model.fit(x, y, x, y, seed=0)
-    card = {"zooms": {"spectrum": 0}, "grid": "gaia-xp", "reader": "gaia-xp", "ranges": ranges(x, ())}
+    card = inputs_of({"spectrum": 0}, grid="gaia-xp", reader="gaia-xp", ranges=ranges(x, ()))
     model.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
     model.save(tmp_path / "model")
     (tmp_path / "new").mkdir()

@@ -72,7 +72,7 @@ def test_a_table_of_the_mock_sky_alone(tmp_path):
         "catalogue.csv"
     ]
     assert set(dataset.table["class"]) == {"GALAXY", "other"}
-    assert dataset.meta["table"]["columns"] == ["u-g", "r"]
+    assert dataset.meta["columns"] == ["u-g", "r"]
     assert set(truth["objid"]) >= set(dataset.table["objid"])
     # The folder of a mock sky that the user gives is read in the same way.
     again, _ = prepare(table_recipe(), tmp_path / "again", sources=[tmp_path / "sky"])

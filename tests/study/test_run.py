@@ -86,7 +86,7 @@ def test_a_cell_is_the_model_that_its_parameters_make(done, sky):
     value = saved.predict({"spectrum": x[split["test"]]}).value
     assert score(y[split["test"]], value)["r2"] == row["test_r2"]
     assert saved.card["split"] == sky.split_digest()
-    assert saved.card["inputs"]["zooms"] == {"spectrum": 4}
+    assert {name: one["zoom"] for name, one in saved.card["inputs"]["inputs"].items()} == {"spectrum": 4}
     assert saved.card["label"] == {"name": "AVG", "unit": "dex", "definition": "made up"}
     assert json.loads(row["parameters"]).items() <= saved.params.items()
 
@@ -277,19 +277,19 @@ def test_without_truth_and_with_one_modality(sky, tmp_path):
 
 
 def test_tune_alone(sky, tmp_path):
-    trials = Study(small_recipe()).tune(sky, tmp_path / "t", model="tree", modality="spectrum")
+    trials = Study(small_recipe()).tune(sky, tmp_path / "t", model="tree", fusion="spectrum")
     assert len(trials) == 2
     assert trials["chosen"].sum() == 1
-    again = Study(small_recipe()).tune(sky, tmp_path / "t", model="tree", modality="spectrum")
+    again = Study(small_recipe()).tune(sky, tmp_path / "t", model="tree", fusion="spectrum")
     assert again["seconds"].tolist() == trials["seconds"].tolist()
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"model": "knn", "modality": "image"}, "does not name the model 'knn'; choose among tree"),
-        ({"model": "tree", "modality": "late-mean"}, "'late-mean' cannot be tuned; choose among image"),
-        ({"model": "fixed", "modality": "image"}, "names the model fixed; choose among autoencoder, "),
+        ({"model": "knn", "fusion": "image"}, "does not name the model 'knn'; choose among tree"),
+        ({"model": "tree", "fusion": "late-mean"}, "'late-mean' cannot be tuned; choose among image"),
+        ({"model": "fixed", "fusion": "image"}, "names the model fixed; choose among autoencoder, "),
     ],
 )
 def test_tune_refuses_what_it_cannot_do(sky, tmp_path, call, message):
@@ -299,7 +299,7 @@ def test_tune_refuses_what_it_cannot_do(sky, tmp_path, call, message):
     with pytest.raises(UsageError, match=message):
         Study(small_recipe(models=models)).tune(sky, tmp_path / "t", **call)
     with pytest.raises(UsageError, match="names no grid for tree"):
-        Study(small_recipe(models={"tree": {}})).tune(sky, tmp_path / "t", model="tree", modality="image")
+        Study(small_recipe(models={"tree": {}})).tune(sky, tmp_path / "t", model="tree", fusion="image")
 
 
 def test_an_unknown_model_is_named(sky, tmp_path):
@@ -326,7 +326,7 @@ def test_a_second_study_in_one_folder_gets_one_line_and_harms_nothing(sky, tmp_p
         ):
             Study(small_recipe()).run(sky, folder)
         with pytest.raises(StoreError, match="another search writes this folder"):
-            Study(small_recipe()).tune(sky, folder, model="tree", modality="early")
+            Study(small_recipe()).tune(sky, folder, model="tree", fusion="early")
         assert list(folder.iterdir()) == []
 
 

@@ -107,7 +107,8 @@ def test_what_the_report_tells_of_the_data(sky):
         {"column": "leak", "reason": "it is the label with a little noise", "used": True}
     ]
     assert found["parts"] == {part: len(rows) for part, rows in goal.rows.items()}
-    assert set(found["wavelength"]) == {"unit", "3", "4"}
+    assert set(found["wavelength"]) == {"spectrum"}
+    assert set(found["wavelength"]["spectrum"]) == {"3", "4"}
 
 
 def test_mean_spectra_of_redshift_ranges_are_the_means(sky):

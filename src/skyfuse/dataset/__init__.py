@@ -6,11 +6,12 @@ from skyfuse.dataset.quality import MultiObjectCheck, NanStudy
 from skyfuse.dataset.select import Funnel, Step
 from skyfuse.dataset.sources.arrays import Material
 from skyfuse.dataset.split import Round, Split, SplitPlan
-from skyfuse.dataset.wanted import Wanted
+from skyfuse.dataset.wanted import Input, Wanted
 
 __all__ = [
     "Dataset",
     "Funnel",
+    "Input",
     "Material",
     "MultiObjectCheck",
     "NanStudy",

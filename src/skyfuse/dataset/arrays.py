@@ -13,12 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfuse.cube import layout
+from skyfuse.dataset.content import Held
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.survey.records import Samples
-from skyfuse.words import Sampled
-
-UNITS: dict[Sampled, str] = {"image": "nanomaggy", "spectrum": "1e-17 erg/s/cm2/Angstrom"}
-"""Unit of value and sigma of each modality of a cube."""
 
 _DIMENSIONS = {"image": 4, "spectrum": 2}
 
@@ -32,11 +29,7 @@ _PROBES = 16
 
 
 def write_arrays(
-    path: Path,
-    n: int,
-    shapes: Mapping[tuple[Sampled, int], tuple[int, ...]],
-    wavelengths: Mapping[int, NDArray[np.float64]],
-    units: Mapping[Sampled, str],
+    path: Path, n: int, shapes: Mapping[tuple[str, int], tuple[int, ...]], inputs: Mapping[str, Held]
 ) -> layout.ArrayWriter:
     """Preallocate the arrays of a dataset, to be filled block by block with `write_block`.
 
@@ -47,29 +40,36 @@ def write_arrays(
     n : int
         Number of objects.
     shapes : mapping of (str, int) to tuple of int
-        Shape of one object's array, by modality and zoom.
-    wavelengths : mapping of int to ndarray
-        Bin centres in Å of the spectra, by zoom.
-    units : mapping of str to str
-        Unit of value and sigma, by modality.
+        Shape of one object's array, by input and zoom.
+    inputs : mapping of str to Held
+        What the inputs are.
     """
     specs = {
-        f"/{modality}/{zoom}/{name}": ((n, *shape), dtype)
-        for (modality, zoom), shape in shapes.items()
-        for name, dtype in layout.COMPONENTS.items()
+        f"/{name}/{zoom}/{component}": ((n, *shape), dtype)
+        for (name, zoom), shape in shapes.items()
+        for component, dtype in layout.COMPONENTS.items()
     }
+    told = {(name, zoom): inputs[name] for name, zoom in shapes}
     return layout.create_arrays(
         path,
         specs,
-        wavelengths={f"/spectrum/{zoom}": centres for zoom, centres in wavelengths.items()},
-        units={f"/{modality}/{zoom}": units[modality] for modality, zoom in shapes if modality in units},
+        wavelengths={
+            f"/{name}/{zoom}": held.wavelengths[zoom]
+            for (name, zoom), held in told.items()
+            if held.kind == "spectrum"
+        },
+        units={
+            f"/{name}/{zoom}": str(held.told["unit"])
+            for (name, zoom), held in told.items()
+            if held.told.get("unit")
+        },
     )
 
 
-def write_block(writer: layout.ArrayWriter, modality: str, zoom: int, first: int, samples: Samples) -> None:
+def write_block(writer: layout.ArrayWriter, entry: str, zoom: int, first: int, samples: Samples) -> None:
     """Write the samples of consecutive objects, the first of them at row `first`."""
     for name in layout.COMPONENTS:
-        writer.write(f"/{modality}/{zoom}/{name}", first, getattr(samples, name))
+        writer.write(f"/{entry}/{zoom}/{name}", first, getattr(samples, name))
 
 
 class Arrays:
@@ -81,8 +81,8 @@ class Arrays:
         File written through `write_arrays`.
     n : int
         Number of objects that each array must hold.
-    keys : sequence of (str, int)
-        Modalities and zooms that must be there.
+    keys : mapping of (str, int) to str
+        Inputs and zooms that must be there, with the kind of each.
 
     Raises
     ------
@@ -91,25 +91,25 @@ class Arrays:
         the file.
     """
 
-    def __init__(self, path: Path, n: int, keys: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, path: Path, n: int, keys: Mapping[tuple[str, int], str]) -> None:
         self.path = path
         self.keys = tuple(keys)
         self._mapped: dict[tuple[str, int, str], NDArray[Any]] = {}
         self._in_memory: dict[tuple[str, int, str], NDArray[Any]] = {}
-        for modality, zoom in self.keys:
+        for (entry, zoom), kind in keys.items():
             shapes = set()
             for name, dtype in layout.COMPONENTS.items():
-                array = layout.map_array(path, f"/{modality}/{zoom}/{name}")
-                self._mapped[modality, zoom, name] = array
+                array = layout.map_array(path, f"/{entry}/{zoom}/{name}")
+                self._mapped[entry, zoom, name] = array
                 shapes.add(array.shape)
                 if (
                     array.dtype != dtype
-                    or array.ndim != _DIMENSIONS[modality]
+                    or array.ndim != _DIMENSIONS[kind]
                     or len(array) != n
                     or len(shapes) > 1
                 ):
                     raise StoreError(
-                        f"/{modality}/{zoom}/{name} is {array.dtype}{array.shape}, not {n} rows of {dtype}",
+                        f"/{entry}/{zoom}/{name} is {array.dtype}{array.shape}, not {n} rows of {dtype}",
                         path=path,
                         remedy="the dataset is damaged: make it anew",
                     )
@@ -117,15 +117,15 @@ class Arrays:
         self._fd = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._fd)
 
-    def shape(self, modality: str, zoom: int) -> tuple[int, ...]:
+    def shape(self, entry: str, zoom: int) -> tuple[int, ...]:
         """Return the shape of one object's array."""
-        self._check(modality, zoom)
-        return self._mapped[modality, zoom, "value"].shape[1:]
+        self._check(entry, zoom)
+        return self._mapped[entry, zoom, "value"].shape[1:]
 
-    def samples(self, modality: str, zoom: int) -> Samples:
+    def samples(self, entry: str, zoom: int) -> Samples:
         """Return the arrays of all objects, mapped: nothing is read until it is touched."""
-        self._check(modality, zoom)
-        return Samples(*(self._mapped[modality, zoom, name] for name in layout.COMPONENTS))
+        self._check(entry, zoom)
+        return Samples(*(self._mapped[entry, zoom, name] for name in layout.COMPONENTS))
 
     def gather(self, keys: Sequence[tuple[str, int, str]], rows: NDArray[np.int64]) -> list[NDArray[Any]]:
         """Return some arrays of some objects, in memory.
@@ -136,18 +136,18 @@ class Arrays:
         Parameters
         ----------
         keys : sequence of (str, int, str)
-            Sampled, zoom, and ``value``, ``sigma`` or ``coverage``.
+            Input, zoom, and ``value``, ``sigma`` or ``coverage``.
         rows : ndarray of int64
             Within the arrays.
         """
-        for modality, zoom, name in keys:
-            self._check(modality, zoom)
-            mapped = self._mapped[modality, zoom, name]
-            if (modality, zoom, name) in self._in_memory:
+        for entry, zoom, name in keys:
+            self._check(entry, zoom)
+            mapped = self._mapped[entry, zoom, name]
+            if (entry, zoom, name) in self._in_memory:
                 continue
             row_bytes = math.prod(mapped.shape[1:]) * mapped.dtype.itemsize
             if row_bytes <= _SMALL_ROW_BYTES and mapped.nbytes <= _MEMORY_LIMIT_BYTES:
-                self._in_memory[modality, zoom, name] = np.array(mapped)
+                self._in_memory[entry, zoom, name] = np.array(mapped)
             elif not self._is_cached(mapped, rows):
                 layout.prefetch(mapped, rows)
         # The rows are within the arrays, so "clip" changes none; it spares take() a copy of the result.
@@ -169,11 +169,11 @@ class Arrays:
             return False
         return True
 
-    def _check(self, modality: str, zoom: int) -> None:
-        if (modality, zoom) not in self.keys:
+    def _check(self, entry: str, zoom: int) -> None:
+        if (entry, zoom) not in self.keys:
             held = ", ".join(f"{m} {z}" for m, z in self.keys)
             raise UsageError(
-                f"the dataset holds no {modality} at zoom {zoom}",
+                f"the dataset holds no {entry} at zoom {zoom}",
                 path=self.path.parent,
                 remedy=f"choose of: {held}",
             )

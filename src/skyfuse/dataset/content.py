@@ -15,8 +15,46 @@ from skyfuse.dataset.wanted import Wanted
 from skyfuse.survey.records import Samples
 from skyfuse.words import Sampled
 
-Read = Callable[[Sampled, int, NDArray[np.int64]], Samples]
-"""Arrays of one modality and zoom of some rows of the source."""
+Read = Callable[[str, int, NDArray[np.int64]], Samples]
+"""Arrays of one input and zoom of some rows of the source."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Arrays that a source holds of one input.
+
+    Attributes
+    ----------
+    kind : str
+        ``image`` or ``spectrum``.
+    zooms : tuple of int
+        To keep; none where the arrays are there to be measured alone.
+    finest : int
+        Finest zoom that the source can give: quality and lines are measured there.
+    told : dict
+        What they are, for the record: instrument, bands, size, grid, unit.
+    wavelengths : mapping of int to ndarray
+        Of spectra: bin centres by zoom, Å, of the zooms to keep and of the finest.
+    """
+
+    kind: Sampled
+    zooms: tuple[int, ...]
+    finest: int
+    told: Mapping[str, Any]
+    wavelengths: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+
+    def cut(self, zoom: int) -> dict[str, Any]:
+        """Return what decides how the arrays at a zoom look, see `cut`."""
+        return cut({"kind": self.kind, **self.told}, zoom)
+
+
+def cut(told: Mapping[str, Any], zoom: int) -> dict[str, Any]:
+    """Return what of an input's record decides how its arrays at a zoom look."""
+    return {**{key: told[key] for key in CUT if key in told}, "zoom": zoom}
+
+
+CUT = ("kind", "instrument", "bands", "size", "grid")
+"""Entries of an input's record that two datasets must share for one model to read both."""
 
 
 @dataclass
@@ -31,14 +69,8 @@ class Content:
         Position in the source of each row.
     read : callable
         Gives the arrays of such positions.
-    zooms : dict
-        Zooms by modality.
-    finest : dict
-        Finest zoom that the source can give, by modality: quality and lines are measured there.
-    wavelengths : mapping
-        Bin centres by zoom, Å, of the zooms to keep and of the finest.
-    units : mapping
-        Of value and sigma by modality.
+    inputs : dict of str to Held
+        Arrays by the name of their input.
     funnel : Funnel
         Steps so far.
     group : callable
@@ -54,15 +86,21 @@ class Content:
     table: pd.DataFrame
     rows: NDArray[np.int64]
     read: Read
-    zooms: dict[Sampled, tuple[int, ...]]
-    finest: dict[Sampled, int]
-    wavelengths: Mapping[int, NDArray[np.float64]]
-    units: Mapping[Sampled, str]
+    inputs: dict[str, Held]
     funnel: select.Funnel
     group: Callable[[pd.DataFrame], NDArray[np.int64]]
     meta: dict[str, Any]
     flag: str | None = None
     strict: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> dict[str, Held]:
+        """Inputs whose arrays the dataset keeps."""
+        return {name: held for name, held in self.inputs.items() if held.zooms}
+
+    def first(self, kind: Sampled) -> str | None:
+        """Return the first input of a kind, on which quality and lines are measured."""
+        return next((name for name, held in self.inputs.items() if held.kind == kind), None)
 
     def keep(self, passes: NDArray[np.bool_]) -> None:
         """Drop the rows that do not pass."""

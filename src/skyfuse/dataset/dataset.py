@@ -21,13 +21,13 @@ from skyfuse.cube import layout
 from skyfuse.dataset import features, make, quality, select
 from skyfuse.dataset import split as splitting
 from skyfuse.dataset.arrays import Arrays
-from skyfuse.dataset.content import Draft
+from skyfuse.dataset.content import Draft, cut
 from skyfuse.dataset.sources.arrays import Material, draft_of_arrays
 from skyfuse.dataset.sources.cube import draft_of_cube
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import Samples
-from skyfuse.words import PARTS, SAMPLED, Progress
+from skyfuse.words import MODALITIES, PARTS, Progress
 
 if TYPE_CHECKING:
     from skyfuse.cube.query import Cube
@@ -61,14 +61,16 @@ class Dataset:
         self._splits = splits
         self._chosen_columns: tuple[tuple[str, ...], NDArray[np.float32]] | None = None
         self._arrays = Arrays(
-            path / make.ARRAYS, len(table), [(m, zoom) for m, zooms in self.zooms.items() for zoom in zooms]
+            path / make.ARRAYS,
+            len(table),
+            {(name, zoom): self.kinds[name] for name, zooms in self.zooms.items() for zoom in zooms},
         )
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __repr__(self) -> str:
-        zooms = ", ".join(f"{modality} {list(levels)}" for modality, levels in self.zooms.items())
+        zooms = ", ".join(f"{name} {list(levels)}" for name, levels in self.zooms.items())
         return f"<Dataset {self.path.name}: {len(self)} objects, {zooms}>"
 
     def __reduce__(self) -> tuple[Callable[[Path], Dataset], tuple[Path]]:
@@ -241,29 +243,38 @@ class Dataset:
     # --------------------------------------------------------------------------------------------------- read
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """Kind of each input by its name: ``image``, ``spectrum`` or ``table``."""
+        return {name: str(told["kind"]) for name, told in self.meta["inputs"].items()}
+
+    @property
     def zooms(self) -> dict[str, tuple[int, ...]]:
-        """Zooms by modality."""
-        return {modality: tuple(levels) for modality, levels in self.meta["modalities"].items()}
+        """Zooms of each input that is an array, by its name."""
+        return {n: tuple(told["zooms"]) for n, told in self.meta["inputs"].items() if told["kind"] != "table"}
+
+    def cut(self, name: str, zoom: int) -> dict[str, Any]:
+        """Return what decides how an input looks at a zoom, see `skyfuse.dataset.content.cut`."""
+        return cut(self.meta["inputs"].get(name, {"kind": "table"}), zoom)
 
     @property
     def funnel(self) -> select.Funnel:
         """Steps from the label table to the objects used, with a count each."""
         return select.Funnel.from_json(self.meta["funnel"])
 
-    def array(self, modality: str, zoom: int) -> Samples:
-        """Return the arrays of all objects, mapped read-only: image (n, 5, s, s), spectrum (n, bins).
+    def array(self, name: str, zoom: int) -> Samples:
+        """Return an input's arrays, mapped read-only: images (n, bands, s, s), spectra (n, bins).
 
         Raises
         ------
         UsageError
             If the dataset does not hold them.
         """
-        return self._arrays.samples(modality, zoom)
+        return self._arrays.samples(name, zoom)
 
-    def batch(self, modality: str, zoom: int, rows: ArrayLike) -> Samples:
+    def batch(self, name: str, zoom: int, rows: ArrayLike) -> Samples:
         """Return the arrays of some objects in memory, their bytes announced to the kernel first."""
         chosen = self._rows(rows)
-        return Samples(*self._arrays.gather([(modality, zoom, name) for name in layout.COMPONENTS], chosen))
+        return Samples(*self._arrays.gather([(name, zoom, part) for part in layout.COMPONENTS], chosen))
 
     def inputs(
         self,
@@ -274,12 +285,12 @@ class Dataset:
         smooth: float = 0.0,
         sigma: bool = False,
     ) -> dict[str, NDArray[np.float32]]:
-        """Return the values of some objects for models: a float32 array a modality, NaN where invalid.
+        """Return the values of some objects for models: a float32 array an input, NaN where invalid.
 
         Parameters
         ----------
         zooms : mapping of str to int
-            Zoom by modality, e.g. ``{"image": 1, "spectrum": 3}``; that of the table is 0.
+            Zoom by input, e.g. ``{"image": 1, "spectrum": 3}``; that of the table is 0.
         rows : array of int
         columns : sequence of str
             Columns of the table, by name, as a difference ``a-b``, a logarithm ``log10(a)`` or a shell
@@ -287,7 +298,7 @@ class Dataset:
         smooth : float
             Standard deviation in bins of the Gaussian that spectra are smoothed by; 0 leaves them.
         sigma : bool
-            Add ``spectrum_sigma``, the standard deviation of the spectrum.
+            Add ``<input>_sigma`` for each input of spectra, their standard deviation.
 
         Raises
         ------
@@ -297,26 +308,31 @@ class Dataset:
             If a column is missing or holds no numbers.
         """
         chosen = self._rows(rows)
-        keys = [(modality, zoom, "value") for modality, zoom in zooms.items() if modality != "table"]
-        if sigma and "spectrum" in zooms:
-            keys.append(("spectrum", zooms["spectrum"], "sigma"))
+        kinds = {name: self.kind_of(name) for name in zooms}
+        spectra = [name for name, kind in kinds.items() if kind == "spectrum"]
+        keys = [(name, zoom, "value") for name, zoom in zooms.items() if kinds[name] != "table"]
+        keys += [(name, zooms[name], "sigma") for name in spectra if sigma]
         gathered = dict(zip(keys, self._arrays.gather(keys, chosen), strict=True))
         out: dict[str, NDArray[np.float32]] = {}
-        for modality, zoom in zooms.items():
-            if modality == "table":
-                out[modality] = self._columns(zoom, columns)[chosen]
+        for name, zoom in zooms.items():
+            if kinds[name] == "table":
+                out[name] = self._columns(zoom, columns)[chosen]
                 continue
-            out[modality] = gathered[modality, zoom, "value"]
-            if modality == "spectrum" and smooth:
-                out[modality] = features.smooth(out[modality], smooth)
-            if modality == "spectrum" and sigma:
-                error = gathered[modality, zoom, "sigma"]
-                out["spectrum_sigma"] = features.smooth_sigma(error, smooth) if smooth else error
+            out[name] = gathered[name, zoom, "value"]
+            if name in spectra and smooth:
+                out[name] = features.smooth(out[name], smooth)
+            if name in spectra and sigma:
+                error = gathered[name, zoom, "sigma"]
+                out[f"{name}_sigma"] = features.smooth_sigma(error, smooth) if smooth else error
         return out
+
+    def kind_of(self, name: str) -> str:
+        """Return the kind of an input; the table is always there, and what is not has none."""
+        return self.kinds.get(name, "table" if name == "table" else "")
 
     def _columns(self, zoom: int, names: Sequence[str]) -> NDArray[np.float32]:
         """Return columns of the table side by side; the last choice is kept, since batches repeat it."""
-        key = tuple(names) or tuple(self.meta["table"]["columns"])
+        key = tuple(names) or tuple(self.meta["columns"])
         if zoom != 0 or not key:
             raise UsageError(
                 f"the table was asked for at zoom {zoom} with {len(key)} columns",
@@ -348,7 +364,7 @@ class Dataset:
     def matrix(
         self, zooms: Mapping[str, int], rows: ArrayLike, *, columns: Sequence[str] = (), smooth: float = 0.0
     ) -> NDArray[np.float32]:
-        """Return the values of some objects as scikit-learn takes them, modalities one after the other.
+        """Return the values of some objects as scikit-learn takes them, inputs one after the other.
 
         Parameters
         ----------
@@ -420,10 +436,18 @@ class Dataset:
             return column.astype(object).where(column.notna(), None).to_numpy()
         return column.to_numpy()
 
-    def wavelength(self, zoom: int) -> NDArray[np.float64]:
-        """Return the bin centres of the spectra at one zoom, Å, vacuum."""
-        self._arrays.shape("spectrum", zoom)
-        return np.array(layout.map_array(self.path / make.ARRAYS, f"/spectrum/{zoom}/wavelength"))
+    def wavelength(self, zoom: int, name: str | None = None) -> NDArray[np.float64]:
+        """Return the bin centres of spectra at one zoom, Å, vacuum.
+
+        Parameters
+        ----------
+        zoom : int
+        name : str, optional
+            Of the input; by default the first of spectra.
+        """
+        name = name or next((own for own, kind in self.kinds.items() if kind == "spectrum"), "spectrum")
+        self._arrays.shape(name, zoom)
+        return np.array(layout.map_array(self.path / make.ARRAYS, f"/{name}/{zoom}/wavelength"))
 
     # -------------------------------------------------------------------------------------------------- split
 
@@ -500,12 +524,9 @@ class Dataset:
 
     # ------------------------------------------------------------------------------------------------ quality
 
-    def nan_study(self) -> dict[int, quality.NanStudy]:
-        """Return the gaps of the spectra at each zoom."""
-        return {
-            zoom: quality.nan_study(self.array("spectrum", zoom).value, zoom)
-            for zoom in self.zooms.get("spectrum", ())
-        }
+    def nan_study(self, name: str) -> dict[int, quality.NanStudy]:
+        """Return the gaps of an input's spectra at each zoom."""
+        return {zoom: quality.nan_study(self.array(name, zoom).value, zoom) for zoom in self.zooms[name]}
 
     def multi_object_check(self) -> quality.MultiObjectCheck:
         """Return where threshold and source extraction disagree on cutouts with several objects.
@@ -513,11 +534,11 @@ class Dataset:
         Raises
         ------
         DataError
-            If the dataset holds no images.
+            If the dataset holds no images in ugriz.
         """
         if "n_components" not in self.table:
             raise DataError(
-                "the dataset holds no images", path=self.path, remedy="make it with the image modality"
+                "the dataset holds no images in ugriz", path=self.path, remedy="make it with such an input"
             )
         return quality.multi_object_check(
             self.table["object_id"].to_numpy(dtype=str),
@@ -557,18 +578,14 @@ class Dataset:
 
 
 def _check_meta(path: Path, meta: dict[str, Any], table: pd.DataFrame) -> None:
-    modalities = meta.get("modalities")
+    inputs = meta.get("inputs")
     sound = (
-        isinstance(modalities, dict)
-        and set(modalities) <= set(SAMPLED)
-        and all(
-            isinstance(z, list) and all(isinstance(level, int) for level in z) for z in modalities.values()
-        )
+        isinstance(inputs, dict)
+        and all(_is_told(told) for told in inputs.values())
         and isinstance(meta.get("funnel"), list)
         and all(isinstance(s, dict) and {"name", "count", "applied"} <= set(s) for s in meta["funnel"])
         and (meta.get("label", 0) is None or isinstance(meta.get("label"), dict))
-        and isinstance(meta.get("table"), dict)
-        and isinstance(meta["table"].get("columns"), list)
+        and isinstance(meta.get("columns"), list)
     )
     if not sound:
         raise StoreError("is malformed", path=path / make.META, remedy=_AGAIN)
@@ -578,6 +595,14 @@ def _check_meta(path: Path, meta: dict[str, Any], table: pd.DataFrame) -> None:
             path=path / make.TABLE,
             remedy=_AGAIN,
         )
+
+
+def _is_told(told: Any) -> bool:
+    """Tell whether an entry of dataset.json says what an input is."""
+    if not isinstance(told, dict) or told.get("kind") not in MODALITIES:
+        return False
+    zooms = told.get("zooms")
+    return told["kind"] == "table" or (isinstance(zooms, list) and all(type(z) is int for z in zooms))
 
 
 def _remove(folder: str, process: int) -> None:

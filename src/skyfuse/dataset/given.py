@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.ledger import Ledger
 from skyfuse.dataset.make import NOTHING_LEFT
-from skyfuse.dataset.sources.protocol import Naming
+from skyfuse.dataset.sources.protocol import Naming, Source
 from skyfuse.dataset.sources.registry import SOURCES
-from skyfuse.dataset.wanted import Wanted
+from skyfuse.dataset.wanted import Input, Wanted
 from skyfuse.errors import DataError, StoreError, UsageError
-from skyfuse.words import DERIVED, Progress
+from skyfuse.words import Progress
 
 IDENTITY = ("object_id", "spectrum_id", "ra", "dec", "plate", "mjd", "fiberid", "source_id", "name")
 """Columns of a dataset or cube that name an object."""
@@ -96,7 +96,7 @@ def open_given(
         raise DataError(
             "is a cube", path=path, remedy=f"the model reads what the reader {source.name!r} reads"
         )
-    records = source.records(path, work, _wanted(inputs), naming or Naming(), progress)
+    records = source.records(path, work, _wanted(source, inputs), naming or Naming(), progress)
     try:
         dataset = Dataset.make(records.draft, work / "dataset", progress=progress)
     except DataError as error:
@@ -106,21 +106,32 @@ def open_given(
     return _given(dataset, records.account(dataset.table))
 
 
-def _wanted(inputs: Mapping[str, Any]) -> Wanted:
+def _wanted(source: Source, inputs: Mapping[str, Any]) -> Wanted:
     """Return what a model's card asks of data."""
-    zooms = {name: {int(zoom)} for name, zoom in inputs["zooms"].items() if name != "table"}
-    for name, zoom in inputs["derive"].items():
-        # What the model itself does not read is there for what is derived from it.
-        zooms.setdefault(DERIVED[name].modality, set()).add(int(zoom))
+    named = {name: Input(one["kind"], one["instrument"]) for name, one in inputs["inputs"].items()}
+    zooms = {name: {one["zoom"]} for name, one in inputs["inputs"].items() if one["kind"] != "table"}
+    measured = {}
+    for one in inputs["derive"].values():
+        of_kind = [name for name, own in named.items() if own.kind == one["kind"]]
+        if source.measures and not of_kind and one["instrument"] is not None:
+            measured[one["kind"]] = one["instrument"]
+        elif not source.measures:
+            # What the model itself does not read is there for what is derived from it.
+            name = of_kind[0] if of_kind else one["kind"]
+            named.setdefault(name, Input(one["kind"]))
+            zooms.setdefault(name, set()).add(one["zoom"])
+    cut = [*inputs["inputs"].values(), *inputs["derive"].values()]
+    grids = {one["instrument"]: one["grid"] for one in cut if one["instrument"] and one["grid"]}
     return Wanted(
-        inputs=tuple(inputs["zooms"]),
+        inputs=named,
         zooms={name: sorted(levels) for name, levels in zooms.items()},
         columns=inputs["columns"],
         derive=list(inputs["derive"]),
+        measured=measured,
         split=None,
         every_spectrum=inputs["every_spectrum"],
-        grid=inputs["grid"] or "sdss",
-        image_size=inputs["size"],
+        grid=grids or None,
+        image_size=next((one["size"] for one in cut if one["size"] is not None), None),
     )
 
 

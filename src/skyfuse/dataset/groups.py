@@ -45,7 +45,12 @@ _CUT_POSITIONS = 5
 
 
 def overlapping_pairs(
-    ra: ArrayLike, dec: ArrayLike, size: int, angle: ArrayLike | None = None
+    ra: ArrayLike,
+    dec: ArrayLike,
+    size: int,
+    angle: ArrayLike | None = None,
+    *,
+    pixel_arcsec: float = PIXEL_ARCSEC,
 ) -> NDArray[np.int64]:
     """Return the pairs of objects whose square cutouts may share a pixel.
 
@@ -59,13 +64,15 @@ def overlapping_pairs(
         Orientation of each object's frame: degrees from its pixel axis to east. Two squares of known
         orientation overlap if no edge direction of either separates them (separating-axis theorem); without
         it the squares' circumscribed circles decide, which holds for any rotation.
+    pixel_arcsec : float
+        Width of a native pixel.
 
     Returns
     -------
     ndarray of int64, shape (m, 2)
     """
     v = unit_vectors(ra, dec)
-    side = (size + _MARGIN_PIXELS) * PIXEL_ARCSEC
+    side = (size + _MARGIN_PIXELS) * pixel_arcsec
     reach = float(chord(side * np.sqrt(2) / 3600))
     pairs: IntArray = cKDTree(v).query_pairs(reach, output_type="ndarray").astype(np.int64)
     if angle is None or not len(pairs):
@@ -231,6 +238,7 @@ def sky_groups(
     dec: ArrayLike,
     *,
     size: int = 64,
+    pixel_arcsec: float = PIXEL_ARCSEC,
     angle: ArrayLike | None = None,
     apart: ArrayLike = 0.0,
 ) -> tuple[IntArray, bool]:
@@ -251,6 +259,8 @@ def sky_groups(
         Degrees.
     size : int
         Side of the cutouts in native pixels; 0 if the dataset holds no cutouts.
+    pixel_arcsec : float
+        Width of a native pixel.
     angle : array, shape (n,), optional
         Orientation of each object's frame, see `overlapping_pairs`.
     apart : float or array, shape (n,)
@@ -267,7 +277,9 @@ def sky_groups(
     turned = None if angle is None else np.asarray(angle, dtype=np.float64)[order]
     reach = np.broadcast_to(np.asarray(apart, dtype=np.float64), len(order))[order]
     largest = max(2, int(LARGEST_GROUP * len(order)))
-    pairs = overlapping_pairs(ra, dec, size, turned) if size else np.empty((0, 2), dtype=np.int64)
+    pairs = np.empty((0, 2), dtype=np.int64)
+    if size:
+        pairs = overlapping_pairs(ra, dec, size, turned, pixel_arcsec=pixel_arcsec)
     crowded = False
     if reach.any():
         pairs, crowded = _with_neighbours(ra, dec, reach, pairs, largest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +23,9 @@ from skyfuse.dataset.content import Content
 from skyfuse.dataset.measured import derived, measured
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.errors import DataError, StoreError
-from skyfuse.words import DERIVED, Progress, Sampled
+from skyfuse.words import DERIVED, Progress
 
-FORMAT = 3
+FORMAT = 4
 """Version of the folder's layout; `Dataset.open` refuses any other."""
 TABLE, ARRAYS, META, SPLITS = "table.parquet", "arrays.h5", "dataset.json", "splits.json"
 NOTHING_LEFT = "no object is left to use"
@@ -76,26 +76,42 @@ def make(
         funnel.add(
             "in a part of the split (the others would part a group)", len(content.rows) - len(split.dropped)
         )
-    meta = {
+    _write(path, content, _meta(content, wanted, request, columns), splits, progress)
+
+
+def _meta(
+    content: Content, wanted: Wanted, request: dict[str, Any], columns: Sequence[str]
+) -> dict[str, Any]:
+    """Return the content of dataset.json."""
+    label = {
+        "name": wanted.label,
+        "unit": wanted.label_unit,
+        "definition": wanted.label_definition,
+        "classes": list(wanted.classes or ()),
+    }
+    tables = {name: one for name, one in wanted.named().items() if one.kind == "table"}
+    derived = {}
+    for name in wanted.derive:
+        held = content.inputs[content.first(DERIVED[name].modality) or ""]
+        derived[name] = held.cut(held.finest)
+    return {
         "format": FORMAT,
         "skyfuse": version("skyfuse"),
         "request": request,
         "objects": len(content.rows),
-        "label": None
-        if wanted.label is None
-        else {
-            "name": wanted.label,
-            "unit": wanted.label_unit,
-            "definition": wanted.label_definition,
-            "classes": list(wanted.classes or ()),
+        "label": None if wanted.label is None else label,
+        "funnel": content.funnel.to_json(),
+        "inputs": {
+            **{
+                name: {"kind": held.kind, "zooms": list(held.zooms), **held.told}
+                for name, held in content.kept.items()
+            },
+            **{name: {"kind": "table"} for name in tables},
         },
-        "funnel": funnel.to_json(),
-        "modalities": {modality: list(levels) for modality, levels in content.zooms.items()},
-        "table": {"columns": columns},
-        "derived": {name: content.finest[DERIVED[name].modality] for name in wanted.derive},
+        "columns": list(columns),
+        "derived": derived,
         **content.meta,
     }
-    _write(path, content, meta, splits, progress)
 
 
 def split_table(table: pd.DataFrame, label: str, plan: splitting.SplitPlan) -> splitting.Split:
@@ -146,18 +162,16 @@ def _write(
 ) -> None:
     """Write the files of a dataset; memory holds one block of objects."""
     rows, n = content.rows, len(content.rows)
-    shapes: dict[tuple[Sampled, int], tuple[int, ...]] = {
-        (modality, zoom): content.read(modality, zoom, rows[:1]).value.shape[1:]
-        for modality, levels in content.zooms.items()
-        for zoom in levels
+    shapes = {
+        (name, zoom): content.read(name, zoom, rows[:1]).value.shape[1:]
+        for name, held in content.kept.items()
+        for zoom in held.zooms
     }
-    wavelengths = {zoom: content.wavelengths[zoom] for zoom in content.zooms.get("spectrum", ())}
     largest = max((4 * int(np.prod(shape)) for shape in shapes.values()), default=0)
-    with write_arrays(path / ARRAYS, n, shapes, wavelengths, content.units) as writer:
+    with write_arrays(path / ARRAYS, n, shapes, content.kept) as writer:
         for block in quality.blocks(n if shapes else 0, largest):
-            for modality, zoom in shapes:
-                samples = content.read(modality, zoom, rows[block])
-                write_block(writer, modality, zoom, block.start, samples)
+            for name, zoom in shapes:
+                write_block(writer, name, zoom, block.start, content.read(name, zoom, rows[block]))
             if progress is not None:
                 progress(block.stop, n, "arrays")
     with disk.replaced(path / TABLE) as temporary:

@@ -20,19 +20,20 @@ _REDSHIFTS = ("z", "redshift")
 
 
 def measured(content: Content, progress: Progress | None) -> pd.DataFrame:
-    """Return the quality columns, measured at the finest zoom block by block."""
-    in_bands = content.meta.get("image", {}).get("bands") == BANDS
+    """Return the quality columns: of the first spectra that are kept, and of the first images in ugriz."""
+    kept = content.kept
+    spectrum = next((name for name, held in kept.items() if held.kind == "spectrum"), None)
+    image = next((name for name, held in kept.items() if list(held.told.get("bands", ())) == [*BANDS]), None)
     columns: dict[str, list[NDArray[Any]]] = {}
-    measured = [m for m in content.zooms if m == "spectrum" or in_bands]
-    for span in _blocks(content, measured):
+    for span in _blocks(content, [name for name in (spectrum, image) if name is not None]):
         block = content.rows[span]
         found: dict[str, NDArray[Any]] = {}
-        if "spectrum" in measured:
-            gaps = np.isnan(content.read("spectrum", content.finest["spectrum"], block).value)
+        if spectrum is not None:
+            gaps = np.isnan(content.read(spectrum, kept[spectrum].finest, block).value)
             found["nan_fraction"] = gaps.mean(axis=1)
             found["nan_runs"] = np.bincount(quality.runs(gaps)[0], minlength=len(block))
-        if "image" in measured:
-            images = content.read("image", content.finest["image"], block)
+        if image is not None:
+            images = content.read(image, kept[image].finest, block)
             red, error = quality.r_band(images.value), quality.r_band(images.sigma)
             found["image_valid"] = np.isfinite(images.value).reshape(len(block), -1).mean(axis=1)
             found["n_components"] = quality.bright_components(red)
@@ -44,30 +45,36 @@ def measured(content: Content, progress: Progress | None) -> pd.DataFrame:
     return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()})
 
 
-def _blocks(content: Content, modalities: Sequence[Sampled]) -> Iterator[slice]:
+def _blocks(content: Content, names: Sequence[str]) -> Iterator[slice]:
     """Yield blocks of rows whose arrays at the finest zoom fit into memory; none if no arrays are read."""
     rows = content.rows
-    if not modalities or not len(rows):
+    if not names or not len(rows):
         return iter(())
-    first = [content.read(m, content.finest[m], rows[:1]).value.nbytes for m in modalities]
+    first = [content.read(name, content.inputs[name].finest, rows[:1]).value.nbytes for name in names]
     return quality.blocks(len(rows), max(first))
 
 
 def derived(content: Content, names: Sequence[str]) -> pd.DataFrame:
-    """Return the columns that are derived from the arrays, measured at the finest zoom block by block."""
-    needed = sorted({DERIVED[name].modality for name in names})
-    for modality in needed:
-        if modality not in content.finest:
+    """Return the columns that are derived from arrays, of the first input of the kind, block by block."""
+    sources: dict[Sampled, str] = {}
+    for kind in sorted({DERIVED[name].modality for name in names}):
+        source = content.first(kind)
+        if source is None:
             raise DataError(
-                f"{', '.join(names)} cannot be derived: the data has no {modality}", remedy="leave out derive"
+                f"{', '.join(names)} cannot be derived: the data has no {kind}", remedy="leave out derive"
             )
+        sources[kind] = source
     z = _redshift(content.table) if "ew" in names else None
     columns: dict[str, list[NDArray[np.float64]]] = {}
-    for block in _blocks(content, needed):
-        values = {m: content.read(m, content.finest[m], content.rows[block]).value for m in needed}
+    for block in _blocks(content, list(sources.values())):
+        rows = content.rows[block]
+        values = {
+            k: content.read(name, content.inputs[name].finest, rows).value for k, name in sources.items()
+        }
         found: dict[str, NDArray[np.float64]] = {}
         if "spectrum" in values:
-            flux, wavelength = values["spectrum"], content.wavelengths[content.finest["spectrum"]]
+            held = content.inputs[sources["spectrum"]]
+            flux, wavelength = values["spectrum"], held.wavelengths[held.finest]
             if z is not None:
                 widths = features.equivalent_widths(wavelength, flux, z[block])
                 found |= dict(zip(features.EW_NAMES, widths.T, strict=True))

@@ -16,7 +16,7 @@ Sample = dict[str, torch.Tensor]
 
 
 class TensorDataset(torch.utils.data.Dataset[Sample]):
-    """Map-style dataset of dictionaries: a float32 tensor by modality (NaN invalid), ``label`` and ``row``.
+    """Map-style dataset of dictionaries: a float32 tensor by input (NaN invalid), ``label`` and ``row``.
 
     A ``torch.utils.data.DataLoader`` fetches a whole batch by one call, whose bytes are announced to the
     kernel first.
@@ -25,7 +25,7 @@ class TensorDataset(torch.utils.data.Dataset[Sample]):
     ----------
     dataset : Dataset
     inputs : mapping of str to int
-        Zoom by modality.
+        Zoom by input.
     rows : ndarray of int64
         Rows of the dataset that this one holds, in this order.
     label : ndarray, optional
@@ -58,7 +58,7 @@ class TensorDataset(torch.utils.data.Dataset[Sample]):
         chosen = np.asarray(indices, dtype=np.int64)
         rows = self.rows[chosen]
         inputs = self.dataset.inputs(self.inputs, rows, columns=self.columns, smooth=self.smooth)
-        batch = {modality: torch.from_numpy(values) for modality, values in inputs.items()}
+        batch = {name: torch.from_numpy(values) for name, values in inputs.items()}
         if self.label is not None:
             batch["label"] = torch.from_numpy(self.label[chosen])
         batch["row"] = torch.from_numpy(rows)

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from skyfuse.dataset import split as splitting
 from skyfuse.errors import UsageError
-from skyfuse.words import DERIVED
+from skyfuse.words import DERIVED, MODALITIES, Modality, Sampled
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input of a dataset.
+
+    Attributes
+    ----------
+    kind : str
+        ``image``, ``spectrum`` or ``table``.
+    instrument : str, optional
+        Of which a cube's arrays are; by default the only one with such data.
+    """
+
+    kind: Modality
+    instrument: str | None = None
 
 
 @dataclass(frozen=True)
@@ -17,9 +33,10 @@ class Wanted:
 
     Attributes
     ----------
-    inputs : sequence of str, optional
-        ``image`` and ``spectrum``: an object must have each that is named; ``table`` is always there. By
-        default those of `zooms`, or all that a cube holds.
+    inputs : mapping of str to Input, or sequence of str, optional
+        Inputs by name, e.g. ``{"optical": Input("image", "sdss"), "infrared": Input("image", "unwise")}``; an
+        object must have each of them, and columns of the table are always there. A sequence names inputs by
+        their kind: ``("image", "spectrum")``. By default those of `zooms`, or all that a cube holds.
     zooms : mapping of str to sequence of int, optional
         Zooms to keep by input, e.g. ``{"image": (2, 3), "spectrum": (3,)}``; by default all that a cube
         holds, and none of other sources, whose zooms are means of blocks of 2^k.
@@ -42,6 +59,9 @@ class Wanted:
         ``ew``: equivalent widths of fourteen lines at the redshift of the table; ``indices``: spectral
         indices in the observed frame; ``morphology``: profile and moments of the image. They become columns
         of the table (``ew_*``, ``idx_*``, ``morph_*``).
+    measured : mapping of str to str
+        Of cubes: the instrument on whose images, or spectra, columns are derived where no input is of that
+        kind; by default the only one.
     split : SplitPlan or None
         How the objects are divided; None makes no split.
     every_spectrum : bool
@@ -54,14 +74,14 @@ class Wanted:
     complete_spectra, single_objects : bool
         Of cubes: drop spectra with an invalid bin, and cutouts with several bright regions, as the original
         study did. Where they are off, the funnel tells how many objects they would leave.
-    grid : str
-        Wavelength grid of the cube that is built from files.
+    grid : str or mapping of str to str, optional
+        Wavelength grid of the cube that is built from files, of all spectra or by instrument.
     image_size : int, optional
         Rows and columns of colour images at zoom 0. JPEG states no uncertainty: their σ is NaN, their
         coverage 1.
     """
 
-    inputs: Sequence[str] | None = None
+    inputs: Mapping[str, Input] | Sequence[str] | None = None
     zooms: Mapping[str, Sequence[int]] | None = None
     label: str | None = None
     label_unit: str = ""
@@ -70,13 +90,44 @@ class Wanted:
     where: Mapping[str, Sequence[str | float | None]] | None = None
     columns: Sequence[str] = ()
     derive: Sequence[str] = ()
+    measured: Mapping[Sampled, str] = field(default_factory=dict)
     split: splitting.SplitPlan | None = splitting.DEFAULT
     every_spectrum: bool = False
     flag_zero: bool = True
     complete_spectra: bool = False
     single_objects: bool = False
-    grid: str = "sdss"
+    grid: str | Mapping[str, str] | None = None
     image_size: int | None = None
+
+    def named(self, default: Sequence[str] = ()) -> dict[str, Input]:
+        """Return the inputs by name.
+
+        Parameters
+        ----------
+        default : sequence of str
+            Kinds of the inputs where none are named.
+
+        Raises
+        ------
+        UsageError
+            If an input is of no kind, or zooms are asked of none of the inputs.
+        """
+        given = self.inputs
+        if given is None:
+            given = tuple(self.zooms or ()) or tuple(default)
+        inputs = given if isinstance(given, Mapping) else {name: Input(name) for name in given}  # type: ignore[arg-type]  # checked below
+        unknown = sorted({one.kind for one in inputs.values()} - {*MODALITIES})
+        if unknown:
+            raise UsageError(
+                f"{', '.join(unknown)} is no modality", remedy=f"choose of {', '.join(MODALITIES)}"
+            )
+        strange = sorted(set(self.zooms or ()) - set(inputs))
+        if strange:
+            raise UsageError(
+                f"zooms are given of {', '.join(strange)}, which is no input",
+                remedy=f"choose of {', '.join(inputs)}",
+            )
+        return dict(inputs)
 
     @property
     def strict(self) -> dict[str, bool]:

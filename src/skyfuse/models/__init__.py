@@ -1,8 +1,9 @@
 """Models: classic estimators, trees, boosting, networks, templates and their fusion, behind one protocol."""
 
-from skyfuse.models.base import Arrays, History, Model, Prediction
+from skyfuse.models.base import History, Model, Prediction
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
+from skyfuse.models.inputs import Arrays
 from skyfuse.models.registry import MODELS, register_model
 from skyfuse.models.uncertainty import Conformal, propagate
 from skyfuse.words import Progress

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from skyfuse.errors import DataError
+from skyfuse.models.inputs import kind_of, of_kind
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Shape of one object in each modality."""
+"""Shape of one object in each input, by what it is called inside a model (`skyfuse.models.inputs`)."""
 
 
 class Joined(nn.Module):
@@ -76,7 +77,7 @@ class Oriented(nn.Module):
     Parameters
     ----------
     network : Module
-        Takes an ``image`` among its inputs and returns (n, outputs).
+        Takes images among its inputs and returns (n, outputs).
     mirror : bool
         Take all eight symmetries of the square, not its four quarter turns alone.
     """
@@ -91,10 +92,11 @@ class Oriented(nn.Module):
         if self.training:
             out: Tensor = self.network(x)
             return out
-        views = [x["image"].rot90(quarters, (-2, -1)) for quarters in range(4)]
+        images = {slot: x[slot] for slot in of_kind("image", x)}
+        views = [{s: image.rot90(q, (-2, -1)) for s, image in images.items()} for q in range(4)]
         if self.mirror:
-            views += [view.flip(-1) for view in views]
-        return torch.stack([self.network({**x, "image": view}) for view in views]).mean(dim=0)
+            views += [{slot: image.flip(-1) for slot, image in view.items()} for view in views]
+        return torch.stack([self.network({**x, **view}) for view in views]).mean(dim=0)
 
 
 def parameter_count(network: nn.Module, *, statistics: bool = True) -> int:
@@ -227,9 +229,10 @@ def image_branch(shape: tuple[int, ...]) -> nn.Module:
 
 def branch(modality: str, shape: tuple[int, ...], dropout: float = 0.5) -> nn.Module:
     """Return the branch of a modality that a network's authors did not have."""
-    if modality == "image":
+    kind = kind_of(modality)
+    if kind == "image":
         return image_branch(shape)
-    return (spectrum_branch if modality == "spectrum" else table_branch)(shape, dropout)
+    return (spectrum_branch if kind == "spectrum" else table_branch)(shape, dropout)
 
 
 def with_own(shapes: Shapes, own: str, layers: nn.Module) -> dict[str, nn.Module]:
@@ -428,7 +431,7 @@ def vgg(shapes: Shapes, outputs: int, width: float, dropout: float) -> Joined:
         Before each hidden dense layer's successor.
     """
     branches = {
-        modality: table_branch(shape, dropout) if modality == "table" else _vgg_branch(modality, shape, width)
+        modality: table_branch(shape, dropout) if kind_of(modality) == "table" else _vgg_branch(shape, width)
         for modality, shape in shapes.items()
     }
     hidden = _scaled(HIDDEN, width)
@@ -440,8 +443,9 @@ def _scaled(count: int, width: float) -> int:
     return max(4, round(count * width))
 
 
-def _vgg_branch(modality: str, shape: tuple[int, ...], width: float) -> nn.Sequential:
+def _vgg_branch(shape: tuple[int, ...], width: float) -> nn.Sequential:
     flat = len(shape) == 1
+    kind = "spectrum" if flat else "image"
     convolution: type[nn.Conv1d | nn.Conv2d] = nn.Conv1d if flat else nn.Conv2d
     layers: list[nn.Module] = [nn.Unflatten(1, (1, shape[0]))] if flat else []
     channels, side = 1 if flat else shape[0], shape[-1]
@@ -451,10 +455,10 @@ def _vgg_branch(modality: str, shape: tuple[int, ...], width: float) -> nn.Seque
             channels = _scaled(count, width)
         if side > 1:
             # A map of 2 or 3 bins is shorter than the step and still becomes one.
-            step = min(POOL[modality], side)
+            step = min(POOL[kind], side)
             layers.append(nn.MaxPool1d(step) if flat else nn.MaxPool2d(step))
             side //= step
-    pool = math.ceil(side / LONGEST[modality])
+    pool = math.ceil(side / LONGEST[kind])
     if pool > 1:
         # Not AdaptiveAvgPool: its gradient is not deterministic on CUDA.
         layers.append(nn.AvgPool1d(pool, ceil_mode=True) if flat else nn.AvgPool2d(pool, ceil_mode=True))

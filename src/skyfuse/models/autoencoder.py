@@ -16,7 +16,8 @@ from skyfuse.dataset.features import Scaler, Stretch
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import architectures, files
 from skyfuse.models.architectures import Shapes
-from skyfuse.models.base import Arrays, History, Lesson, Model
+from skyfuse.models.base import History, Lesson, Model
+from skyfuse.models.inputs import Arrays
 from skyfuse.models.networks import TRAINING, Network
 from skyfuse.words import Kind
 
@@ -79,10 +80,11 @@ class Reconstruction(Model):
     def _spectra(self, x: Arrays) -> Arrays:
         if not self.fitted:
             raise UsageError("the model is not fitted", remedy="call fit first, or load a saved model")
-        spectra = np.ascontiguousarray(x.get("spectrum", ()), dtype=np.float32)
+        name = self._names["spectrum"]
+        spectra = np.ascontiguousarray(x.get(name, ()), dtype=np.float32)
         if spectra.shape[1:] != self.shapes["spectrum"]:
             raise DataError(
-                f"spectrum has shape {spectra.shape[1:]}, and the model reads {self.shapes['spectrum']}",
+                f"{name} has shape {spectra.shape[1:]}, and the model reads {self.shapes['spectrum']}",
                 remedy="give spectra at the zoom of the model's training",
             )
         return {"spectrum": spectra}

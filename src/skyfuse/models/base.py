@@ -12,28 +12,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skyfuse.dataset.content import CUT
 from skyfuse.errors import DataError, StoreError, UsageError
-from skyfuse.words import Kind, Progress
+from skyfuse.models.inputs import SIGMA, Arrays, inside, kinds_of, slots_of
+from skyfuse.words import Kind, Modality, Progress
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
     from skyfuse.models.uncertainty import Conformal
 
-Arrays = dict[str, NDArray[np.float32]]
-"""Model inputs by modality: ``image`` (n, channels, size, size), ``spectrum`` (n, bins), ``table``
-(n, columns) and, beside a spectrum, ``spectrum_sigma`` (n, bins); NaN where invalid."""
-
-
 METRIC: Mapping[Kind, str] = {"regression": "RMSE", "classification": "log loss", "reconstruction": "MSE"}
 """Error that a training lowers, by kind; the name that `History` gives it."""
 
 _BLOCK = 1024  # objects of a dataset in memory at a time
-
-AXES = {"image": 4, "spectrum": 2, "table": 2}
-"""Number of dimensions of each modality's array, objects first, in the order in which fusion joins them."""
-
-AUXILIARY = {"spectrum_sigma": 2}
-"""Arrays beside a modality, for models whose class has `Model.reads_sigma`; never a modality of their own."""
 
 
 class History(TypedDict):
@@ -64,7 +55,8 @@ class Lesson:
     Attributes
     ----------
     train, valid : dict of str to ndarray
-        See `Arrays`; equal modalities and shapes, float32, C-contiguous.
+        Inputs as they are called inside a model, see `skyfuse.models.inputs`; of equal names and shapes,
+        float32, C-contiguous.
     y, y_valid : ndarray, shape (n,)
         float64 labels (regression), int64 indices into `classes` (classification; the training part holds at
         least two of them, not always all), zeros that nobody reads (reconstruction).
@@ -167,9 +159,9 @@ bool, True where the object is none of the kind that the model knows."""
 
 
 class Model(ABC):
-    """A map from one modality or several to a label, a class, or the input itself.
+    """A map from one input or several to a label, a class, or the input itself.
 
-    The modalities that `fit` receives decide what the model is: one, a model of that modality; several, early
+    The inputs that `fit` receives decide what the model is: one, a model of that input; several, early
     fusion (classic models read the concatenated features, networks join the features of their branches).
 
     A concrete model sets the class attributes `name`, `kinds`, `weights` and `libraries`, and writes `_fit`,
@@ -191,7 +183,7 @@ class Model(ABC):
     reads_templates : bool
         Whether its parameter ``templates`` names a folder of eigentemplates.
     reads_sigma : bool
-        Whether it takes ``spectrum_sigma`` beside ``spectrum`` where it is given; others never see it.
+        Whether it takes the σ of spectra beside them where it is given; others never see it.
     weighs : bool
         Whether it takes sample weights.
     weights : tuple of str
@@ -202,8 +194,12 @@ class Model(ABC):
         All parameters with their default values, of a class that has too many for a signature.
     fitted : bool
         Whether `fit` has succeeded, or the model was loaded.
+    inputs : dict of str to str
+        Kind of each input that the model was fitted on, by its name, in the order in which they are joined;
+        empty before `fit`.
     shapes : dict of str to tuple
-        Shape of one object in each array that the model was fitted on; empty before `fit`.
+        Shape of one object in each array that the model was fitted on, by what it is called inside (see
+        `skyfuse.models.inputs`); empty before `fit`.
     kind : str
         What it was fitted for, see `skyfuse.words.Kind`.
     classes : tuple of str
@@ -227,6 +223,7 @@ class Model(ABC):
 
     def __init__(self, **params: Any) -> None:
         self.params = params
+        self.inputs: dict[str, Modality] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.kind: Kind = "regression"
         self.classes: tuple[str, ...] = ()
@@ -251,9 +248,10 @@ class Model(ABC):
         return {**cls.defaults, **params}
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        """Modalities that the fitted model reads."""
-        return tuple(name for name in self.shapes if name in AXES)
+    def _names(self) -> dict[str, str]:
+        """Name of each array that the fitted model reads, by what it is called inside."""
+        names = slots_of(self.inputs)
+        return {slot: names[slot] for slot in self.shapes}
 
     def fit(
         self,
@@ -265,6 +263,7 @@ class Model(ABC):
         seed: int,
         kind: Kind = "regression",
         classes: Sequence[str] = (),
+        inputs: Mapping[str, Modality] | None = None,
         weight: ArrayLike | None = None,
         folder: Path | None = None,
         progress: Progress | None = None,
@@ -274,7 +273,7 @@ class Model(ABC):
         Parameters
         ----------
         train, valid : dict of str to ndarray
-            See `Arrays`; both with the same modalities and shapes.
+            See `skyfuse.models.inputs.Arrays`; both with the same inputs and shapes.
         y, y_valid : array_like, shape (n,)
             Regression: labels, finite. Classification: indices into `classes`. Reconstruction: None.
         seed : int
@@ -283,6 +282,8 @@ class Model(ABC):
             See `skyfuse.words.Kind`.
         classes : sequence of str
             Classification: the names of all classes, two or more.
+        inputs : mapping of str to str, optional
+            Kind of each input that is not called by it: ``image``, ``spectrum`` or ``table``.
         weight : array_like, shape (n,), optional
             Weight of each training object; only the ratios count.
         folder : path, optional
@@ -318,13 +319,15 @@ class Model(ABC):
             raise UsageError(
                 f"{self.name} takes no weights of objects", remedy="balance with smote or rarest instead"
             )
+        kinds, valid_kinds = kinds_of(train, inputs), kinds_of(valid, inputs)
+        train, valid = inside(train, kinds), inside(valid, valid_kinds)
         if not self.reads_sigma:
             train, valid = (
-                {name: array for name, array in part.items() if name not in AUXILIARY}
+                {slot: array for slot, array in part.items() if not slot.endswith(SIGMA)}
                 for part in (train, valid)
             )
-        train, labels = _checked(train, y, "training", kind, len(classes))
-        valid, valid_labels = _checked(valid, y_valid, "validation", kind, len(classes))
+        labels = _checked(train, y, "training", kind, len(classes))
+        valid_labels = _checked(valid, y_valid, "validation", kind, len(classes))
         if kind == "classification" and len(np.unique(labels)) < 2:
             raise DataError(
                 "the training part holds a single class", remedy="take a larger dataset, or merge classes"
@@ -342,13 +345,13 @@ class Model(ABC):
             progress=progress,
         )
         shapes = {name: array.shape[1:] for name, array in valid.items()}
-        if lesson.shapes != shapes:
+        if lesson.shapes != shapes or kinds != valid_kinds:
             raise DataError(
                 f"training inputs are {lesson.shapes} and validation inputs are {shapes}",
                 remedy="take both from one dataset at the same zooms",
             )
         self.fitted, self.interval = False, None
-        self.shapes, self.kind, self.classes = shapes, kind, classes
+        self.inputs, self.shapes, self.kind, self.classes = kinds, shapes, kind, classes
         history = self._fit(lesson)
         self.fitted = True
         return history
@@ -359,7 +362,7 @@ class Model(ABC):
         Parameters
         ----------
         x : dict of str to ndarray, or Dataset
-            The modalities that the model was fitted on, in the same shapes; others are ignored. Of a dataset
+            The inputs that the model was fitted on, in the same shapes; others are ignored. Of a dataset
             all objects are read, block by block, as the model's card says.
         progress : callable, optional
             See `Progress`; called where `x` is a dataset.
@@ -373,24 +376,18 @@ class Model(ABC):
         UsageError
             If the model is not fitted, or its card does not tell how to read a dataset.
         DataError
-            If a modality is missing or has another shape than the model knows, or a dataset lacks what the
+            If an input is missing or has another shape than the model knows, or a dataset lacks what the
             model reads or was made on another wavelength grid or cutout size.
         """
         if not self.fitted:
             raise UsageError("the model is not fitted", remedy="call fit first, or load a saved model")
         if not isinstance(x, Mapping):
             return self._predict_dataset(x, progress)
-        missing = [name for name in self.shapes if name not in x]
-        if missing:
-            raise DataError(
-                f"the model reads {' and '.join(self.shapes)}, and {' and '.join(missing)} is not given",
-                remedy="give every modality that the model was fitted on",
-            )
-        x = _arrays({name: x[name] for name in self.shapes})
-        for name, shape in self.shapes.items():
-            if x[name].shape[1:] != shape:
+        x = self._inside(x)
+        for slot, shape in self.shapes.items():
+            if x[slot].shape[1:] != shape:
                 raise DataError(
-                    f"{name} has shape {x[name].shape[1:]}, and the model reads {shape}",
+                    f"{self._names[slot]} has shape {x[slot].shape[1:]}, and the model reads {shape}",
                     remedy="cut the inputs at the zoom, bands, size and columns of the model's training",
                 )
         output: Output = np.empty((0, len(self.classes)) if self.classes else 0)
@@ -405,6 +402,17 @@ class Model(ABC):
             limits |= {"probability": values, "classes": self.classes}
             values = values.argmax(axis=1)
         return Prediction(values, unknown=unknown, **limits)
+
+    def _inside(self, x: Mapping[str, ArrayLike]) -> Arrays:
+        """Return what the model reads of some inputs, as it is called inside."""
+        names = self._names
+        missing = [name for name in names.values() if name not in x]
+        if missing:
+            raise DataError(
+                f"the model reads {' and '.join(names.values())}, and {' and '.join(missing)} is not given",
+                remedy="give every input that the model was fitted on",
+            )
+        return inside({name: x[name] for name in names.values()}, self.inputs)
 
     def calibrate(self, x: Arrays, y: ArrayLike, *, level: float = 0.9) -> None:
         """Learn from objects that took no part in the fit how far predictions are off.
@@ -436,9 +444,8 @@ class Model(ABC):
             )
         self.interval = None
         prediction = self.predict(x)
-        arrays, labels = _checked(
-            {name: x[name] for name in self.shapes}, y, "calibration", self.kind, len(self.classes)
-        )
+        arrays = self._inside(x)
+        labels = _checked(arrays, y, "calibration", self.kind, len(self.classes))
         values = prediction.value if prediction.probability is None else prediction.probability
         self.interval = Conformal.fit(values, labels, arrays, level=level)
 
@@ -448,7 +455,7 @@ class Model(ABC):
         if not isinstance(dataset, Dataset):
             raise UsageError(
                 f"a model cannot predict for a {type(dataset).__name__}",
-                remedy="give arrays by modality or a Dataset, and folders to skyfuse predict",
+                remedy="give arrays by input or a Dataset, and folders to skyfuse predict",
             )
         return joined([self.predict(x) for x in self.read(dataset, progress=progress)])
 
@@ -492,45 +499,45 @@ class Model(ABC):
         UsageError
             If the model's card does not tell its inputs.
         DataError
-            If the dataset lacks a zoom, or was made with other bands, size or grid.
+            If the dataset lacks a zoom, or was made with another instrument, or other bands, size or grid.
         """
         path = dataset.path if path is None else path
         inputs = self.card.get("inputs")
         if not inputs:
             raise UsageError(
                 "the model's card does not tell at which zooms it reads a dataset",
-                remedy="give it dataset.inputs({modality: zoom}, rows), or fill card['inputs'] before saving",
+                remedy="give it dataset.inputs({input: zoom}, rows), or fill card['inputs'] before saving",
             )
-        image, spectrum = (dataset.meta.get(modality) or {} for modality in ("image", "spectrum"))
-        has = {"bands": image.get("bands"), "size": image.get("size"), "grid": spectrum.get("grid")}
-        for key, value in has.items():
-            wanted = inputs.get(key)
-            if wanted is not None and wanted != value:
+        for name, one in inputs["inputs"].items():
+            if one["kind"] != "table" and one["zoom"] not in dataset.zooms.get(name, ()):
                 raise DataError(
-                    f"was made with {key} {value}, the model with {wanted}",
-                    path=path,
-                    remedy=f"build it with {wanted}",
-                )
-        for modality, zoom in inputs["zooms"].items():
-            if modality != "table" and zoom not in dataset.zooms.get(modality, ()):
-                raise DataError(
-                    f"does not hold {modality} zoom {zoom}, which the model reads",
+                    f"does not hold {name} zoom {one['zoom']}, which the model reads",
                     path=path,
                     remedy="give the cube instead",
                 )
+            has = dataset.cut(name, one["zoom"])
+            for key in CUT:
+                if one.get(key) is not None and one[key] != has.get(key):
+                    told, wanted = (_listed(value) for value in (has.get(key), one[key]))
+                    raise DataError(
+                        f"was made with {key} {told} of {name}, the model with {wanted}",
+                        path=path,
+                        remedy=f"make it with {wanted}",
+                    )
         derived = dataset.meta.get("derived") or {}
-        for name, zoom in (inputs.get("derive") or {}).items():
-            if derived.get(name, -1) != zoom:
+        for name, one in (inputs.get("derive") or {}).items():
+            found = derived.get(name) or {}
+            if any(found.get(key) != value for key, value in one.items() if value is not None):
                 raise DataError(
-                    f"does not hold {name} derived at zoom {zoom}, which the model reads",
+                    f"does not hold {name} derived at zoom {one['zoom']}, which the model reads",
                     path=path,
                     remedy="give the files or the cube instead",
                 )
         return {
-            "zooms": {modality: int(zoom) for modality, zoom in inputs["zooms"].items()},
+            "zooms": {name: int(one["zoom"]) for name, one in inputs["inputs"].items()},
             "columns": tuple(inputs.get("columns") or ()),
             "smooth": float(inputs.get("smooth") or 0),
-            "sigma": "spectrum_sigma" in self.shapes,
+            "sigma": any(slot.endswith(SIGMA) for slot in self.shapes),
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -632,41 +639,19 @@ def joined(parts: Sequence[Prediction]) -> Prediction:
     return Prediction(**columns, classes=first.classes, level=first.level)
 
 
-def _arrays(x: Mapping[str, ArrayLike]) -> Arrays:
-    known = AXES | AUXILIARY
-    unknown = [name for name in x if name not in known]
-    if unknown or not any(name in AXES for name in x):
-        raise DataError(
-            f"inputs are {', '.join(map(repr, x)) or 'empty'}",
-            remedy=f"give one or more of {', '.join(AXES)}",
-        )
-    arrays = {name: np.ascontiguousarray(x[name], dtype=np.float32) for name in known if name in x}
-    for name, array in arrays.items():
-        if array.ndim != known[name] or 0 in array.shape[1:]:
-            raise DataError(
-                f"{name} has shape {array.shape}",
-                remedy="give image as (n, channels, size, size), spectrum (n, bins), table (n, columns)",
-            )
-    if len({len(array) for array in arrays.values()}) > 1:
-        counts = ", ".join(f"{len(array)} of {name}" for name, array in arrays.items())
-        raise DataError(f"modalities differ in their number of objects ({counts})", remedy="align their rows")
-    sigma = arrays.get("spectrum_sigma")
-    if sigma is not None and ("spectrum" not in arrays or sigma.shape != arrays["spectrum"].shape):
-        raise DataError("spectrum_sigma has not the shape of spectrum", remedy="read both at one zoom")
-    return arrays
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _checked(
-    x: Mapping[str, ArrayLike], y: ArrayLike | None, part: str, kind: Kind, classes: int
-) -> tuple[Arrays, NDArray[Any]]:
-    arrays = _arrays(x)
+def _checked(arrays: Arrays, y: ArrayLike | None, part: str, kind: Kind, classes: int) -> NDArray[Any]:
+    """Return the labels of some inputs."""
     n = len(next(iter(arrays.values())))
     if n < 2:
         raise DataError(f"the {part} part has {n} objects", remedy="give at least 2, better hundreds")
     if kind == "reconstruction":
         if y is not None:
             raise UsageError("a reconstruction got labels", remedy="give None: the input is the label")
-        return arrays, np.zeros(n)
+        return np.zeros(n)
     labels = np.asarray(y, dtype=np.float64)
     if labels.shape != (n,):
         raise DataError(
@@ -679,7 +664,7 @@ def _checked(
             remedy="drop these objects in the dataset's funnel",
         )
     if kind == "regression":
-        return arrays, labels
+        return labels
     indices = labels.astype(np.int64)
     strange = (indices != labels) | (indices < 0) | (indices >= classes)
     if strange.any():
@@ -687,7 +672,7 @@ def _checked(
             f"{np.count_nonzero(strange)} {part} labels are no indices of the {classes} classes",
             remedy=f"give whole numbers from 0 to {classes - 1}",
         )
-    return arrays, indices
+    return indices
 
 
 def _weights(weight: ArrayLike, n: int) -> NDArray[np.float64]:

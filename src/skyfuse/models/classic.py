@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
-from skyfuse.models.base import METRIC, Arrays, History, Lesson, Model, log_loss
+from skyfuse.models.base import METRIC, History, Lesson, Model, log_loss
 from skyfuse.models.boosted import Boosted, parse_boosted, read_boosted
+from skyfuse.models.inputs import Arrays
 from skyfuse.words import Kind
 
 Matrix = NDArray[np.float32]

@@ -23,17 +23,18 @@ from skyfuse.checksums import digest as file_digest
 from skyfuse.checksums import named_sha256, write_checksums
 from skyfuse.disk import named, parse_json, replaced, sha256
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
-from skyfuse.models.base import AUXILIARY, AXES, Model
+from skyfuse.models.base import Model
+from skyfuse.models.inputs import axes_of, kind_of, slots_of
 from skyfuse.models.registry import MODELS
 from skyfuse.models.uncertainty import Conformal
-from skyfuse.words import Kind
+from skyfuse.words import Kind, Modality
 
 if TYPE_CHECKING:
     import torch
 
 CARD = "model.json"
 FORMAT: Literal["skyfuse-model"] = "skyfuse-model"
-VERSION: Literal[3] = 3
+VERSION: Literal[4] = 4
 CARD_LIMIT = 16 * 2**20
 """Bytes beyond which a ``model.json`` is not one: the largest, with scalers of 4,620 bins, stay below 1
 MB."""
@@ -95,19 +96,39 @@ class Range(_Strict):
     gaps: bool
 
 
+class Cut(_Strict):
+    """How an input was cut; what does not apply is None.
+
+    Attributes
+    ----------
+    kind : str
+        ``image``, ``spectrum`` or ``table``.
+    zoom : int
+    instrument : str, optional
+        Of a cube's arrays.
+    bands : list of str, optional
+        Bands of images, in order.
+    size : int, optional
+        Cutout size in native pixels (zoom 0).
+    grid : str, optional
+        Name of the spectral grid.
+    """
+
+    kind: Modality
+    zoom: int = 0
+    instrument: str | None = None
+    bands: list[str] | None = None
+    size: int | None = None
+    grid: str | None = None
+
+
 class Inputs(_Strict):
     """Where the arrays that a model reads come from, how they were cut, and how far their values reach.
 
     Attributes
     ----------
-    zooms : dict of str to int
-        Zoom of each modality.
-    bands : str, optional
-        Bands of the images, in order.
-    size : int, optional
-        Cutout size in native pixels (zoom 0).
-    grid : str, optional
-        Name of the spectral grid.
+    inputs : dict of str to Cut
+        By the names of the dataset.
     columns : list of str
         Columns of the table, in order; ``a-b`` is the difference of two.
     smooth : float
@@ -117,21 +138,18 @@ class Inputs(_Strict):
         made of arrays in Python.
     every_spectrum : bool
         Whether each spectrum was an object of its own; else each object came with its best spectrum.
-    derive : dict of str to int
-        What among the columns is derived from arrays, and at which zoom these were measured.
+    derive : dict of str to Cut
+        What among the columns is derived from arrays, and how these were cut.
     ranges : dict of str to Range
         By the names of `skyfuse.models.ranges.summaries`.
     """
 
-    zooms: dict[Literal["image", "spectrum", "table"], int]
-    bands: str | None = None
-    size: int | None = None
-    grid: str | None = None
+    inputs: dict[str, Cut]
     columns: list[str] = Field(default_factory=list)
     smooth: float = 0.0
     reader: Literal["cube", "table", "gaia-xp", "images", "scene"] | None = None
     every_spectrum: bool = False
-    derive: dict[Literal["ew", "indices", "morphology"], int] = Field(default_factory=dict)
+    derive: dict[Literal["ew", "indices", "morphology"], Cut] = Field(default_factory=dict)
     ranges: dict[str, Range] = Field(default_factory=dict)
 
 
@@ -150,8 +168,10 @@ class Card(_Strict):
         Names of the classes; empty unless `kind` is classification.
     params : dict
         Hyperparameters.
+    kinds : dict of str to str
+        Kind of each input by its name, in the order in which they are joined.
     shapes : dict of str to list of int
-        Shape of one object in each array.
+        Shape of one object in each array, by what it is called inside a model (`skyfuse.models.inputs`).
     state : dict
         What the model needs beside its weights (scalers, label mean, fusion weights).
     files : dict of str to str
@@ -169,11 +189,12 @@ class Card(_Strict):
     """
 
     format: Literal["skyfuse-model"]
-    version: Literal[3]
+    version: Literal[4]
     name: str
     kind: Kind
     classes: list[str]
     params: dict[str, Any]
+    kinds: dict[str, Modality]
     shapes: dict[str, list[int]]
     state: dict[str, Any]
     files: dict[str, str]
@@ -226,7 +247,8 @@ def save_model(model: Model, folder: str | Path) -> Path:
             kind=model.kind,
             classes=list(model.classes),
             params=model.params,
-            shapes={modality: list(shape) for modality, shape in model.shapes.items()},
+            kinds=dict(model.inputs),
+            shapes={slot: list(shape) for slot, shape in model.shapes.items()},
             state=state,
             files={file: sha256(folder / file) for file in model.weights},
             libraries=libraries,
@@ -271,7 +293,8 @@ def load_model(folder: str | Path) -> Model:
     card = _read_card(folder)
     try:
         model = _class(card, folder)._empty(card.params)
-        model.shapes = {name: tuple(shape) for name, shape in card.shapes.items()}
+        model.inputs = dict(card.kinds)
+        model.shapes = {slot: tuple(shape) for slot, shape in card.shapes.items()}
         model.kind, model.classes = card.kind, tuple(card.classes)
         model._read(folder, card.state)
         if card.interval is not None:
@@ -327,10 +350,10 @@ def _read_card(folder: Path) -> Card:
             remedy=f"install the package that brings it or register it; known are {', '.join(MODELS)}",
             path=path,
         )
-    known = AXES | AUXILIARY
-    shapes_fit = all(
-        name in known and len(shape) == known[name] - 1 and all(0 < side < 2**31 for side in shape)
-        for name, shape in card.shapes.items()
+    slots = slots_of(card.kinds)
+    shapes_fit = {slot for slot in slots if kind_of(slot)} <= set(card.shapes) <= set(slots) and all(
+        len(shape) + 1 == axes_of(slot) and all(0 < side < 2**31 for side in shape)
+        for slot, shape in card.shapes.items()
     )
     if not card.shapes or not shapes_fit:
         raise StoreError(f"has impossible input shapes {card.shapes}", remedy=_REMEDY, path=path)

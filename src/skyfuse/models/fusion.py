@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfuse.errors import StoreError, UsageError
-from skyfuse.models.base import Arrays, History, Lesson, Model
+from skyfuse.models.base import History, Lesson, Model
+from skyfuse.models.inputs import Arrays
 from skyfuse.words import Kind
 
 MAX_MEMBERS = 12
@@ -23,7 +24,7 @@ STEPS = 10_000
 
 
 class LateFusion(Model):
-    """Mean of the values or the probabilities of fitted models, each of which reads its own modalities.
+    """Mean of the values or the probabilities of fitted models, each of which reads its own inputs.
 
     Parameters
     ----------
@@ -83,7 +84,9 @@ class LateFusion(Model):
 
     def _outputs(self, x: Arrays) -> NDArray[np.float64]:
         """Return values (n, members) or probabilities (n, classes, members)."""
-        said = [member.predict(x) for member in self.members]
+        # Members know inputs by their own names.
+        named = {name: x[slot] for slot, name in self._names.items()}
+        said = [member.predict(named) for member in self.members]
         return np.stack([p.value if p.probability is None else p.probability for p in said], axis=-1)
 
     def _predict(self, x: Arrays) -> NDArray[np.float64]:

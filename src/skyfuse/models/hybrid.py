@@ -21,7 +21,8 @@ from scipy.special import log_softmax, logsumexp
 from skyfuse.cube.grid import SDSS
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
-from skyfuse.models.base import Arrays, History, Lesson, Model
+from skyfuse.models.base import History, Lesson, Model
+from skyfuse.models.inputs import Arrays
 from skyfuse.models.template import (
     Array,
     Evidence,
@@ -579,7 +580,7 @@ def _train(
     import torch
     from torch import nn
 
-    from skyfuse.models.pytorch import torch_state
+    from skyfuse.models.networks import torch_state
 
     width, epochs = params["width"], params["epochs"]
     with torch_state(params["threads"], seed=seed):

@@ -8,20 +8,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfuse.models.base import AXES, Arrays
+from skyfuse.models.inputs import Arrays, kinds_of
+from skyfuse.words import Modality
 
 _BLOCK = 256  # objects whose medians are taken at a time, since a median copies what it sorts
 
 
-def summaries(arrays: Arrays, columns: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+def summaries(
+    arrays: Arrays, columns: Sequence[str], kinds: Mapping[str, Modality] | None = None
+) -> dict[str, NDArray[np.float32]]:
     """Return what ranges are told of, by name: one number for each object.
 
     Parameters
     ----------
     arrays : dict of str to ndarray
-        Of n objects, see `skyfuse.models.base.Arrays`.
+        Of n objects, see `skyfuse.models.inputs.Arrays`.
     columns : sequence of str
         Names of the columns of the table.
+    kinds : mapping of str to str, optional
+        Kind of each input that is not called by it.
 
     Returns
     -------
@@ -31,10 +36,10 @@ def summaries(arrays: Arrays, columns: Sequence[str]) -> dict[str, NDArray[np.fl
         is no value.
     """
     found: dict[str, NDArray[np.float32]] = {}
-    for modality in (name for name in AXES if name in arrays):
-        values = arrays[modality]
-        if modality == "table":
-            found |= {name: values[:, k] for k, name in enumerate(columns)}
+    for name, kind in kinds_of(arrays, kinds).items():
+        values = arrays[name]
+        if kind == "table":
+            found |= {column: values[:, k] for k, column in enumerate(columns)}
             continue
         flat = values.reshape(len(values), -1)
         valid = np.isfinite(flat)
@@ -42,15 +47,17 @@ def summaries(arrays: Arrays, columns: Sequence[str]) -> dict[str, NDArray[np.fl
         some = np.flatnonzero(valid.any(axis=1))
         for rows in np.split(some, range(_BLOCK, len(some), _BLOCK)):
             median[rows] = np.nanmedian(np.where(valid[rows], flat[rows], np.nan), axis=1)
-        found[f"{modality} median"] = median
-        found[f"{modality} valid"] = valid.mean(axis=1, dtype=np.float64).astype(np.float32)
+        found[f"{name} median"] = median
+        found[f"{name} valid"] = valid.mean(axis=1, dtype=np.float64).astype(np.float32)
     return found
 
 
-def ranges(arrays: Arrays, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+def ranges(
+    arrays: Arrays, columns: Sequence[str], kinds: Mapping[str, Modality] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return the ranges of a training part, for the model's card (`skyfuse.models.files.Range`)."""
     found = {}
-    for name, values in summaries(arrays, columns).items():
+    for name, values in summaries(arrays, columns, kinds).items():
         finite = values[np.isfinite(values)]
         found[name] = {
             "low": float(finite.min()) if finite.size else None,
@@ -61,13 +68,16 @@ def ranges(arrays: Arrays, columns: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def outside(
-    arrays: Arrays, columns: Sequence[str], known: Mapping[str, Mapping[str, Any]]
+    arrays: Arrays,
+    columns: Sequence[str],
+    known: Mapping[str, Mapping[str, Any]],
+    kinds: Mapping[str, Modality] | None = None,
 ) -> NDArray[np.object_]:
     """Return which inputs of each object the training never saw the like of.
 
     Parameters
     ----------
-    arrays, columns
+    arrays, columns, kinds
         As in `summaries`.
     known : mapping of str to mapping
         From `ranges`.
@@ -80,7 +90,7 @@ def outside(
     """
     names: list[str] = []
     flags: list[NDArray[np.bool_]] = []
-    for name, values in summaries(arrays, columns).items():
+    for name, values in summaries(arrays, columns, kinds).items():
         if name not in known:
             continue
         low, high, gaps = (known[name][key] for key in ("low", "high", "gaps"))
@@ -99,9 +109,9 @@ def outside(
     return found
 
 
-def without_input(arrays: Arrays) -> NDArray[np.bool_]:
-    """Return which objects have not a single valid value in one of the modalities."""
+def without_input(arrays: Arrays, kinds: Mapping[str, Modality] | None = None) -> NDArray[np.bool_]:
+    """Return which objects have not a single valid value in one of the inputs."""
     empty = np.zeros(len(next(iter(arrays.values()))), dtype=bool)
-    for modality in (name for name in AXES if name in arrays):
-        empty |= ~np.isfinite(arrays[modality]).reshape(len(empty), -1).any(axis=1)
+    for name in kinds_of(arrays, kinds):
+        empty |= ~np.isfinite(arrays[name]).reshape(len(empty), -1).any(axis=1)
     return empty

@@ -21,7 +21,8 @@ from scipy import fft
 from skyfuse.cube.grid import SDSS
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
-from skyfuse.models.base import METRIC, Arrays, History, Lesson, Model, loss
+from skyfuse.models.base import METRIC, History, Lesson, Model, loss
+from skyfuse.models.inputs import Arrays
 from skyfuse.startypes import has_m_bands
 from skyfuse.words import Kind
 

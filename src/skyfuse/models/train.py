@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from skyfuse.disk import replaced
 from skyfuse.errors import DataError, StoreError
 from skyfuse.models.base import METRIC, History
-from skyfuse.models.pytorch import evaluation_batch, torch_state
+from skyfuse.models.inputs import of_kind
+from skyfuse.models.networks import evaluation_batch, torch_state
 from skyfuse.words import Kind, Progress
 
 CHECKPOINT = "training.safetensors"
@@ -156,10 +157,11 @@ class Batches:
         order = torch.randperm(len(self.y), generator=random)
         for rows in torch.tensor_split(order, self.count):
             x = {modality: tensor[rows] for modality, tensor in self.x.items()}
-            if "image" in x and self.settings.augment:
-                x["image"] = turn(x["image"], random)
-            if "image" in x and self.settings.rotate:
-                x["image"] = rotate(x["image"], random)
+            for slot in of_kind("image", x):
+                if self.settings.augment:
+                    x[slot] = turn(x[slot], random)
+                if self.settings.rotate:
+                    x[slot] = rotate(x[slot], random)
             yield x, self.y[rows], None if self.weight is None else self.weight[rows]
 
 

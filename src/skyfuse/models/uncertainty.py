@@ -16,7 +16,8 @@ from skyfuse.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
-    from skyfuse.models.base import Arrays, Model
+    from skyfuse.models.base import Model
+    from skyfuse.models.inputs import Arrays
 
 MAX_BINS = 10
 """Bins of the predicted value at most, each with an error quantile of its own."""
@@ -268,15 +269,16 @@ class _Sigma:
         from skyfuse.dataset.select import expand_columns
 
         self.smooth = inputs["smooth"]
+        self.kinds = {name: dataset.kind_of(name) for name in inputs["zooms"]}
         self.arrays = {
-            modality: _known(dataset.batch(modality, zoom, rows).sigma)
-            for modality, zoom in inputs["zooms"].items()
-            if modality != "table"
+            name: _known(dataset.batch(name, zoom, rows).sigma)
+            for name, zoom in inputs["zooms"].items()
+            if self.kinds[name] != "table"
         }
         self.columns: list[str] = []
-        if "table" in inputs["zooms"]:
+        if "table" in self.kinds.values():
             table = dataset.table
-            self.columns = expand_columns(table, inputs["columns"] or dataset.meta["table"]["columns"])
+            self.columns = expand_columns(table, inputs["columns"] or dataset.meta["columns"])
             errors = {str(name).lower(): name for name in table.columns}
             self.table = pd.DataFrame(0.0, index=rows, columns=table.columns)
             for column in table.columns:
@@ -291,16 +293,17 @@ class _Sigma:
         from skyfuse.dataset.select import numbers
 
         drawn = dict(x)
-        for modality, sigma in self.arrays.items():
+        for name, sigma in self.arrays.items():
             noise = random.standard_normal(sigma.shape, dtype=np.float32) * sigma
-            if modality == "spectrum" and self.smooth:
+            if self.kinds[name] == "spectrum" and self.smooth:
                 # Smoothing is linear, so that the errors may be smoothed by themselves.
-                noise = smooth(np.where(np.isnan(x[modality]), np.float32(np.nan), noise), self.smooth)
-            drawn[modality] = x[modality] + noise
+                noise = smooth(np.where(np.isnan(x[name]), np.float32(np.nan), noise), self.smooth)
+            drawn[name] = x[name] + noise
         if self.columns:
             noise = self.table * random.standard_normal(self.table.shape)
             added = np.stack([numbers(noise, name) for name in self.columns], axis=1)
-            drawn["table"] = (x["table"] + added).astype(np.float32)
+            for name in (name for name, kind in self.kinds.items() if kind == "table"):
+                drawn[name] = (x[name] + added).astype(np.float32)
         return drawn
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from skyfuse.recipe import Recipe
 from skyfuse.study.compare import LEAKS
-from skyfuse.words import Fusion, Modality
+from skyfuse.words import Fusion
 
 Role = Literal["reference", "resolution", "flaw", "leak", "size"]
 
@@ -26,7 +26,7 @@ class Cell:
     fusion : str
         How the inputs are used.
     zooms : dict of str to int
-        Zoom of each modality that the cell reads; 0 for the table.
+        Zoom of each input that the cell reads; 0 for the table.
     role : str
         ``reference``: compared with the others at the recipe's reference zooms; ``resolution``: another zoom;
         ``flaw``: fitted on data spoilt on purpose; ``leak``: reads the leaking columns too; ``size``: fitted
@@ -39,7 +39,7 @@ class Cell:
 
     model: str
     fusion: Fusion
-    zooms: dict[Modality, int] = field(hash=False)
+    zooms: dict[str, int] = field(hash=False)
     role: Role = "reference"
     change: str | None = None
     size: int | None = None
@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def late(self) -> bool:
-        """Whether fitted single-modality cells make up this one."""
+        """Whether fitted cells of single inputs make up this one."""
         return is_late(self.fusion)
 
 
@@ -67,7 +67,7 @@ def is_late(fusion: str) -> bool:
 
 
 def plan(recipe: Recipe) -> list[Cell]:
-    """Return the cells of a recipe, single modalities before the fusions that reuse them.
+    """Return the cells of a recipe, single inputs before the fusions that reuse them.
 
     Parameters
     ----------
@@ -85,14 +85,14 @@ def plan(recipe: Recipe) -> list[Cell]:
             cells += [
                 Cell(model, fusion, _zooms(recipe, fusion), "leak", LEAKS)
                 for fusion in fusions
-                if "table" in recipe.inputs_of(fusion)
+                if recipe.table() in recipe.inputs_of(fusion)
             ]
         cells += [
-            Cell(model, modality, {modality: zoom}, "resolution")
-            for modality in recipe.modalities
-            if modality in fusions
-            for zoom in recipe.zooms.get(modality, [])
-            if zoom != recipe.reference_of(modality)
+            Cell(model, name, {name: zoom}, "resolution")
+            for name in recipe.inputs
+            if name in fusions
+            for zoom in recipe.zooms.get(name, [])
+            if zoom != recipe.reference_of(name)
         ]
     if recipe.learning is not None:
         fusion = recipe.learning.fusion
@@ -117,15 +117,15 @@ def reference(recipe: Recipe, model: str, fusion: Fusion) -> Cell:
 def members(recipe: Recipe, cell: Cell) -> list[Cell]:
     """Return the cells that a late fusion joins: with leaks where it leaks itself and they read the table."""
     return [
-        Cell(cell.model, modality, {modality: recipe.reference_of(modality)}, cell.role, cell.change)
-        if modality == "table"
-        else reference(recipe, cell.model, modality)
-        for modality in recipe.inputs_of(cell.fusion)
+        Cell(cell.model, name, {name: recipe.reference_of(name)}, cell.role, cell.change)
+        if name == recipe.table()
+        else reference(recipe, cell.model, name)
+        for name in recipe.inputs_of(cell.fusion)
     ]
 
 
-def _zooms(recipe: Recipe, fusion: Fusion) -> dict[Modality, int]:
-    return {modality: recipe.reference_of(modality) for modality in recipe.inputs_of(fusion)}
+def _zooms(recipe: Recipe, fusion: Fusion) -> dict[str, int]:
+    return {name: recipe.reference_of(name) for name in recipe.inputs_of(fusion)}
 
 
 def seed_of(seed: int, name: str) -> int:

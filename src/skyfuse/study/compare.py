@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.errors import DataError
 from skyfuse.study.metrics import Outcome, attainable_r2, paired, spread_of
-from skyfuse.words import MODALITIES
+from skyfuse.words import is_joint
 
 LEVEL = 0.95
 """Confidence level of every interval."""
@@ -160,7 +160,7 @@ def _counts(group: NDArray[np.intp], n_groups: int, samples: int, seed: int) -> 
 
 
 def best_single(scores: Mapping[str, float]) -> str:
-    """Return the single modality with the highest score; never chosen on the test part.
+    """Return the single input with the highest score; never chosen on the test part.
 
     Parameters
     ----------
@@ -170,11 +170,11 @@ def best_single(scores: Mapping[str, float]) -> str:
     Raises
     ------
     DataError
-        No single modality was fitted.
+        No single input was fitted.
     """
-    known = [name for name in MODALITIES if name in scores]
+    known = [name for name in scores if not is_joint(name)]
     if not known:
-        raise DataError("no single modality was fitted", remedy="name one among the fusions")
+        raise DataError("no single input was fitted", remedy="name one among the fusions")
     return max(known, key=lambda name: ranked(scores[name]))
 
 
@@ -184,7 +184,7 @@ def ranked(score: float) -> float:
 
 
 def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
-    """Return differences of scores with intervals: of models, of fusions from single modalities, of leaks.
+    """Return differences of scores with intervals: of models, of fusions from single inputs, of leaks.
 
     Parameters
     ----------
@@ -198,8 +198,8 @@ def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
     -------
     DataFrame
         Columns kind, model, fusion, change, a, b, metric, difference (a - b), low, high, chosen. Kind is
-        ``models``: two models on one input; ``fusion``: a fusion against the model's best single modality,
-        ``chosen`` where it is its best fusion; ``single``: against another single modality; ``leak``: with
+        ``models``: two models on one input; ``fusion``: a fusion against the model's best single input,
+        ``chosen`` where it is its best fusion; ``single``: against another single input; ``leak``: with
         against without leaking columns. Where change is ``with-leaks``, both read
         them. What is best, the choice without leaking columns says.
     """
@@ -221,8 +221,8 @@ def comparisons(cells: pd.DataFrame, boot: Bootstrap) -> pd.DataFrame:
         leaks = group[(group["change"] == LEAKS).to_numpy(dtype=bool)]
         cell_of = dict(zip(sound["fusion"], sound["cell"], strict=True))
         score_of = dict(zip(sound["fusion"], sound["choice"], strict=True))
-        singles = [fusion for fusion in score_of if fusion in MODALITIES]
-        fused = [fusion for fusion in score_of if fusion not in MODALITIES]
+        singles = [fusion for fusion in score_of if not is_joint(fusion)]
+        fused = [fusion for fusion in score_of if is_joint(fusion)]
         for fusion, name in zip(leaks["fusion"], leaks["cell"], strict=True):
             add("leak", str(model), fusion, LEAKS, name, cell_of[fusion], False)
         for change, also in ((None, leaks[:0]), (LEAKS, leaks)):

@@ -43,7 +43,7 @@ def embed(
     Parameters
     ----------
     arrays : mapping of str to ndarray of float32, shape (n, ...)
-        One modality by part: ``train``, from which the method learns, and others; NaN where invalid.
+        One input by part: ``train``, from which the method learns, and others; NaN where invalid.
     method : {"pca", "tsne", "umap"}
         Way to embed.
     seed : int
@@ -77,7 +77,7 @@ def spans(train: NDArray[np.float32]) -> bool:
     return int(np.count_nonzero(_moments(train.reshape(len(train), -1).astype(np.float64))[1] > 0)) >= 2
 
 
-def embed_dataset(dataset: Dataset, *, method: str, modality: str, zoom: int, seed: int) -> pd.DataFrame:
+def embed_dataset(dataset: Dataset, *, method: str, name: str, zoom: int, seed: int) -> pd.DataFrame:
     """Place all objects of a dataset in a plane.
 
     The method learns from the training part of the default split, or from all objects without a split.
@@ -87,7 +87,7 @@ def embed_dataset(dataset: Dataset, *, method: str, modality: str, zoom: int, se
     dataset : Dataset
     method : str
         ``pca``, ``tsne`` or ``umap``.
-    modality : str
+    name : str
         ``image``, ``spectrum`` or ``table`` (the dataset's own columns).
     zoom : int
         One that the dataset holds; a table has none.
@@ -103,21 +103,21 @@ def embed_dataset(dataset: Dataset, *, method: str, modality: str, zoom: int, se
     Raises
     ------
     UsageError
-        Unknown method, or a modality or zoom that the dataset does not hold.
+        Unknown method, or an input or zoom that the dataset does not hold.
     DataError
         As `embed`.
     """
     if method not in METHODS:
         raise UsageError(f"no method is called {method!r}", remedy=f"choose among {', '.join(METHODS)}")
-    if modality == "table":
+    if dataset.kind_of(name) == "table":
         zoom = 0
-    elif zoom not in dataset.zooms.get(modality, ()):
+    elif zoom not in dataset.zooms.get(name, ()):
         held = "; ".join(f"{name} {', '.join(map(str, zooms))}" for name, zooms in dataset.zooms.items())
         raise UsageError(
-            f"has no {modality} at zoom {zoom}", path=dataset.path, remedy=f"it holds these zooms: {held}"
+            f"has no {name} at zoom {zoom}", path=dataset.path, remedy=f"it holds these zooms: {held}"
         )
     parts = _parts(dataset)
-    arrays = {part: dataset.inputs({modality: zoom}, rows)[modality] for part, rows in parts.items()}
+    arrays = {part: dataset.inputs({name: zoom}, rows)[name] for part, rows in parts.items()}
     points = embed(arrays, method=method, seed=seed)
     table = pd.DataFrame({"object_id": dataset.table["object_id"], "part": "", "x": np.nan, "y": np.nan})
     for part, rows in parts.items():
@@ -155,7 +155,7 @@ def clusters(
     Parameters
     ----------
     arrays : mapping of str to ndarray of float32, shape (n, ...)
-        One modality by part: ``train``, from which the centres are learned, and others; NaN where invalid.
+        One input by part: ``train``, from which the centres are learned, and others; NaN where invalid.
     labels : mapping of str to ndarray, shape (n,)
         Labels by part: names of classes (None for none), or numbers, which are taken in `RANGES` ranges.
     number : int

@@ -28,10 +28,16 @@ _PRODUCTS = {
     "gaia-xp": "gaia",
     "images": "zoo",
     "scene": "scene",
-    "image": "frames",
-    "spectrum": "spectra",
 }
-"""What a mock sky must hold for a reader, or for a modality of a cube."""
+"""What a mock sky must hold for a reader."""
+
+_SEEN_BY = {
+    ("image", "sdss"): "frames",
+    ("spectrum", "sdss"): "spectra",
+    ("image", "unwise"): "infrared",
+    ("spectrum", "desi"): "desi",
+}
+"""What a mock sky must hold for an input of a cube, by kind and instrument."""
 
 
 def check(
@@ -235,7 +241,8 @@ def of_mock(recipe: Recipe) -> Iterator[SkyfuseError]:
     """Yield what the recipe's mock sky does not hold and its reader reads."""
     needed = [_PRODUCTS[recipe.reader]] if recipe.reader in _PRODUCTS else []
     if recipe.reader == "cube":
-        needed = [_PRODUCTS[modality] for modality in recipe.modalities if modality in _PRODUCTS]
+        asked = [(one.kind, one.instrument or "sdss") for one in recipe.inputs.values()]
+        needed = [_SEEN_BY[one] for one in asked if one in _SEEN_BY]
     for product in needed:
         if product not in recipe.mock.products:
             yield UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfuse.dataset.balance import balance, class_weights
-from skyfuse.models.base import Arrays
+from skyfuse.models.inputs import Arrays
 from skyfuse.recipe import Recipe
 from skyfuse.study.cells import Cell
 from skyfuse.study.compare import LEAKS
 from skyfuse.study.tasks import Rows, Target, complete
-from skyfuse.words import PARTS, Modality
+from skyfuse.words import PARTS
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
@@ -46,7 +46,7 @@ class Lot:
 
 
 class Feed:
-    """Reads a dataset for cells; what was read last of each modality stays in memory.
+    """Reads a dataset for cells; what was read last of each input stays in memory.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Feed:
         self.recipe = recipe
         self.dataset = dataset
         self.goal = goal
-        self._loaded: dict[Modality, tuple[object, dict[str, Arrays]]] = {}
+        self._loaded: dict[str, tuple[object, dict[str, Arrays]]] = {}
 
     def columns(self, change: str | None) -> tuple[str, ...]:
         """Return the columns of the table that cells with a change read."""
@@ -67,32 +67,32 @@ class Feed:
 
     def inputs(
         self,
-        zooms: Mapping[Modality, int],
+        zooms: Mapping[str, int],
         *,
         number: int = 0,
         change: str | None = None,
         sigma: bool = False,
     ) -> dict[str, Arrays]:
         """Return the arrays of each part of one round, as they stand in the dataset."""
-        for modality, zoom in zooms.items():
+        for name, zoom in zooms.items():
             columns = self.columns(change)
-            key = (zoom, number, columns if modality == "table" else sigma)
-            if self._loaded.get(modality, (None,))[0] != key:
-                self._loaded[modality] = (
+            key = (zoom, number, columns if self.recipe.inputs[name].kind == "table" else sigma)
+            if self._loaded.get(name, (None,))[0] != key:
+                self._loaded[name] = (
                     key,
                     {
                         part: self.dataset.inputs(
-                            {modality: zoom},
+                            {name: zoom},
                             rows,
                             columns=columns,
                             smooth=self.recipe.smooth,
-                            sigma=sigma and modality == "spectrum",
+                            sigma=sigma,
                         )
                         for part, rows in self.goal.rounds[number].items()
                     },
                 )
         return {
-            part: {name: array for m in zooms for name, array in self._loaded[m][1][part].items()}
+            part: {one: array for name in zooms for one, array in self._loaded[name][1][part].items()}
             for part in PARTS
         }
 
@@ -118,10 +118,10 @@ class Feed:
             rows = {part: rows[part][kept[part]] for part in PARTS}
         elif cell.change == "tiny-pixels":
             factor = np.float32(PIXEL_UNIT / PIXEL_DIVISOR)
-            inputs = {p: {**inputs[p], "image": inputs[p]["image"] * factor} for p in PARTS}
+            inputs = {p: self._with_images(inputs[p], lambda image: image * factor) for p in PARTS}
         elif cell.change == "shuffled-bands":
             rng = np.random.default_rng(seed)
-            inputs = {p: {**inputs[p], "image": _shuffled(inputs[p]["image"], rng)} for p in PARTS}
+            inputs = {p: self._with_images(inputs[p], lambda image: _shuffled(image, rng)) for p in PARTS}
         labels = {part: self.goal.label[rows[part]] for part in PARTS}
         if cell.size is not None:
             # One seed for all sizes: a smaller piece is part of every larger one.
@@ -130,6 +130,13 @@ class Feed:
             rows["train"], labels["train"] = rows["train"][piece], labels["train"][piece]
             inputs["train"] = {name: values[piece] for name, values in inputs["train"].items()}
         return Lot(rows, inputs, labels)
+
+    def _with_images(
+        self, arrays: Arrays, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    ) -> Arrays:
+        """Return arrays with all images changed."""
+        images = [name for name, one in self.recipe.inputs.items() if one.kind == "image" and name in arrays]
+        return arrays | {name: change(arrays[name]) for name in images}
 
     def balanced(
         self, arrays: Arrays, y: NDArray[Any], seed: int

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from skyfuse.checksums import damaged, seal
 from skyfuse.disk import json_sha256, read_json, read_parquet, write_json
 from skyfuse.errors import StoreError
-from skyfuse.models.base import Arrays, History, Model
+from skyfuse.models.base import History, Model
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
+from skyfuse.models.inputs import Arrays
 from skyfuse.models.ranges import ranges
 from skyfuse.models.registry import MODELS
 from skyfuse.recipe import Recipe
@@ -36,7 +37,7 @@ from skyfuse.words import PARTS
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
 
-FORMAT = 4
+FORMAT = 5
 """Version of a study's folder."""
 
 _POOLED = ("calibration", "test")
@@ -77,21 +78,23 @@ class Fitter:
         self.goal = goal
         self.folder = folder
         self.feed = Feed(recipe, dataset, goal)
+        self._kinds = {name: one.kind for name, one in recipe.inputs.items()}
         self._source = source
         self._versions = versions
         self._tell = tell
 
     def fingerprint(self, content: Mapping[str, Any], cell: Cell | None = None) -> str:
         """Return a hash of all that a result follows from; without a cell, of what reads all inputs."""
-        read = self.recipe.modalities if cell is None else cell.zooms
+        read = self.recipe.inputs if cell is None else cell.zooms
+        kinds = {self.recipe.inputs[name].kind for name in read}
         columns = self.feed.columns(None if cell is None else cell.change)
         whole = {
             **content,
             "format": FORMAT,
             "task": self.recipe.task.model_dump(mode="json", exclude={"title", "unit", "definition"}),
             "balance": self.recipe.balance,
-            "columns": columns if "table" in read else [],
-            "smooth": self.recipe.smooth if "spectrum" in read else 0,
+            "columns": columns if "table" in kinds else [],
+            "smooth": self.recipe.smooth if "spectrum" in kinds else 0,
             "data": self._source,
             "versions": self._versions,
             "seed": self.recipe.seed,
@@ -112,7 +115,7 @@ class Fitter:
         """Fit a model for the task, its classes balanced as the recipe says; return its history."""
         kind = self.recipe.task.kind
         if kind == "reconstruction":
-            return model.fit(train, None, valid, None, seed=seed, kind=kind, **options)
+            return model.fit(train, None, valid, None, seed=seed, kind=kind, inputs=self._kinds, **options)
         weight = None
         if kind == "classification" and not isinstance(model, LateFusion):
             train, y, weight = self.feed.balanced(train, y, seed)
@@ -123,6 +126,7 @@ class Fitter:
             y_valid,
             seed=seed,
             kind=kind,
+            inputs=self._kinds,
             classes=self.goal.classes if kind == "classification" else (),
             weight=weight,
             **options,
@@ -307,7 +311,7 @@ class Fitter:
         inputs = card_inputs(self.dataset, cell.zooms, columns, self.recipe.smooth)
         model.card.update(
             label={"name": task.label, "unit": task.unit, "definition": task.definition},
-            inputs=inputs | {"ranges": ranges(lot.inputs["train"], inputs.get("columns", ()))},
+            inputs=inputs | {"ranges": ranges(lot.inputs["train"], inputs.get("columns", ()), model.inputs)},
             split=self._source["split"],
             metrics={f"{part}_{name}": value for part in metrics for name, value in metrics[part].items()},
         )
@@ -329,7 +333,8 @@ class Fitter:
         chosen = chosen[np.argsort(test["prediction"].to_numpy()[chosen], kind="stable")]
         x = take(lot.inputs["test"], chosen)
         shown = test.iloc[chosen][["row", "label"]].assign(error=test["prediction"].to_numpy()[chosen])
-        shown["input"], shown["output"] = list(x["spectrum"]), list(model.reconstruct(x))
+        (name,) = model.inputs
+        shown["input"], shown["output"] = list(x[name]), list(model.reconstruct(x))
         shown.to_parquet(growing / "examples.parquet", index=False)
 
     def _settle(self, cell: Cell, growing: Path, rounds: Sequence[Path]) -> None:

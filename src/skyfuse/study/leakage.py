@@ -47,7 +47,6 @@ from scipy.stats import rankdata
 from skyfuse.errors import DataError
 from skyfuse.recipe import Recipe
 from skyfuse.study.tasks import Target
-from skyfuse.words import Modality
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
@@ -122,13 +121,14 @@ def look(recipe: Recipe, dataset: Dataset, goal: Target) -> list[Finding]:
     if len(np.unique(label)) < 2:
         return []
     found = []
-    if "table" in recipe.modalities:
-        values = dataset.inputs({"table": 0}, rows, columns=goal.leaky)["table"].astype(np.float64)
+    table = recipe.table()
+    if table is not None:
+        values = dataset.inputs({table: 0}, rows, columns=goal.leaky)[table].astype(np.float64)
         own = [_allows(recipe, goal, name) for name in goal.leaky]
         found += of_columns(values, dict(zip(goal.leaky, own, strict=True)), label, goal.classes, level)
-    for modality, zoom in _arrays(recipe):
-        best = _best(dataset, modality, zoom, rows, label, goal.classes, level)
-        found.append(Finding((best[0],), best[1], modality in recipe.trusted, EXACT[recipe.task.kind]))
+    for name, zoom in _arrays(recipe):
+        best = _best(dataset, name, zoom, rows, label, goal.classes, level)
+        found.append(Finding((best[0],), best[1], name in recipe.trusted, EXACT[recipe.task.kind]))
     return sorted(found, key=lambda one: -one.score)
 
 
@@ -227,11 +227,11 @@ def _rows(goal: Target) -> NDArray[np.int64]:
     return rows[np.sort(np.unique(goal.groups[rows], return_index=True)[1])]
 
 
-def _arrays(recipe: Recipe) -> Iterator[tuple[Modality, int]]:
-    for modality in recipe.modalities:
-        if modality != "table":
-            for zoom in sorted({recipe.reference_of(modality), *recipe.zooms.get(modality, ())}):
-                yield modality, zoom
+def _arrays(recipe: Recipe) -> Iterator[tuple[str, int]]:
+    for name, one in recipe.inputs.items():
+        if one.kind != "table":
+            for zoom in sorted({recipe.reference_of(name), *recipe.zooms.get(name, ())}):
+                yield name, zoom
 
 
 def _score_of(label: NDArray[Any], classes: Sequence[str]) -> Score:
@@ -437,7 +437,7 @@ def _coded(
 
 def _best(
     dataset: Dataset,
-    modality: Modality,
+    name: str,
     zoom: int,
     rows: NDArray[np.int64],
     label: NDArray[Any],
@@ -445,7 +445,7 @@ def _best(
     level: float,
 ) -> tuple[str, float]:
     """Return the pixel or bin that tells most, by name and score: of some objects first, then of all."""
-    some = dataset.inputs({modality: zoom}, rows[:_FIRST])[modality]
+    some = dataset.inputs({name: zoom}, rows[:_FIRST])[name]
     shape, flat = some.shape[1:], some.reshape(len(some), -1)
     score = _score_of(label[:_FIRST], classes)
     step = max(1, _BLOCK // len(flat))
@@ -457,7 +457,7 @@ def _best(
         block = max(1, _BLOCK // flat.shape[1])
         all_rows = np.concatenate(
             [
-                (piece := dataset.inputs({modality: zoom}, rows[start : start + block])[modality]).reshape(
+                (piece := dataset.inputs({name: zoom}, rows[start : start + block])[name]).reshape(
                     len(piece), -1
                 )[:, chosen]
                 for start in range(0, len(rows), block)
@@ -466,5 +466,5 @@ def _best(
         scores = _score_of(label, classes)(all_rows)
         best, told = int(chosen[np.argmax(scores)]), float(scores.max())
     place = ", ".join(str(int(i)) for i in np.unravel_index(best, shape))
-    what = "bin" if modality == "spectrum" else "band, row, column"
-    return f"{modality} at zoom {zoom}, {what} {place}", told
+    what = "bin" if len(shape) == 1 else "band, row, column"
+    return f"{name} at zoom {zoom}, {what} {place}", told

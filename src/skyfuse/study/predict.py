@@ -185,8 +185,8 @@ def _answers(fitted: Model, given: Given, label: str, progress: Progress | None)
     predictions, beyond, empty = [], [], []
     for x in fitted.read(given.dataset, progress=progress):
         predictions.append(fitted.predict(x))
-        beyond.append(outside(x, inputs["columns"], inputs["ranges"]))
-        empty.append(without_input(x))
+        beyond.append(outside(x, inputs["columns"], inputs["ranges"], fitted.inputs))
+        empty.append(without_input(x, fitted.inputs))
     told = pd.DataFrame(_told(joined(predictions), label))
     told["outside"] = np.concatenate(beyond)
     return told.assign(**{_EMPTY: np.concatenate(empty)})

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from skyfuse.dataset.features import Scaler
 from skyfuse.disk import read_parquet
-from skyfuse.models.base import Arrays, Prediction
+from skyfuse.models.base import Prediction
+from skyfuse.models.inputs import Arrays
 from skyfuse.study.metrics import Outcome
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from skyfuse.cube.catalogue import schema_of
 from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.open import open_source
 from skyfuse.dataset.split import SplitPlan
-from skyfuse.dataset.wanted import Wanted
+from skyfuse.dataset.wanted import Input, Wanted
 from skyfuse.disk import read_parquet
 from skyfuse.errors import StoreError
 from skyfuse.mock import write_mock
@@ -112,6 +112,7 @@ def prepare(
 def wanted(recipe: Recipe) -> Wanted:
     """Return what a recipe asks of a dataset."""
     return Wanted(
+        inputs={name: Input(one.kind, one.instrument) for name, one in recipe.inputs.items()},
         zooms=_zooms(recipe),
         label=recipe.task.label,
         label_unit=recipe.task.unit,
@@ -159,9 +160,9 @@ def _find_labels(label: str, sources: Sequence[Path]) -> Path | None:
 def _zooms(recipe: Recipe) -> dict[str, list[int]]:
     """Return every zoom that a part of the recipe reads."""
     zooms: dict[str, list[int]] = {}
-    for modality in recipe.modalities:
-        wanted = {recipe.reference_of(modality)}
-        wanted.update(recipe.zooms.get(modality, ()))
-        wanted.update(recipe.views().get(modality, ()))
-        zooms[modality] = sorted(wanted)
+    for name in recipe.inputs:
+        levels = {recipe.reference_of(name)}
+        levels.update(recipe.zooms.get(name, ()))
+        levels.update(recipe.views().get(name, ()))
+        zooms[name] = sorted(levels)
     return zooms

@@ -177,11 +177,12 @@ class Findings:
     def results(self) -> pd.DataFrame:
         """Return the table of `StudyResult`."""
         rows = []
+        arrays = [name for name, one in self.recipe.inputs.items() if one.kind != "table"]
         sigma, boot = self.goal.attainable_sigma, self.boot
         for cell in self.cells:
             note, test = self.notes[cell.name], self.tests[cell.name]
             row: dict[str, Any] = {"cell": cell.name, "model": cell.model, "fusion": cell.fusion}
-            row |= {f"{modality}_zoom": cell.zooms.get(modality) for modality in ("image", "spectrum")}
+            row |= {f"{name}_zoom": cell.zooms.get(name) for name in arrays}
             row |= {"role": cell.role, "change": cell.change, "size": cell.size}
             row["parameters"] = json.dumps(note["parameters"], sort_keys=True)
             row |= {f"n_{part}": note["n"][part] for part in PARTS}
@@ -206,7 +207,7 @@ class Findings:
             row |= {f"{name}_seconds": note["seconds"][name] for name in ("train", "inference", "tune")}
             rows.append(row)
         results = pd.DataFrame(rows)
-        whole = ("image_zoom", "spectrum_zoom", "size", "parameters_count")
+        whole = (*(f"{name}_zoom" for name in arrays), "size", "parameters_count")
         return results.astype(dict.fromkeys(whole, "Int64"))
 
     def comparisons(self, results: pd.DataFrame) -> pd.DataFrame:
@@ -359,14 +360,16 @@ def gallery(dataset: Dataset, table: pd.DataFrame, seed: int) -> pd.DataFrame:
     shown["probability"] = [float(p) for p in (chosen[f"p_{name}"].iloc[i] for i, name in enumerate(classes))]
     images: list[Any] = [None] * len(rows)
     spectra: list[Any] = [None] * len(rows)
-    if len(rows) and "image" in dataset.zooms:
-        zoom = min(dataset.zooms["image"])
-        cut = dataset.inputs({"image": zoom}, rows)["image"]
+    first = {kind: name for name, kind in reversed(dataset.kinds.items())}
+    if len(rows) and "image" in first:
+        name = first["image"]
+        cut = dataset.inputs({name: min(dataset.zooms[name])}, rows)[name]
         images = [picture(image).ravel().tolist() for image in cut]
-    if len(rows) and "spectrum" in dataset.zooms:
-        zooms = sorted(dataset.zooms["spectrum"])
-        zoom = next((z for z in zooms if len(dataset.wavelength(z)) <= _LONGEST), zooms[-1])
-        spectra = list(dataset.inputs({"spectrum": zoom}, rows)["spectrum"])
+    if len(rows) and "spectrum" in first:
+        name = first["spectrum"]
+        zooms = sorted(dataset.zooms[name])
+        zoom = next((z for z in zooms if len(dataset.wavelength(z, name)) <= _LONGEST), zooms[-1])
+        spectra = list(dataset.inputs({name: zoom}, rows)[name])
     shown["image"], shown["spectrum"] = images, spectra
     return shown
 

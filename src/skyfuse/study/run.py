@@ -29,7 +29,7 @@ import pandas as pd
 from skyfuse.checksums import NAME, damaged, seal
 from skyfuse.disk import locked, named, read_json, read_parquet, replaced, write_json
 from skyfuse.errors import StoreError, UsageError
-from skyfuse.models.base import Arrays
+from skyfuse.models.inputs import Arrays
 from skyfuse.models.registry import MODELS
 from skyfuse.recipe import ModelPlan, Recipe, load_recipe
 from skyfuse.study import embed as views
@@ -165,13 +165,13 @@ class Study:
         raise_all([*of_models(with_templates(self.recipe, templates))])
         _check_folder(Path(out), "study.json", "study")
 
-    def narrowed(self, model: str, modality: str, templates: str | Path | None = None) -> Recipe:
+    def narrowed(self, model: str, fusion: str, templates: str | Path | None = None) -> Recipe:
         """Return the recipe of one model and one input alone, as `tune` takes it.
 
         Raises
         ------
         UsageError
-            The recipe does not name the model or the modality, or there is nothing to tune.
+            The recipe does not name the model or the input, or there is nothing to tune.
         """
         recipe = with_templates(self.recipe, templates)
         raise_all([*of_models(recipe)])
@@ -180,9 +180,9 @@ class Study:
                 f"recipe {recipe.name} does not name the model {model!r}",
                 remedy=f"choose among {', '.join(recipe.models)}",
             )
-        known = [fusion for fusion in recipe.fusions_of(model) if not is_late(fusion)]
-        if modality not in known:
-            raise UsageError(f"{modality!r} cannot be tuned", remedy=f"choose among {', '.join(known)}")
+        known = [one for one in recipe.fusions_of(model) if not is_late(one)]
+        if fusion not in known:
+            raise UsageError(f"{fusion!r} cannot be tuned", remedy=f"choose among {', '.join(known)}")
         if not recipe.models[model].tuned:
             raise UsageError(
                 f"recipe {recipe.name} names no grid for {model}",
@@ -190,7 +190,7 @@ class Study:
             )
         return recipe.model_copy(
             update={
-                "models": {model: recipe.models[model].model_copy(update={"fusions": [modality]})},
+                "models": {model: recipe.models[model].model_copy(update={"fusions": [fusion]})},
                 "learning": None,
                 "flaws": [],
             }
@@ -202,7 +202,7 @@ class Study:
         out: str | Path,
         *,
         model: str,
-        modality: str,
+        fusion: str,
         progress: Progress | None = None,
         templates: str | Path | None = None,
     ) -> pd.DataFrame:
@@ -216,8 +216,8 @@ class Study:
             Folder of ``tuning.sqlite`` and ``trials.parquet``: new, empty, or a search that goes on.
         model : str
             One of the recipe's models.
-        modality : str
-            A modality, or ``early``.
+        fusion : str
+            An input, ``early``, or inputs joined by ``+``.
         progress : callable, optional
             Called with (done, total, what).
         templates : path, optional
@@ -231,11 +231,11 @@ class Study:
         Raises
         ------
         UsageError
-            The recipe does not name the model or the modality, or there is nothing to tune.
+            The recipe does not name the model or the input, or there is nothing to tune.
         DataError, StoreError
             As `run`.
         """
-        narrow = self.narrowed(model, modality, templates)
+        narrow = self.narrowed(model, fusion, templates)
         goal = target(narrow, dataset)
         _looked(narrow, dataset, goal)
         with _own_folder(Path(out), "tuning.sqlite", "search") as folder:
@@ -446,7 +446,7 @@ class _Run:
         return {**plan_.fixed, **tuning.best}, tuning.seconds
 
     def _embed(self) -> None:
-        wanted = [(modality, zoom) for modality, zooms in self.recipe.views().items() for zoom in zooms]
+        wanted = [(name, zoom) for name, zooms in self.recipe.views().items() for zoom in zooms]
         latents = [cell for cell in self.cells if (self.fitter.place(cell) / "latent.parquet").is_file()]
         content = {
             "embeddings": [self.recipe.embeddings.methods, wanted],
@@ -462,14 +462,14 @@ class _Run:
                 if read_json(mark).get("fingerprint") == fingerprint:
                     return
         points, found, groups = [], [], []
-        for modality, zoom in wanted:
-            inputs = self.fitter.feed.inputs({modality: zoom})
-            arrays = {part: inputs[part][modality] for part in PARTS}
+        for name, zoom in wanted:
+            inputs = self.fitter.feed.inputs({name: zoom})
+            arrays = {part: inputs[part][name] for part in PARTS}
             if not views.spans(arrays["train"]):
                 continue
-            place = {"modality": modality, "zoom": zoom}
+            place = {"input": name, "zoom": zoom}
             for method in self.recipe.embeddings.methods:
-                what = f"{method} of {modality} at zoom {zoom}"
+                what = f"{method} of {name} at zoom {zoom}"
                 self._tell(what)
                 xy = views.embed(arrays, method=method, seed=seed_of(self.recipe.seed, what))
                 for part, rows in self.goal.rows.items():
@@ -478,32 +478,30 @@ class _Run:
                 if not self.goal.classes:
                     labels = {part: self.goal.label[rows] for part, rows in self.goal.rows.items()}
                     found.append({"method": method, **place, **views.correlations(xy, labels)})
-            groups.append(self._clusters("inputs", modality, zoom, arrays))
+            groups.append(self._clusters("inputs", name, zoom, arrays))
         for cell in latents:
             table = read_parquet(self.fitter.place(cell) / "latent.parquet")
             names = [name for name in map(str, table) if name not in ("row", "part", "label")]
             values = {part: table.loc[table["part"] == part, names].to_numpy(np.float32) for part in PARTS}
-            ((modality, zoom),) = cell.zooms.items()
+            ((name, zoom),) = cell.zooms.items()
             if views.spans(values["train"]):
-                groups.append(self._clusters(cell.name, modality, zoom, values))
-        columns = ["method", "modality", "zoom", "row", "part", "x", "y"]
+                groups.append(self._clusters(cell.name, name, zoom, values))
+        columns = ["method", "input", "zoom", "row", "part", "x", "y"]
         self._write("embeddings.parquet", _joined(points, columns))
         self._write("correlations.parquet", pd.DataFrame(found))
-        self._write(
-            "clusters.parquet", _joined(groups, ["source", "modality", "zoom", *views.CLUSTER_COLUMNS])
-        )
+        self._write("clusters.parquet", _joined(groups, ["source", "input", "zoom", *views.CLUSTER_COLUMNS]))
         write_json(mark, {"fingerprint": fingerprint})
 
-    def _clusters(self, source: str, modality: str, zoom: int, arrays: Arrays) -> pd.DataFrame:
+    def _clusters(self, source: str, name: str, zoom: int, arrays: Arrays) -> pd.DataFrame:
         """Return the clusters of some inputs against the labels; empty where the recipe wants none."""
         if not self.recipe.clusters:
             return pd.DataFrame()
-        what = f"clusters of {source}, {modality} at zoom {zoom}"
+        what = f"clusters of {source}, {name} at zoom {zoom}"
         self._tell(what)
         labels = {part: self.goal.names(rows) for part, rows in self.goal.rows.items()}
         seed = seed_of(self.recipe.seed, what)
         table = views.clusters(arrays, labels, number=self.recipe.clusters, seed=seed)
-        return table.assign(source=source, modality=modality, zoom=zoom)
+        return table.assign(source=source, input=name, zoom=zoom)
 
 
 def _joined(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skyfuse.dataset.select import expand_columns, find_column, numbers
 from skyfuse.errors import DataError
 from skyfuse.recipe import Recipe
-from skyfuse.words import DERIVED, PARTS, Modality
+from skyfuse.words import DERIVED, PARTS
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
@@ -261,23 +261,19 @@ def digest(dataset: Dataset) -> dict[str, str]:
 
 
 def card_inputs(
-    dataset: Dataset, zooms: Mapping[Modality, int], columns: Sequence[str], smooth: float
+    dataset: Dataset, zooms: Mapping[str, int], columns: Sequence[str], smooth: float
 ) -> dict[str, Any]:
     """Return where a model's inputs come from and how they were cut, for its card."""
-    inputs: dict[str, Any] = {"zooms": dict(zooms), **dataset.meta["source"]}
-    derive = {
-        name: zoom
-        for name, zoom in dataset.meta["derived"].items()
-        if "table" in zooms and _reads(columns, DERIVED[name].columns)
+    inputs: dict[str, Any] = {
+        "inputs": {name: dataset.cut(name, zoom) for name, zoom in zooms.items()},
+        **dataset.meta["source"],
     }
-    read = {*zooms, *(DERIVED[name].modality for name in derive)}
-    if "image" in read:
-        inputs |= {"bands": dataset.meta["image"]["bands"], "size": dataset.meta["image"]["size"]}
-    if "spectrum" in read:
-        inputs["grid"] = dataset.meta["spectrum"]["grid"]
-    if "spectrum" in zooms:
+    kinds = {dataset.kind_of(name) for name in zooms}
+    if "spectrum" in kinds:
         inputs["smooth"] = smooth
-    if "table" in zooms:
+    if "table" in kinds:
+        derived = dataset.meta["derived"].items()
+        derive = {name: cut for name, cut in derived if _reads(columns, DERIVED[name].columns)}
         inputs |= {"columns": list(columns), "derive": derive}
     return inputs
 
@@ -301,8 +297,9 @@ def describe(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, Any]:
     dict
         ``kind``, ``label``, ``classes``, ``counts`` (objects of each class), ``rounds``, ``guard`` (forbidden
         columns with their reason, and whether they are used all the same), ``funnel``, ``parts`` (objects in
-        each, first round), ``nan`` (gaps of the spectra at each zoom), ``multi`` (cutouts with several
-        objects; None without survey images), ``wavelength`` (by zoom) and, for redshifts, ``mean_spectra``.
+        each, first round), ``nan`` (gaps of each input of spectra at each zoom), ``multi`` (cutouts with
+        several objects; None without survey images), ``wavelength`` (Å, by input and zoom) and, for
+        redshifts, ``mean_spectra``.
     """
     task = recipe.task
     counts = {name: int(np.count_nonzero(goal.label == i)) for i, name in enumerate(goal.classes)}
@@ -326,14 +323,13 @@ def describe(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, Any]:
         "multi": None,
         "wavelength": {},
     }
-    if "spectrum" in dataset.zooms:
-        found["nan"] = [_gaps(study, dataset.wavelength(zoom)) for zoom, study in dataset.nan_study().items()]
-        found["wavelength"] = {
-            "unit": "Å",
-            **{str(zoom): dataset.wavelength(zoom).tolist() for zoom in dataset.zooms["spectrum"]},
-        }
-        if task.redshift:
-            found["mean_spectra"] = _mean_spectra(recipe, dataset, goal)
+    spectra = [name for name, kind in dataset.kinds.items() if kind == "spectrum"]
+    for name in spectra:
+        waves = {zoom: dataset.wavelength(zoom, name) for zoom in dataset.zooms[name]}
+        found["nan"] += [_gaps(name, study, waves[zoom]) for zoom, study in dataset.nan_study(name).items()]
+        found["wavelength"][name] = {str(zoom): values.tolist() for zoom, values in waves.items()}
+    if spectra and task.redshift:
+        found["mean_spectra"] = _mean_spectra(recipe, dataset, goal, spectra[0])
     if "n_components" in dataset.table:
         check = dataset.multi_object_check()
         found["multi"] = {
@@ -345,16 +341,16 @@ def describe(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, Any]:
     return found
 
 
-def _mean_spectra(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, Any]:
+def _mean_spectra(recipe: Recipe, dataset: Dataset, goal: Target, name: str) -> dict[str, Any]:
     """Return the mean training spectrum in each of some ranges of redshift with equal numbers of objects.
 
     Each spectrum is divided by its own mean absolute flux first.
     """
-    zoom = recipe.reference_of("spectrum") if "spectrum" in recipe.reference else dataset.zooms["spectrum"][0]
+    zoom = recipe.reference.get(name, dataset.zooms[name][0])
     rows = goal.rows["train"]
     z = goal.label[rows]
     edges = np.quantile(z, np.linspace(0, 1, RANGES + 1))
-    values = dataset.inputs({"spectrum": zoom}, rows)["spectrum"].astype(np.float64)
+    values = dataset.inputs({name: zoom}, rows)[name].astype(np.float64)
     seen = np.isfinite(values)
     # Else the mean would be that of the brightest.
     size = np.abs(np.where(seen, values, 0)).sum(axis=1) / np.maximum(seen.sum(axis=1), 1)
@@ -366,11 +362,12 @@ def _mean_spectra(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, A
         counts = seen[inside].sum(axis=0)
         mean = [float(s / n) if n else None for s, n in zip(sums, counts, strict=True)]
         ranges.append({"low": low, "high": high, "n": int(inside.sum()), "mean": mean})
-    return {"wavelength": dataset.wavelength(zoom).tolist(), "unit": "Å", "ranges": ranges}
+    return {"wavelength": dataset.wavelength(zoom, name).tolist(), "unit": "Å", "ranges": ranges}
 
 
-def _gaps(study: NanStudy, wavelength: NDArray[np.float64]) -> dict[str, Any]:
+def _gaps(name: str, study: NanStudy, wavelength: NDArray[np.float64]) -> dict[str, Any]:
     return {
+        "input": name,
         "zoom": study.zoom,
         "objects": study.objects,
         "bins": study.bins,

@@ -31,7 +31,7 @@ from skyfuse.errors import StoreError
 from skyfuse.study.compare import ranked
 
 if TYPE_CHECKING:
-    from skyfuse.models.base import Arrays
+    from skyfuse.models.inputs import Arrays
     from skyfuse.recipe import ModelPlan, Scalar, Search
 
 COLUMNS = (

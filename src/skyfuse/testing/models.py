@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfuse.errors import UsageError
-from skyfuse.models.base import Arrays, Model, Prediction
+from skyfuse.models.base import Model, Prediction
 from skyfuse.models.files import CARD, load_model
+from skyfuse.models.inputs import Arrays
 from skyfuse.models.registry import MODELS
 from skyfuse.testing.require import require
 from skyfuse.testing.tiny import tiny_arrays

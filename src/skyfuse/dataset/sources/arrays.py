@@ -13,13 +13,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.dataset import groups, quality, select
-from skyfuse.dataset.content import Content, Draft
+from skyfuse.dataset.content import Content, Draft, Held
 from skyfuse.dataset.match import on_sky
 from skyfuse.dataset.tables import identified, name_keys, storable, table_digest
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.errors import DataError, UsageError
 from skyfuse.survey.records import Samples
-from skyfuse.words import Sampled
+from skyfuse.words import SAMPLED
 
 Read = Callable[[NDArray[np.int64]], Samples]
 """Arrays of one input and zoom of some rows of the table."""
@@ -35,16 +35,17 @@ class Material:
         A row for each object. What names it is the column ``object_id``, else the first of objid, source_id,
         name and the like that is unique, else the number of the row.
     arrays : mapping of (str, int) to Samples or callable
-        For each modality and zoom the arrays, or a function that gives those of some rows of `table`.
+        For each input and zoom the arrays, or a function that gives those of some rows of `table`.
     provenance : mapping
         What names the source files and their content, as plain values for JSON: functions among `arrays` are
         not read to tell whether a dataset that is there already is of the same content. ``reader`` names
         the source of `skyfuse.dataset.sources` that would read them, if any.
-    image, spectrum : mapping, optional
-        What the arrays are, for the record: ``{"size": 224, "bands": "rgb"}``,
-        ``{"grid": "gaia-xp", "sizes": [186]}``, each with a ``unit`` where they have one.
-    wavelengths : mapping of int to ndarray
-        Bin centres of the spectra in Å, by zoom.
+    inputs : mapping of str to mapping
+        What the arrays of each input are, for the record: ``{"image": {"size": 224, "bands": ["r", "g"]},
+        "spectrum": {"grid": "gaia-xp", "sizes": [186]}}``, with a ``unit`` where they have one, and the
+        ``kind`` of an input that is not called by it.
+    wavelengths : mapping of (str, int) to ndarray
+        Bin centres of spectra in Å, by input and zoom.
     apart : float or array, shape (n,)
         Distance up to which rows share light, arcsec; of two rows the mean of theirs counts. See
         `skyfuse.dataset.groups.sky_groups`.
@@ -53,50 +54,52 @@ class Material:
     """
 
     table: pd.DataFrame
-    arrays: Mapping[tuple[Sampled, int], Samples | Read] = field(default_factory=dict)
+    arrays: Mapping[tuple[str, int], Samples | Read] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    image: Mapping[str, Any] | None = None
-    spectrum: Mapping[str, Any] | None = None
-    wavelengths: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    wavelengths: Mapping[tuple[str, int], NDArray[np.float64]] = field(default_factory=dict)
     apart: ArrayLike = groups.NEIGHBOUR_ARCSEC
     funnel: select.Funnel = field(default_factory=select.Funnel)
 
-    @property
-    def described(self) -> dict[Sampled, dict[str, Any]]:
-        """What the arrays are, by modality."""
-        told: dict[Sampled, Mapping[str, Any] | None] = {"image": self.image, "spectrum": self.spectrum}
-        return {name: dict(entry) for name, entry in told.items() if entry is not None}
-
-    def read(self, modality: Sampled, zoom: int, rows: NDArray[np.int64]) -> Samples:
+    def read(self, name: str, zoom: int, rows: NDArray[np.int64]) -> Samples:
         """Return the arrays of some rows."""
-        source = self.arrays[modality, zoom]
+        source = self.arrays[name, zoom]
         if isinstance(source, Samples):
             return Samples(source.value[rows], source.sigma[rows], source.coverage[rows])
         return source(rows)
 
-    def zooms(self) -> dict[Sampled, tuple[int, ...]]:
-        """Return the zooms of each modality.
+    def held(self) -> dict[str, Held]:
+        """Return the arrays of each input.
 
         Raises
         ------
         UsageError
             If a description or its wavelengths are missing, or lengths differ.
         """
-        zooms: dict[Sampled, tuple[int, ...]] = {}
-        for modality, zoom in sorted(self.arrays):
-            source = self.arrays[modality, zoom]
-            if modality not in self.described or (modality == "spectrum" and zoom not in self.wavelengths):
+        levels: dict[str, list[int]] = {}
+        for name, zoom in sorted(self.arrays):
+            source = self.arrays[name, zoom]
+            kind = self.inputs.get(name, {}).get("kind", name)
+            untold = name not in self.inputs or kind not in SAMPLED
+            if untold or (kind == "spectrum" and (name, zoom) not in self.wavelengths):
                 raise UsageError(
-                    f"what the arrays of {modality} at zoom {zoom} are is not told",
-                    remedy="describe image and spectrum, and give the wavelengths of every zoom",
+                    f"what the arrays of {name} at zoom {zoom} are is not told",
+                    remedy="describe each input, and give the wavelengths of every zoom of spectra",
                 )
             if isinstance(source, Samples) and len(source.value) != len(self.table):
                 raise UsageError(
-                    f"{modality} at zoom {zoom} has {len(source.value)} rows and the table {len(self.table)}",
+                    f"{name} at zoom {zoom} has {len(source.value)} rows and the table {len(self.table)}",
                     remedy="give one row for each object",
                 )
-            zooms[modality] = (*zooms.get(modality, ()), zoom)
-        return zooms
+            levels.setdefault(name, []).append(zoom)
+        found = {}
+        # In the order of their kinds, in which models join them.
+        for name in sorted(levels, key=lambda name: SAMPLED.index(self.inputs[name].get("kind", name))):
+            told = {key: value for key, value in self.inputs[name].items() if key != "kind"}
+            centres = {zoom: values for (own, zoom), values in self.wavelengths.items() if own == name}
+            zooms = tuple(levels[name])
+            found[name] = Held(self.inputs[name].get("kind", name), zooms, min(zooms), told, centres)
+        return found
 
 
 def draft_of_arrays(material: Material, wanted: Wanted) -> Draft:
@@ -116,8 +119,8 @@ def draft_of_arrays(material: Material, wanted: Wanted) -> Draft:
         "table": {"rows": len(table), "sha256": table_digest(table)},
         # What a function delivers is not read for this: the provenance names its files.
         "arrays": {
-            f"{modality}/{zoom}": _samples_digest(source) if isinstance(source, Samples) else None
-            for (modality, zoom), source in sorted(material.arrays.items())
+            f"{name}/{zoom}": _samples_digest(source) if isinstance(source, Samples) else None
+            for (name, zoom), source in sorted(material.arrays.items())
         },
         "provenance": dict(material.provenance),
         **wanted.request(),
@@ -127,15 +130,12 @@ def draft_of_arrays(material: Material, wanted: Wanted) -> Draft:
 
 def _content(material: Material, wanted: Wanted) -> Content:
     """Return the rows of a table with their arrays."""
-    zooms = material.zooms()
+    held = material.held()
     funnel = select.Funnel(list(material.funnel.steps))
     if not funnel.steps:
         funnel.add("rows of the table", len(material.table))
     table = identified(material.table)
-    meta: dict[str, Any] = {
-        **{str(name): told for name, told in material.described.items()},
-        "source": {"reader": material.provenance.get("reader"), "every_spectrum": False},
-    }
+    meta: dict[str, Any] = {"source": {"reader": material.provenance.get("reader"), "every_spectrum": False}}
     group = _Groups(table, material, wanted.columns)
 
     def grouped(kept: pd.DataFrame) -> NDArray[np.int64]:
@@ -148,10 +148,7 @@ def _content(material: Material, wanted: Wanted) -> Content:
         table=table,
         rows=np.arange(len(table)),
         read=material.read,
-        zooms=zooms,
-        finest={modality: min(levels) for modality, levels in zooms.items()},
-        wavelengths=material.wavelengths,
-        units={name: str(told["unit"]) for name, told in material.described.items() if "unit" in told},
+        inputs=held,
         funnel=funnel,
         group=grouped,
         meta=meta,
@@ -193,7 +190,7 @@ class _Groups:
 
 def _equal_keys(
     table: pd.DataFrame,
-    arrays: Mapping[tuple[Sampled, int], Samples | Read],
+    arrays: Mapping[tuple[str, int], Samples | Read],
     columns: Sequence[str],
 ) -> NDArray[np.int64] | None:
     """Return a number for each row, equal where its inputs are, −1 where it has none.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from skyfuse.cube.build import build, holds_only
 from skyfuse.cube.cutout import frame_wcs, pixel_to_sky, sky_to_pixel
-from skyfuse.cube.query import Cube
+from skyfuse.cube.query import Cube, CubeImaging, CubeSpectroscopy
 from skyfuse.dataset import groups, select
-from skyfuse.dataset.arrays import UNITS
-from skyfuse.dataset.content import Content, Draft, Read
+from skyfuse.dataset.content import Content, Draft, Held
 from skyfuse.dataset.labels import label_table, match_labels
 from skyfuse.dataset.ledger import NONE, OTHERS, Ledger
 from skyfuse.dataset.make import WARNING
@@ -29,7 +28,7 @@ from skyfuse.errors import DataError, SkyfuseError, StoreError, UsageError, show
 from skyfuse.survey.reader import SurveyFile
 from skyfuse.survey.records import Samples, SpectrumInfo
 from skyfuse.survey.registry import reader_of
-from skyfuse.words import SAMPLED, Progress, Sampled
+from skyfuse.words import DERIVED, SAMPLED, Progress, Sampled
 
 _SFR_LABEL = "AVG"
 _FLAG = "FLAG"
@@ -46,6 +45,7 @@ class CubeSource:
 
     name: ClassVar[str] = "cube"
     named: ClassVar[bool] = False
+    measures: ClassVar[bool] = True
 
     def draft(
         self, paths: Sequence[Path], work: Path, wanted: Wanted, labels: Labels, progress: Progress | None
@@ -98,7 +98,7 @@ class CubeSource:
                 ledger.add(names, NONE, reject.reason, said, status="rejected")
             return ledger
 
-        read = " and ".join(name for name in wanted.inputs or () if name != "table") or "spectrum"
+        read = " and ".join(name for name, one in wanted.named().items() if one.kind != "table") or "spectrum"
         nothing = DataError(
             f"none of its {len(cube.spectra)} spectra is of an object with {read}, which the model reads",
             path=path,
@@ -114,17 +114,35 @@ def _add_spectra(ledger: Ledger, cube: Cube, wanted: Wanted, table: pd.DataFrame
     key = "spectrum_id" if wanted.every_spectrum else "object_id"
     row = np.array(row_of.reindex(spectra[key]).fillna(-1), dtype=np.int64)
     own = cube.objects.set_index("object_id").loc[spectra["object_id"]]
-    dark = own[[name for name in own if str(name).startswith("frame_")]].isna().to_numpy().all(axis=1)
-    dark &= "image" in (wanted.inputs or ())
+    dark = np.zeros(len(spectra), dtype=bool)
+    for asked in wanted.named().values():
+        if asked.kind == "image":
+            imaging = cube.imaging(asked.instrument)
+            frames = [f"frame_{imaging.instrument}_{band}" for band in imaging.bands]
+            dark |= own[frames].isna().to_numpy().all(axis=1)
     reason = np.where(dark, "no-image", "no-valid-sample").astype(object)
     detail = np.where(dark, "no frame holds its place", "none of its samples is valid").astype(object)
     if not wanted.every_spectrum:
-        repeated = (own["spectrum_id"].to_numpy() != spectra["spectrum_id"].to_numpy()) & (row >= 0)
+        serves = _answering(cube, wanted, own)
+        repeated = (serves != spectra["spectrum_id"].to_numpy()) & (row >= 0)
         row[repeated], reason[repeated] = -1, "repeat"
-        detail[repeated] = "its object is answered by " + own["spectrum_id"].to_numpy(object)[repeated]
+        detail[repeated] = "its object is answered by " + serves[repeated]
     columns = ["file", "spectrum_id", "object_id", "survey", "plate", "mjd", "fiberid", "ra", "dec"]
     names = spectra[columns].astype(dict.fromkeys(("plate", "mjd", "fiberid"), "Int64"))
     ledger.add(names, row, reason, detail)
+
+
+def _answering(cube: Cube, wanted: Wanted, objects: pd.DataFrame) -> NDArray[np.object_]:
+    """Return the spectrum whose record stands for each object: the best of those that the model reads."""
+    best = objects["spectrum_id"]
+    for asked in wanted.named().values():
+        if asked.kind == "spectrum":
+            return (
+                objects[f"spectrum_{cube.spectroscopy(asked.instrument).instrument}"]
+                .fillna(best)
+                .to_numpy(object)
+            )
+    return best.to_numpy(object)
 
 
 def _header_names(file: Path) -> dict[str, Any]:
@@ -150,19 +168,21 @@ def draft_of_cube(cube: Cube, wanted: Wanted, labels: pd.DataFrame | str | Path 
     UsageError
         If an input or a zoom is not one of the cube's.
     DataError
-        If a label column is missing.
+        If a label column is missing, or the cube holds no arrays of an input's kind.
     """
-    zooms = _zooms(cube, wanted)
+    inputs = _inputs(cube, wanted)
     table = label_table(labels)
     if table is not None:
         table, label = select.with_label(table, wanted.label or _SFR_LABEL)
         wanted = replace(wanted, label=label)
     elif wanted.label is not None:
         wanted = replace(wanted, label=select.find_column(cube.objects, wanted.label))
+    rows = _Rows(cube, inputs, wanted.every_spectrum)
+    kept = [input_ for input_ in inputs.values() if input_.zooms]
     request = {
         "cube": {"name": cube.path.name, "sha256": sha256(cube.path / "cube.json")},
         "labels": None if table is None else {"rows": len(table), "sha256": table_digest(table)},
-        "modalities": {modality: list(levels) for modality, levels in zooms.items()},
+        "inputs": {input_.name: [input_.kind, input_.instrument, *input_.zooms] for input_ in kept},
         **wanted.request(),
         "steps": {
             "flag_zero": wanted.flag_zero,
@@ -170,113 +190,154 @@ def draft_of_cube(cube: Cube, wanted: Wanted, labels: pd.DataFrame | str | Path 
             **wanted.strict,
         },
     }
-    return Draft(
-        wanted, request, lambda: _content(_Rows.of(cube, wanted.every_spectrum), wanted, table, zooms)
-    )
-
-
-def _zooms(cube: Cube, wanted: Wanted) -> dict[Sampled, tuple[int, ...]]:
-    """Return the zooms to keep of each input that is an array."""
-    zooms = wanted.zooms or {}
-    inputs = wanted.inputs if wanted.inputs is not None else tuple(zooms) or SAMPLED
-    unknown = sorted((set(inputs) | set(zooms)) - {*SAMPLED, "table"})
-    if unknown or not inputs:
-        raise UsageError(
-            f"{', '.join(unknown) or 'nothing'} is no modality of a cube",
-            remedy=f"choose of {', '.join(SAMPLED)}, table",
-        )
-    kept: dict[Sampled, tuple[int, ...]] = {}
-    for modality in (known for known in SAMPLED if known in inputs):
-        count = _zooms_of(cube, modality)
-        levels = tuple(sorted({int(zoom) for zoom in zooms.get(modality, range(count))}))
-        if not levels or levels[0] < 0 or levels[-1] >= count:
-            raise UsageError(
-                f"zooms {list(levels)} of {modality} are not in the cube",
-                remedy=f"choose of 0 to {count - 1}",
-            )
-        kept[modality] = levels
-    return kept
-
-
-def _zooms_of(cube: Cube, modality: Sampled) -> int:
-    return (cube.imaging() if modality == "image" else cube.spectroscopy()).zooms
+    return Draft(wanted, request, lambda: _content(rows, wanted, table))
 
 
 @dataclass(frozen=True)
+class _CubeInput:
+    """An input as a cube holds it."""
+
+    name: str
+    has: CubeImaging | CubeSpectroscopy
+    zooms: tuple[int, ...]
+
+    @property
+    def kind(self) -> Sampled:
+        return "image" if isinstance(self.has, CubeImaging) else "spectrum"
+
+    @property
+    def instrument(self) -> str:
+        return self.has.instrument
+
+    def held(self) -> Held:
+        has = self.has
+        if isinstance(has, CubeImaging):
+            told = {"bands": [*has.bands], "size": has.size, "pixel_arcsec": has.pixel_arcsec}
+            return Held("image", self.zooms, 0, {"instrument": has.instrument, **told, "unit": has.unit})
+        centres = {zoom: has.grid.centres(zoom) for zoom in {0, *self.zooms}}
+        told = {"grid": has.grid.name, "sizes": list(has.grid.sizes)}
+        return Held(
+            "spectrum", self.zooms, 0, {"instrument": has.instrument, **told, "unit": has.unit}, centres
+        )
+
+
+def _inputs(cube: Cube, wanted: Wanted) -> dict[str, _CubeInput]:
+    """Return the inputs that are arrays, images first, and those that columns are measured on alone."""
+    named = wanted.named([kind for kind in SAMPLED if cube.instruments_with(kind)])
+    if not named:
+        raise UsageError("nothing is asked of the cube", remedy="name inputs: image, spectrum, table")
+    found: dict[str, _CubeInput] = {}
+    for kind in SAMPLED:
+        for name, asked in named.items():
+            if asked.kind == kind:
+                has = _held(cube, kind, asked.instrument)
+                given = (wanted.zooms or {}).get(name, range(has.zooms))
+                levels = tuple(sorted({int(zoom) for zoom in given}))
+                if not levels or levels[0] < 0 or levels[-1] >= has.zooms:
+                    raise UsageError(
+                        f"zooms {list(levels)} of {name} are not in the cube",
+                        remedy=f"choose of 0 to {has.zooms - 1}",
+                    )
+                found[name] = _CubeInput(name, has, levels)
+    kinds = {input_.kind for input_ in found.values()}
+    for kind in {DERIVED[name].modality for name in wanted.derive if name in DERIVED} - kinds:
+        has = _held(cube, kind, wanted.measured.get(kind))
+        found[f"{kind} of columns"] = _CubeInput(f"{kind} of columns", has, ())
+    return found
+
+
+def _held(cube: Cube, kind: Sampled, instrument: str | None) -> CubeImaging | CubeSpectroscopy:
+    return cube.imaging(instrument) if kind == "image" else cube.spectroscopy(instrument)
+
+
 class _Rows:
     """What of a cube becomes a row: each object, or each spectrum.
 
-    Attributes
+    Parameters
     ----------
     cube : Cube
+    inputs : mapping of str to _CubeInput
+    every_spectrum : bool
+        A row for each spectrum of the instrument that the inputs name, or the only one.
+
+    Attributes
+    ----------
     table : DataFrame
         A row each.
-    object_row : ndarray of int64
-        Row of each one's object in the cube.
     spectra : DataFrame
         To which labels are matched.
-    every_spectrum : bool
+    what : str
+        What the rows are.
     """
 
-    cube: Cube
-    table: pd.DataFrame
-    object_row: NDArray[np.int64]
-    spectra: pd.DataFrame
-    every_spectrum: bool
-
-    @classmethod
-    def of(cls, cube: Cube, every_spectrum: bool) -> _Rows:
+    def __init__(self, cube: Cube, inputs: Mapping[str, _CubeInput], every_spectrum: bool) -> None:
+        self.cube = cube
+        self.inputs = inputs
+        self.every_spectrum = every_spectrum
         objects = cube.objects.reset_index(drop=True)
-        if not every_spectrum:
-            return cls(cube, objects, np.arange(len(objects)), cube.spectra, False)
-        table, object_row = _spectra_as_objects(cube, objects)
-        return cls(cube, table, object_row, table, True)
+        self.table, self._object_row, self.spectra = objects, np.arange(len(objects)), cube.spectra
+        self._spectrum_row = np.empty(0, np.int64)
+        if every_spectrum:
+            names = {one.instrument for one in inputs.values() if one.kind == "spectrum"}
+            if len(names) > 1:
+                raise UsageError(
+                    f"rows cannot be the spectra of {' and '.join(sorted(names))} at once",
+                    remedy="name one input of spectra, or take every_spectrum away",
+                )
+            instrument = cube.spectroscopy(*names).instrument
+            self._spectrum_row = np.flatnonzero((cube.spectra["instrument"] == instrument).to_numpy())
+            spectra = cube.spectra.iloc[self._spectrum_row].reset_index(drop=True)
+            self.table, self._object_row = _spectra_as_objects(spectra, objects)
+            self.spectra = self.table
 
     @property
     def what(self) -> str:
         return "spectra" if self.every_spectrum else "objects"
 
-    def read(self, modality: Sampled, zoom: int, rows: NDArray[np.int64]) -> Samples:
-        if modality == "spectrum" and self.every_spectrum:
-            return self.cube.spectrum_samples(rows, zoom)
-        return self.cube.gather(modality, zoom, self.object_row[rows])
+    def read(self, name: str, zoom: int, rows: NDArray[np.int64]) -> Samples:
+        """Return the arrays of an input."""
+        own = self.inputs[name]
+        if own.kind == "spectrum" and self.every_spectrum:
+            return self.cube.spectrum_samples(self._spectrum_row[rows], zoom)
+        return self.cube.gather(own.kind, zoom, self._object_row[rows], own.instrument)
 
-    def groups(self, table: pd.DataFrame, modalities: Sequence[Sampled]) -> tuple[NDArray[np.int64], int]:
-        """Return the group of each row of a table, and how many objects a crowded field costs."""
+    def groups(self, table: pd.DataFrame) -> tuple[NDArray[np.int64], bool]:
+        """Return the group of each row of a table, and whether the sky is crowded."""
         # Epochs of one object stand at one place, its own.
         one = table.drop_duplicates("object") if self.every_spectrum else table
         name = "object" if self.every_spectrum else "object_id"
         placed = self.cube.objects.set_index("object_id").loc[one[name], ["ra", "dec"]]
-        seen = "image" in modalities
+        kept = [input_.has for input_ in self.inputs.values() if input_.zooms]
+        images = [has for has in kept if isinstance(has, CubeImaging)]
+        widest = max(images, key=lambda has: has.size * has.pixel_arcsec, default=None)
         found, crowded = groups.sky_groups(
             one[name],
             placed["ra"],
             placed["dec"],
-            size=self.cube.imaging().size if seen else 0,
-            angle=_frame_angles(self.cube, one) if seen else None,
+            size=0 if widest is None else widest.size,
+            pixel_arcsec=groups.PIXEL_ARCSEC if widest is None else widest.pixel_arcsec,
+            # Images of several instruments have no common orientation.
+            angle=_frame_angles(self.cube, one, images[0]) if len(images) == 1 else None,
             # Cutouts share light where they share pixels.
-            apart=0.0 if [*modalities] == ["image"] else groups.NEIGHBOUR_ARCSEC,
+            apart=0.0 if images and len(images) == len(kept) else groups.NEIGHBOUR_ARCSEC,
         )
         return pd.Series(found, index=one[name].to_numpy()).loc[table[name]].to_numpy(), crowded
 
 
-def _content(
-    source: _Rows, wanted: Wanted, labels: pd.DataFrame | None, zooms: dict[Sampled, tuple[int, ...]]
-) -> Content:
+def _content(source: _Rows, wanted: Wanted, labels: pd.DataFrame | None) -> Content:
     """Return the rows that have every input, joined with their labels."""
-    cube = source.cube
-    described: dict[str, Any] = {
-        **_described(cube),
+    meta: dict[str, Any] = {
         "source": {"reader": "cube", "every_spectrum": source.every_spectrum},
         "matched": None,
     }
 
     def group(table: pd.DataFrame) -> NDArray[np.int64]:
-        found, described["crowded"] = source.groups(table, tuple(zooms))
+        found, meta["crowded"] = source.groups(table)
         return found
 
-    present = _present(cube, source.read, len(source.table), tuple(zooms))
-    held = f"with {' and '.join(zooms) or 'any data'}"
+    kept = [name for name, input_ in source.inputs.items() if input_.zooms]
+    present = _present(source, kept)
+    held = f"with {' and '.join(kept) or 'any data'}"
     funnel = select.Funnel()
     rows = np.flatnonzero(present)
     table = source.table[[name for name in source.table.columns if name not in _CUBE_ONLY]]
@@ -287,7 +348,7 @@ def _content(
         table = table.iloc[rows].reset_index(drop=True)
     else:
         match = match_labels(labels, source.table, source.spectra, wanted.label)
-        described["matched"] = match.counts()
+        meta["matched"] = match.counts()
         rows = np.flatnonzero(present & (match.label_row >= 0))
         funnel.add(f"catalogue rows{match.remark()}", len(labels))
         funnel.add(f"{'spectrum' if source.every_spectrum else 'object'} in the cube {held}", len(rows))
@@ -298,32 +359,13 @@ def _content(
         table=table,
         rows=rows.astype(np.int64),
         read=source.read,
-        zooms=zooms,
-        finest=dict.fromkeys(SAMPLED, 0),
-        wavelengths={
-            zoom: cube.spectroscopy().grid.centres(zoom)
-            for zoom in {0, *zooms.get("spectrum", ())}
-            if cube.instruments_with("spectrum")
-        },
-        units=UNITS,
+        inputs={name: input_.held() for name, input_ in source.inputs.items()},
         funnel=funnel,
         group=group,
-        meta=described,
+        meta=meta,
         flag=flag if wanted.flag_zero and flag in table else None,
         strict=wanted.strict,
     )
-
-
-def _described(cube: Cube) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    if cube.instruments_with("image"):
-        imaging = cube.imaging()
-        bands = "".join(imaging.bands)
-        told["image"] = {"size": imaging.size, "bands": bands, "pixel_arcsec": imaging.pixel_arcsec}
-    if cube.instruments_with("spectrum"):
-        grid = cube.spectroscopy().grid
-        told["spectrum"] = {"grid": grid.name, "sizes": list(grid.sizes)}
-    return told
 
 
 def _labelled(table: pd.DataFrame, own: pd.DataFrame, label: str | None) -> pd.DataFrame:
@@ -333,30 +375,30 @@ def _labelled(table: pd.DataFrame, own: pd.DataFrame, label: str | None) -> pd.D
     return pd.concat([table.drop(columns=label, errors="ignore"), own], axis=1)
 
 
-def _spectra_as_objects(cube: Cube, objects: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-    """Return the cube's spectra as rows of their own, and the row of each one's object."""
-    spectra = cube.spectra.reset_index(drop=True)
+def _spectra_as_objects(
+    spectra: pd.DataFrame, objects: pd.DataFrame
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """Return spectra as rows of their own, and the row of each one's object."""
     row_of = pd.Series(np.arange(len(objects)), index=objects["object_id"].to_numpy())
     object_row = row_of.loc[spectra["object_id"]].to_numpy()
-    frames = [name for name in objects.columns if name.startswith(("frame_", "inside_"))]
+    frames = [name for name in objects.columns if str(name).startswith(("frame_", "inside_"))]
     named = spectra.assign(object=spectra["object_id"], object_id=spectra["spectrum_id"])
     return pd.concat([named, objects[frames].iloc[object_row].reset_index(drop=True)], axis=1), object_row
 
 
-def _present(cube: Cube, read: Read, n: int, modalities: Sequence[Sampled]) -> NDArray[np.bool_]:
-    """Return which rows have a valid sample in each modality: the coarsest zoom tells, and is small."""
-    present = np.ones(n, dtype=bool)
-    for first in range(0, n, _BLOCK):
-        rows = np.arange(first, min(first + _BLOCK, n))
-        for modality in modalities:
-            coverage = read(modality, _zooms_of(cube, modality) - 1, rows).coverage
+def _present(source: _Rows, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which rows have a valid sample in each input: the coarsest zoom tells, and is small."""
+    present = np.ones(len(source.table), dtype=bool)
+    for first in range(0, len(present), _BLOCK):
+        rows = np.arange(first, min(first + _BLOCK, len(present)))
+        for name in names:
+            coverage = source.read(name, source.inputs[name].has.zooms - 1, rows).coverage
             present[rows] &= (coverage > 0).reshape(len(rows), -1).any(axis=1)
     return present
 
 
-def _frame_angles(cube: Cube, table: pd.DataFrame) -> NDArray[np.float64]:
+def _frame_angles(cube: Cube, table: pd.DataFrame, imaging: CubeImaging) -> NDArray[np.float64]:
     """Return the angle from east to pixel axis of each object's frames (degrees), NaN if bands disagree."""
-    imaging = cube.imaging()
     angles = np.full((len(table), len(imaging.bands)), np.nan)
     cards = cube.frames.set_index("frame_id")["wcs"]
     ra, dec = table["ra"].to_numpy(np.float64), table["dec"].to_numpy(np.float64)

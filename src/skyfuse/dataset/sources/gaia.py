@@ -20,7 +20,7 @@ from skyfuse.dataset.ledger import Ledger
 from skyfuse.dataset.sources.arrays import Material, draft_of_arrays
 from skyfuse.dataset.sources.files import digests, tables_in
 from skyfuse.dataset.sources.protocol import Labels, Naming, Records, file_name
-from skyfuse.dataset.sources.zooms import checked_zooms
+from skyfuse.dataset.sources.zooms import named_zooms
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.errors import DataError, FileError, StoreError
 from skyfuse.survey.gaia import XpSpectra, read_xp
@@ -40,12 +40,13 @@ class GaiaSource:
 
     name: ClassVar[str] = "gaia-xp"
     named: ClassVar[bool] = False
+    measures: ClassVar[bool] = False
 
     def draft(
         self, paths: Sequence[Path], work: Path, wanted: Wanted, labels: Labels, progress: Progress | None
     ) -> Draft:
         """Read all spectra, each source once; labels come from the first table with the label, by default."""
-        zooms = self._zooms(wanted)
+        name, zooms = named_zooms(self.name, "spectrum", wanted, (0,))
         files, others, spectra = [], [], []
         for path in tables_in(paths):
             try:
@@ -68,14 +69,14 @@ class GaiaSource:
             table, rows, remark = _with_labels(table, labels, wanted.label)
             samples = Samples(samples.value[rows], samples.sigma[rows], samples.coverage[rows])
             funnel.add(f"with a row in the table of labels{remark}", len(table))
-        material = _material(table, samples, spectra[0].wavelength, zooms, files, funnel)
+        material = _material(table, samples, spectra[0].wavelength, (name, zooms), files, funnel)
         return draft_of_arrays(material, wanted)
 
     def records(
         self, path: Path, work: Path, wanted: Wanted, naming: Naming, progress: Progress | None
     ) -> Records:
         """Return every row of every file of spectra; later rows of a source are marked."""
-        zooms = self._zooms(wanted)
+        name, zooms = named_zooms(self.name, "spectrum", wanted, (0,))
         ledger, spectra, files = Ledger(), [], []
         seen: set[int] = set()
         kept: list[NDArray[np.bool_]] = []
@@ -112,11 +113,8 @@ class GaiaSource:
             raise _no_spectra(path)
         table = identifiers.stacked([part.table[new] for part, new in zip(spectra, kept, strict=True)])
         samples = _samples(spectra, kept)
-        material = _material(table, samples, spectra[0].wavelength, zooms, files, select.Funnel())
+        material = _material(table, samples, spectra[0].wavelength, (name, zooms), files, select.Funnel())
         return Records(draft_of_arrays(material, wanted), lambda _: ledger)
-
-    def _zooms(self, wanted: Wanted) -> list[int]:
-        return checked_zooms(self.name, ("spectrum",), wanted).get("spectrum", [0])
 
 
 def _no_spectra(path: Path) -> StoreError:
@@ -157,22 +155,21 @@ def _material(
     table: pd.DataFrame,
     samples: Samples,
     nanometres: NDArray[np.float64],
-    zooms: Sequence[int],
+    named: tuple[str, Sequence[int]],
     files: Sequence[Path],
     funnel: select.Funnel,
 ) -> Material:
-    """Return spectra at some zooms, one for each row of the table."""
+    """Return spectra under a name at some zooms, one for each row of the table."""
+    name, zooms = named
     levels = series_levels(samples.value, samples.sigma, max(zooms) + 1)
+    sizes = [value.shape[1] for value, *_ in levels]
+    told = {"kind": "spectrum", "grid": _GRID, "sizes": sizes, "unit": _UNIT}
     return Material(
         table,
-        {("spectrum", zoom): levels[zoom] for zoom in zooms},
+        {(name, zoom): levels[zoom] for zoom in zooms},
         {"reader": GaiaSource.name, "files": digests(files)},
-        spectrum={
-            "grid": _GRID,
-            "sizes": [level.value.shape[1] for level in levels],
-            "unit": _UNIT,
-        },
-        wavelengths={zoom: _ANGSTROM_PER_NM * _block_means(nanometres, zoom) for zoom in zooms},
+        {name: told},
+        {(name, zoom): _ANGSTROM_PER_NM * _block_means(nanometres, zoom) for zoom in zooms},
         apart=groups.WINDOW_ARCSEC,
         funnel=funnel,
     )

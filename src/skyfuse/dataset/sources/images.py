@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ from skyfuse.dataset.ledger import Ledger
 from skyfuse.dataset.sources.arrays import Material, Read, draft_of_arrays
 from skyfuse.dataset.sources.files import digests, tables_in
 from skyfuse.dataset.sources.protocol import Labels, Naming, Records, file_name
-from skyfuse.dataset.sources.zooms import checked_zooms
+from skyfuse.dataset.sources.zooms import named_zooms
 from skyfuse.dataset.tables import position_names
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.disk import sha256
@@ -41,6 +41,7 @@ class ImageSource:
 
     name: ClassVar[str] = "images"
     named: ClassVar[bool] = False
+    measures: ClassVar[bool] = False
 
     def draft(
         self, paths: Sequence[Path], work: Path, wanted: Wanted, labels: Labels, progress: Progress | None
@@ -51,8 +52,8 @@ class ImageSource:
         is the name of its folder.
         """
         label = wanted.label
-        size, zooms = size_and_zooms(self.name, wanted)
-        found = [read_images(path, size) for path in paths if path.is_dir()]
+        shown_as = Shown.of(self.name, wanted)
+        found = [read_images(path, shown_as.size) for path in paths if path.is_dir()]
         if not found:
             raise StoreError("is no folder of images", path=paths[0], remedy="give the folder")
         images = replace(
@@ -79,35 +80,53 @@ class ImageSource:
                     )
                 table = table.assign(**{label: table["folder"]})
         provenance = {"reader": self.name, "files": digests(files)}
-        return draft_of_arrays(material_of_images(table, images, zooms, provenance, funnel), wanted)
+        return draft_of_arrays(material_of_images(table, images, shown_as, provenance, funnel), wanted)
 
     def records(
         self, path: Path, work: Path, wanted: Wanted, naming: Naming, progress: Progress | None
     ) -> Records:
         """Return every image."""
         ledger = Ledger()
-        size, zooms = size_and_zooms(self.name, wanted)
-        images = read_images(path if path.is_dir() else [path], size)
+        shown_as = Shown.of(self.name, wanted)
+        images = read_images(path if path.is_dir() else [path], shown_as.size)
         ledger.add(image_names(images.paths, path), np.arange(len(images)))
         add_damaged(ledger, images, path, images.paths)
         table = images.table.assign(image=np.arange(len(images)))
         provenance = {"reader": self.name, "files": {}}
-        material = material_of_images(table, images, zooms, provenance, select.Funnel())
+        material = material_of_images(table, images, shown_as, provenance, select.Funnel())
         return Records(draft_of_arrays(material, wanted), lambda _: ledger)
 
 
-def size_and_zooms(reader: str, wanted: Wanted) -> tuple[int, list[int]]:
-    """Return the size of colour images and their zooms.
+@dataclass(frozen=True)
+class Shown:
+    """How colour images become an input.
 
-    Raises
-    ------
-    UsageError
-        If the size is not told, or what is asked is no image.
+    Attributes
+    ----------
+    name : str
+        Of the input.
+    size : int
+        Rows and columns at zoom 0.
+    zooms : list of int
     """
-    zooms = checked_zooms(reader, ("image",), wanted)
-    if wanted.image_size is None:
-        raise UsageError("colour images come in many sizes", remedy="set image_size, e.g. 224")
-    return wanted.image_size, zooms.get("image", [])
+
+    name: str
+    size: int
+    zooms: list[int]
+
+    @classmethod
+    def of(cls, reader: str, wanted: Wanted) -> Shown:
+        """Return what is asked of colour images.
+
+        Raises
+        ------
+        UsageError
+            If the size is not told, or what is asked is no image.
+        """
+        name, zooms = named_zooms(reader, "image", wanted)
+        if wanted.image_size is None:
+            raise UsageError("colour images come in many sizes", remedy="set image_size, e.g. 224")
+        return cls(name, wanted.image_size, zooms)
 
 
 def _tables_of_labels(
@@ -186,7 +205,7 @@ def labels_of(path: Path, label: str | None) -> pd.DataFrame:
 def material_of_images(
     table: pd.DataFrame,
     images: Images,
-    zooms: Sequence[int],
+    shown_as: Shown,
     provenance: Mapping[str, object],
     funnel: select.Funnel,
 ) -> Material:
@@ -197,16 +216,16 @@ def material_of_images(
     if "group" not in table and position_names(table) is None:
         # The same picture under two names is one object.
         table = pd.concat([table, pd.DataFrame({"group": content})], axis=1)
-    levels = _Levels(images, row, max(zooms, default=0) + 1)
+    levels = _Levels(images, row, max(shown_as.zooms, default=0) + 1)
     return Material(
         table,
-        {("image", zoom): levels.at(zoom) for zoom in zooms},
+        {(shown_as.name, zoom): levels.at(zoom) for zoom in shown_as.zooms},
         {
             **provenance,
             "size": images.size,
             "images": hashlib.sha256("".join(content).encode()).hexdigest(),
         },
-        image={"size": images.size, "bands": "rgb"},
+        {shown_as.name: {"kind": "image", "size": images.size, "bands": [*"rgb"]}},
         apart=_diagonals(table),
         funnel=funnel,
     )

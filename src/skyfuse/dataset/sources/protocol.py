@@ -67,10 +67,13 @@ class Source(Protocol):
         By which a recipe's ``reader`` calls it.
     named : bool
         Whether its data are tables, whose columns a user may name.
+    measures : bool
+        Whether columns can be derived from arrays that are none of the inputs.
     """
 
     name: ClassVar[str]
     named: ClassVar[bool]
+    measures: ClassVar[bool]
 
     def draft(
         self, paths: Sequence[Path], work: Path, wanted: Wanted, labels: Labels, progress: Progress | None

@@ -17,10 +17,10 @@ from skyfuse.dataset.sources.arrays import draft_of_arrays
 from skyfuse.dataset.sources.files import digests
 from skyfuse.dataset.sources.images import (
     ImageSource,
+    Shown,
     add_damaged,
     image_names,
     material_of_images,
-    size_and_zooms,
 )
 from skyfuse.dataset.sources.protocol import Labels, Naming, Records
 from skyfuse.dataset.wanted import Wanted
@@ -36,37 +36,38 @@ class SceneSource:
 
     name: ClassVar[str] = "scene"
     named: ClassVar[bool] = False
+    measures: ClassVar[bool] = False
 
     def draft(
         self, paths: Sequence[Path], work: Path, wanted: Wanted, labels: Labels, progress: Progress | None
     ) -> Draft:
         """Read one folder of scenes, whose table holds the labels."""
-        size, zooms = size_and_zooms(self.name, wanted)
+        shown_as = Shown.of(self.name, wanted)
         if len(paths) != 1:
             raise UsageError(f"{len(paths)} scene folders were given", remedy="give one")
-        scene = read_scene(paths[0], size)
+        scene = read_scene(paths[0], shown_as.size)
         funnel = select.Funnel()
         funnel.add("images", len(scene.images) + len(scene.images.damaged))
         funnel.add("that can be read", len(scene.images))
         funnel.add("with features", len(scene.table))
         provenance = {"reader": self.name, "files": digests(sorted(paths[0].rglob("*.csv")))}
         return draft_of_arrays(
-            material_of_images(scene.table, scene.images, zooms, provenance, funnel), wanted
+            material_of_images(scene.table, scene.images, shown_as, provenance, funnel), wanted
         )
 
     def records(
         self, path: Path, work: Path, wanted: Wanted, naming: Naming, progress: Progress | None
     ) -> Records:
         """Return every image, and every row of features that belongs to none."""
-        if "table" not in (wanted.inputs or ()):
+        if all(one.kind != "table" for one in wanted.named().values()):
             # A model of scenes that hears nothing needs no table.
             return ImageSource().records(path, work, wanted, naming, progress)
         ledger = Ledger()
         if wanted.image_size is None:
             # A model that looks at no picture; the pictures are the records all the same.
             wanted = replace(wanted, image_size=_SMALL)
-        size, zooms = size_and_zooms(self.name, wanted)
-        scene = read_scene(path, size, labels=False)
+        shown_as = Shown.of(self.name, wanted)
+        scene = read_scene(path, shown_as.size, labels=False)
         row = np.full(len(scene.images), -1, dtype=np.int64)
         row[scene.table["image"]] = np.arange(len(scene.table))
         ledger.add(
@@ -77,5 +78,5 @@ class SceneSource:
         names = pd.DataFrame({"file": shown(scene.features.name), "row": lonely})
         ledger.add(names, np.full(len(lonely), -1, dtype=np.int64), "no-image", "no image is its own")
         provenance = {"reader": self.name, "files": {}}
-        material = material_of_images(scene.table, scene.images, zooms, provenance, select.Funnel())
+        material = material_of_images(scene.table, scene.images, shown_as, provenance, select.Funnel())
         return Records(draft_of_arrays(material, wanted), lambda _: ledger)

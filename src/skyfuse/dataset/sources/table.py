@@ -19,7 +19,7 @@ from skyfuse.dataset.select import find_column, numbers
 from skyfuse.dataset.sources.arrays import Material, draft_of_arrays
 from skyfuse.dataset.sources.files import digests, stem, tables_in
 from skyfuse.dataset.sources.protocol import Labels, Naming, Records, file_name
-from skyfuse.dataset.sources.zooms import checked_zooms
+from skyfuse.dataset.sources.zooms import named_zooms
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.errors import DataError, FileError, StoreError, UsageError
 from skyfuse.survey.tables import read_table, without_sentinels
@@ -37,12 +37,13 @@ class TableSource:
 
     name: ClassVar[str] = "table"
     named: ClassVar[bool] = True
+    measures: ClassVar[bool] = False
 
     def draft(
         self, paths: Sequence[Path], work: Path, wanted: Wanted, labels: Labels, progress: Progress | None
     ) -> Draft:
         """Join all tables; a column ``source`` names the file of each row."""
-        checked_zooms(self.name, (), wanted)
+        named_zooms(self.name, None, wanted)
         if labels is not None:
             raise UsageError(
                 "tables hold their labels themselves", remedy="give all tables as data, and no labels"

@@ -164,7 +164,9 @@ def shade(i: int, n: int) -> Any:
 
 def marker(fusion: str) -> str:
     """Return the marker of an input."""
-    return MARKERS.get(fusion, "o")
+    if fusion in MARKERS:
+        return MARKERS[fusion]
+    return "pdh<>X*8"[sum(fusion.encode()) % 8]
 
 
 def unique_labels(axis: Axes) -> tuple[list[Any], list[str]]:

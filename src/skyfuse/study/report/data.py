@@ -101,10 +101,25 @@ def _label(study: Folder) -> Iterator[Drawn]:
     )
 
 
+def gaps_by_input(study: Folder) -> list[dict[str, Any]]:
+    """Return the gaps of each input of spectra: its name, the end of its figures' names, a record a zoom."""
+    names = list(dict.fromkeys(str(entry["input"]) for entry in study.data["nan"]))
+    return [
+        {
+            "input": name,
+            "end": f"-{name}" if len(names) > 1 else "",
+            "zooms": [entry for entry in study.data["nan"] if entry["input"] == name],
+        }
+        for name in names
+    ]
+
+
 def _gaps(study: Folder) -> Iterator[Drawn]:
-    gaps = study.data["nan"]
-    if not gaps:
-        return
+    for own in gaps_by_input(study):
+        yield from _gaps_of(own["zooms"], own["end"])
+
+
+def _gaps_of(gaps: Sequence[dict[str, Any]], end: str) -> Iterator[Drawn]:
     figure, axes = new(6.4, 2.9)
     names = _share_names(gaps[0]["shares"]["up_to"])
     width = 0.8 / len(gaps)
@@ -118,7 +133,7 @@ def _gaps(study: Folder) -> Iterator[Drawn]:
     axes[0, 0].legend(ncols=2)
     axes[0, 0].grid(visible=False, axis="x")
     yield Drawn(
-        "shares",
+        f"shares{end}",
         figure,
         "Bars: share of spectra by their percentage of invalid bins, at each zoom",
         "Share of objects by percentage of invalid (NaN) spectral bins.",
@@ -126,7 +141,7 @@ def _gaps(study: Folder) -> Iterator[Drawn]:
     broken = [entry for entry in gaps if entry["runs"]]
     if not broken:
         return
-    yield _runs(broken)
+    yield _runs(broken, end)
     figure, axes = new(10, 2.7)
     finest = gaps[0]
     axes[0, 0].plot(finest["wavelength"], 100 * np.array(finest["frequency"]), lw=0.8, color=INK)
@@ -135,14 +150,14 @@ def _gaps(study: Folder) -> Iterator[Drawn]:
     axes[0, 0].set_xlim(finest["wavelength"][0], finest["wavelength"][-1])
     axes[0, 0].set_ylim(bottom=0)
     yield Drawn(
-        "frequency",
+        f"frequency{end}",
         figure,
         "Percentage of spectra that are invalid in each bin, along the wavelength",
         f"How often each bin is invalid, at zoom {finest['zoom']}.",
     )
 
 
-def _runs(gaps: Sequence[dict[str, Any]]) -> Drawn:
+def _runs(gaps: Sequence[dict[str, Any]], end: str) -> Drawn:
     figure, axes = new(6.4, 2.9)
     for i, entry in enumerate(gaps):
         low, high = (np.array(entry["histogram"][key]) for key in ("from_length", "to_length"))
@@ -158,7 +173,7 @@ def _runs(gaps: Sequence[dict[str, Any]]) -> Drawn:
     axes[0, 0].set_ylabel("runs")
     axes[0, 0].legend(ncols=2)
     return Drawn(
-        "runs",
+        f"runs{end}",
         figure,
         "Number of runs of consecutive invalid bins against their length, at each zoom, axes logarithmic",
         "Lengths of runs of consecutive invalid bins, in classes of length.",
@@ -207,19 +222,19 @@ def _embeddings(study: Folder) -> Iterator[Drawn]:
     if table.empty:
         return
     methods = list(dict.fromkeys(table["method"]))
-    modalities = list(dict.fromkeys(table["modality"]))
+    inputs = list(dict.fromkeys(table["input"]))
     zooms = sorted(set(table["zoom"]))
     if len(zooms) > 2:
-        layout = [[(method, modality, z) for z in zooms] for modality in modalities for method in methods]
+        layout = [[(method, name, z) for z in zooms] for name in inputs for method in methods]
     else:
-        # Few zooms: one row a modality keeps the panels large.
-        own = {m: sorted(set(table.loc[table["modality"] == m, "zoom"])) for m in modalities}
-        layout = [[(method, m, z) for z in own[m] for method in methods] for m in modalities]
+        # Few zooms: one row an input keeps the panels large.
+        own = {m: sorted(set(table.loc[table["input"] == m, "zoom"])) for m in inputs}
+        layout = [[(method, m, z) for z in own[m] for method in methods] for m in inputs]
     columns = max(len(row) for row in layout)
     side = min(11 / columns, 3.1)
     figure, axes = new(side * columns + 0.9, (side * 0.85 + 0.25) * len(layout), len(layout), columns)
     label = study.objects.set_index("row")["label"]
-    keys = ["method", "modality", "zoom"]
+    keys = ["method", "input", "zoom"]
     rho = study.correlations.set_index(keys) if "rho_x" in study.correlations else pd.DataFrame()
     views: dict[Any, pd.DataFrame] = dict(iter(table.groupby(keys, sort=False)))
     dots: Any = None
@@ -251,7 +266,7 @@ def _embeddings(study: Folder) -> Iterator[Drawn]:
     yield Drawn(
         "embeddings",
         figure,
-        "Scatter plots of the objects in two dimensions by method, modality and zoom, coloured by the label",
+        "Scatter plots of the objects in two dimensions by method, input and zoom, coloured by the label",
         f"The inputs in two dimensions, coloured by the label{with_rho}. Each method learnt from the "
         "training part and then placed the others; the outermost 1 % is off the axes.",
     )
@@ -286,18 +301,18 @@ def _key(figure: Any, axes: NDArray[Any], dots: Any, study: Folder) -> None:
 def _clusters(study: Folder) -> Iterator[Drawn]:
     if study.clusters.empty:
         return
-    places = list(study.clusters.groupby(["source", "modality", "zoom"], sort=False))
+    places = list(study.clusters.groupby(["source", "input", "zoom"], sort=False))
     groups = study.classes or list(dict.fromkeys(study.clusters["group"].astype(str)))
     rows = int(study.clusters["cluster"].nunique())
     figure, axes = wrapped(
         len(places), 2 if len(groups) > 6 else 3, width=max(3.5, 0.45 * len(groups)), height=1.1 + 0.26 * rows
     )
-    for axis, ((source, modality, _), table) in zip(axes, places, strict=True):
+    for axis, ((source, name, _), table) in zip(axes, places, strict=True):
         counts = table.pivot_table(index="cluster", columns="group", values="n", aggfunc="sum", fill_value=0)
         counts = counts.reindex(columns=groups, fill_value=0)
         crosstab(axis, counts.to_numpy(dtype=np.int64), groups, [str(c) for c in counts.index])
         axis.set_ylabel("cluster")
-        named = modality if source == "inputs" else f"latent values, {study.title(str(source))}"
+        named = name if source == "inputs" else f"latent values, {study.title(str(source))}"
         axis.set_title(f"{named}: adjusted Rand index {number(table['adjusted_rand'].iloc[0], 2)}")
     yield Drawn(
         "clusters",

@@ -21,6 +21,7 @@ from skyfuse.recipe import Recipe, load_recipe
 from skyfuse.study.compare import ranked
 from skyfuse.study.metrics import PRIMARY, names_of
 from skyfuse.study.report.common import FIXED_COLOURS, PALETTE, fusion_name, metric_name, model_name, records
+from skyfuse.words import JOINT
 
 TABLES = ("objects", "results", "trials", "comparisons", "effects", "embeddings", "correlations", "coverage")
 OPTIONAL = ("binned", "clusters")
@@ -87,14 +88,20 @@ class Folder:
         return [model for model in self.recipe.models if model in set(self.results["model"])]
 
     @property
-    def modalities(self) -> list[str]:
-        """Modalities in the recipe's order."""
-        return list(self.recipe.modalities)
+    def inputs(self) -> list[str]:
+        """Inputs in the recipe's order."""
+        return list(self.recipe.inputs)
+
+    @property
+    def arrays(self) -> list[str]:
+        """Inputs that are images or spectra, which have zooms."""
+        return [name for name, one in self.recipe.inputs.items() if one.kind != "table"]
 
     @cached_property
     def fusions(self) -> list[str]:
-        """Inputs of the compared cells: modalities first, then early, then late fusions."""
-        order = [*self.modalities, "early", "late-mean", "late-weighted"]
+        """Inputs of the compared cells: single ones first, then those joined, early, and late fusions."""
+        some = sorted({str(name) for name in self.reference["fusion"]} - {*self.inputs, *JOINT})
+        order = [*self.inputs, *some, *JOINT]
         return sorted(set(self.reference["fusion"]), key=order.index)
 
     @property
@@ -227,10 +234,18 @@ class Folder:
         model = model_name(str(row["model"]))
         return model if len(self.fusions) == 1 else f"{model}, {fusion_name(str(row['fusion']))}"
 
-    def wavelength(self, bins: int) -> NDArray[np.float64]:
-        """Return the wavelengths of a spectrum of some bins; where none are stored, the bins' numbers."""
-        for values in self.data.get("wavelength", {}).values():
-            if isinstance(values, list) and len(values) == bins:
+    def wavelength(self, bins: int, name: str | None = None) -> NDArray[np.float64]:
+        """Return the wavelengths (Å) of a spectrum of some bins; where none are stored, the bins' numbers.
+
+        Parameters
+        ----------
+        bins : int
+        name : str, optional
+            Of the input; by default the first of spectra.
+        """
+        told = self.data.get("wavelength", {})
+        for values in told.get(name or next(iter(told), ""), {}).values():
+            if len(values) == bins:
                 return np.asarray(values, dtype=np.float64)
         return np.arange(bins, dtype=np.float64)
 

@@ -36,7 +36,7 @@ def _examples(study: Folder) -> Iterator[Drawn]:
     first = known[0][1].sort_values("error").head(EXAMPLES)
     figure, axes = wrapped(len(first), 3, width=3.65, height=1.75)
     for axis, example in zip(axes, first.to_dict("records"), strict=True):
-        x = study.wavelength(len(example["input"]))
+        x = study.wavelength(len(example["input"]), str(known[0][0]["fusion"]))
         axis.plot(x, np.asarray(example["input"], dtype=float), lw=0.7, color="#999999", label="input")
         for row, table in known:
             same = table[table["row"] == example["row"]]
@@ -52,7 +52,7 @@ def _examples(study: Folder) -> Iterator[Drawn]:
         axis.set_title(f"{named}error {number(example['error'])}", fontsize=8)
         axis.tick_params(labelsize=7)
     figure.legend(*unique_labels(axes[0]), loc="outside upper center", ncols=1 + len(known))
-    unit = study.data.get("wavelength", {}).get("unit", "")
+    unit = "Å" if study.data.get("wavelength") else ""
     yield Drawn(
         "reconstructions",
         figure,

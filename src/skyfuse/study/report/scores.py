@@ -237,23 +237,22 @@ def forest(axis: Axes, table: pd.DataFrame, names: Sequence[str], colours: Seque
 def _zooms(study: Folder) -> Iterator[Drawn]:
     seen = study.results[study.results["role"].isin(["reference", "resolution"])]
     zoomed = [
-        modality
-        for modality in study.modalities
-        if f"{modality}_zoom" in seen
-        and len(set(seen.loc[seen["fusion"] == modality, f"{modality}_zoom"])) > 1
+        name
+        for name in study.inputs
+        if f"{name}_zoom" in seen and len(set(seen.loc[seen["fusion"] == name, f"{name}_zoom"])) > 1
     ]
     if not zoomed:
         return
     metrics = study.scores[:4]
     figure, axes = new(11, 2.4 * len(zoomed) + 0.3, len(zoomed), len(metrics))
-    for i, modality in enumerate(zoomed):
-        part = seen[seen["fusion"] == modality]
+    for i, name in enumerate(zoomed):
+        part = seen[seen["fusion"] == name]
         for j, metric in enumerate(metrics):
             axis = axes[i, j]
             for k, model in enumerate(study.models):
-                rows = part[part["model"] == model].sort_values(f"{modality}_zoom")
+                rows = part[part["model"] == model].sort_values(f"{name}_zoom")
                 axis.errorbar(
-                    rows[f"{modality}_zoom"].to_numpy(dtype=float) + 0.06 * (k - (len(study.models) - 1) / 2),
+                    rows[f"{name}_zoom"].to_numpy(dtype=float) + 0.06 * (k - (len(study.models) - 1) / 2),
                     rows[f"test_{metric}"],
                     whiskers(*(rows[f"test_{metric}{end}"] for end in ("", "_low", "_high"))),
                     fmt="o-",
@@ -262,11 +261,11 @@ def _zooms(study: Folder) -> Iterator[Drawn]:
                     color=study.colour(model),
                     label=model_name(model),
                 )
-            axis.set_xticks(sorted(int(z) for z in part[f"{modality}_zoom"].unique()))
-            axis.set_xlabel(f"{modality} zoom (0: finest)")
+            axis.set_xticks(sorted(int(z) for z in part[f"{name}_zoom"].unique()))
+            axis.set_xlabel(f"{name} zoom (0: finest)")
             axis.set_title(study.named(metric))
             if j == 0:
-                axis.set_ylabel(modality)
+                axis.set_ylabel(name)
     figure.legend(*unique_labels(axes[0, 0]), loc="outside upper center", ncols=min(6, len(study.models)))
     yield Drawn(
         "zooms",

@@ -9,6 +9,7 @@ import pandas as pd
 
 from skyfuse.study.report.classification import confusion, gallery_cell
 from skyfuse.study.report.common import METHOD_NAMES, fusion_name, metric_name, model_name, records
+from skyfuse.study.report.data import gaps_by_input
 from skyfuse.study.report.folder import Folder
 
 
@@ -44,7 +45,7 @@ def content(study: Folder) -> dict[str, Any]:
         "leaks": _leaks(study),
         "leaky_gains": _leaky_gains(study),
         "funnel": _funnel(study),
-        "gaps": study.data["nan"],
+        "gaps": gaps_by_input(study),
         "multi": study.data["multi"],
         "correlations": _correlations(study),
         "gains": _gains(study),
@@ -64,11 +65,11 @@ def content(study: Folder) -> dict[str, Any]:
 def _names(study: Folder, row: dict[str, Any]) -> dict[str, str]:
     """Return how a cell is called, with the weights of its members where a late fusion has learnt them."""
     weights = study.cells[row["cell"]].get("weights") if row["fusion"] == "late-weighted" else None
-    shares = zip(weights or [], study.modalities, strict=weights is not None)
+    shares = zip(weights or [], study.inputs, strict=weights is not None)
     return {
         "model_name": model_name(row["model"]),
         "fusion_name": fusion_name(row["fusion"]),
-        "weights": ", ".join(f"{weight:.2f} {modality}" for weight, modality in shares),
+        "weights": ", ".join(f"{weight:.2f} {name}" for weight, name in shares),
         "name": study.title(row["cell"]),
     }
 
@@ -188,7 +189,7 @@ def _published(study: Folder) -> list[dict[str, Any]]:
 
 
 def _cell_table(study: Folder) -> list[dict[str, Any]]:
-    rows = records(study.results.astype({"image_zoom": object, "spectrum_zoom": object}))
+    rows = records(study.results.astype({f"{name}_zoom": object for name in study.arrays}))
     return [
         {
             **row,
