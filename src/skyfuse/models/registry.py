@@ -11,9 +11,10 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from typing import Any, TypeVar, get_args
 
+from skyfuse.entrypoints import installed, load
 from skyfuse.errors import UsageError
 from skyfuse.models.base import Model
 from skyfuse.words import Kind
@@ -107,29 +108,19 @@ def register_model(model: type[M]) -> type[M]:
 
 @cache
 def _installed() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=ENTRY_POINT):
-        if point.name in BUILT_IN or point.name in found:
-            taken = "Skyfuse's own" if point.name in BUILT_IN else found[point.name].value
-            raise UsageError(
-                f"the installed {point.value} and {taken} are both the model {point.name!r}",
-                remedy="remove the package of one, or give it another name",
-            )
-        found[point.name] = point
-    return dict(sorted(found.items()))
+    found = installed(ENTRY_POINT)
+    for name in BUILT_IN.keys() & found:
+        raise UsageError(
+            f"the installed {found[name].value} is called {name!r}, as a model of Skyfuse's own",
+            remedy="remove its package, or give it another name",
+        )
+    return found
 
 
 @cache
 def _load(name: str) -> type[Model]:
     point = _installed()[name]
-    try:
-        model = point.load()
-    # Whatever the code of another package raises.
-    except Exception as error:
-        raise UsageError(
-            f"the model {name!r} of the installed package cannot be imported ({error})",
-            remedy=f"mend or remove {point.value}",
-        ) from error
+    model = load(point)
     _require_model(model)
     if model.name != name:
         raise UsageError(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib.metadata import entry_points
 
+from skyfuse.entrypoints import installed, load
 from skyfuse.errors import FileError, UsageError
 from skyfuse.survey import desi, lamost, sdss, sdssv, spspec
 from skyfuse.survey.reader import Reader, SurveyFile
@@ -109,13 +109,18 @@ def _last() -> Reader:
 
 @cache
 def _installed() -> tuple[Reader, ...]:
-    found = []
-    for point in sorted(entry_points(group=ENTRY_POINT), key=lambda point: point.name):
-        loaded = point.load()
+    found: dict[str, Reader] = {}
+    for point in installed(ENTRY_POINT).values():
+        loaded = load(point)
         reader = loaded() if isinstance(loaded, type) else loaded
         _require_reader(reader)
-        found.append(reader)
-    return tuple(found)
+        if reader.name in found:
+            raise UsageError(
+                f"the installed {point.value} is a reader {reader.name!r}, as another package's",
+                remedy="remove one of the packages",
+            )
+        found[reader.name] = reader
+    return tuple(found.values())
 
 
 def _require_reader(reader: object) -> None:
