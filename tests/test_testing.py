@@ -209,10 +209,10 @@ def test_each_fault_of_a_model_is_found(
 def test_the_tiny_cube_and_dataset_are_what_they_say(tmp_path: Path) -> None:
     data = tiny_dataset(tmp_path, seed=3)
     cube = tiny_cube(tmp_path, seed=3)
-    assert len(data) == len(cube.objects) == 64
-    images, spectra = (cube.gather(kind, 0, range(64)) for kind in ("image", "spectrum"))
-    assert images.value.shape == (64, 2, 16, 16)
-    assert spectra.value.shape == (64, 501)
+    assert len(data) == len(cube.objects) == 144
+    images, spectra = (cube.gather(kind, 0, range(144)) for kind in ("image", "spectrum"))
+    assert images.value.shape == (144, 2, 16, 16)
+    assert spectra.value.shape == (144, 501)
     assert 0 < np.isnan(images.value).mean() < 0.03
     # What is bright is far away: the label can be learned from either.
     z = cube.objects["z"].to_numpy()

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 from skyfuse.dataset.features import Scaler
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import MODELS, architectures, load_model, networks
-from skyfuse.models.networks import Network, evaluation_batch
+from skyfuse.models.networks import Network
+from skyfuse.models.pytorch import evaluation_batch
 
 from .sky import make, only, r2
 

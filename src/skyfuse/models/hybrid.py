@@ -580,7 +580,7 @@ def _train(
     import torch
     from torch import nn
 
-    from skyfuse.models.networks import torch_state
+    from skyfuse.models.pytorch import torch_state
 
     width, epochs = params["width"], params["epochs"]
     with torch_state(params["threads"], seed=seed):

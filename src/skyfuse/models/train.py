@@ -22,7 +22,7 @@ from skyfuse.disk import replaced
 from skyfuse.errors import DataError, StoreError
 from skyfuse.models.base import METRIC, History
 from skyfuse.models.inputs import of_kind
-from skyfuse.models.networks import evaluation_batch, torch_state
+from skyfuse.models.pytorch import evaluation_batch, torch_state
 from skyfuse.words import Kind, Progress
 
 CHECKPOINT = "training.safetensors"

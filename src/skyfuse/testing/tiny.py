@@ -30,7 +30,7 @@ from skyfuse.survey.records import (
 )
 
 _BANDS = ("g", "r")
-_PIXEL, _SIDE, _APART = 2.0, 264, 32
+_PIXEL, _SIDE, _APART = 2.0, 392, 32
 _MJD = 55000.0
 _FIRST_BIN, _BINS = 36000, 501
 # A cutout is of 16 pixels, so neighbours share none.
@@ -133,7 +133,7 @@ def _wcs(ra: float, dec: float) -> WCS:
 
 
 def tiny_sky(folder: Path | str, *, seed: int = 0) -> Path:
-    """Write 64 galaxies seen by the instrument ``tiny``: a frame in each of g and r, and a file of spectra.
+    """Write 144 galaxies seen by the instrument ``tiny``: a frame in each of g and r, and a file of spectra.
 
     The brighter a galaxy, the greater its redshift, so that there is something to learn; σ is 1 throughout,
     and some pixels and samples are missing.
@@ -203,7 +203,7 @@ def tiny_cube(folder: Path | str, *, seed: int = 0) -> Cube:
     Returns
     -------
     Cube
-        64 objects, each with cutouts of 16 pixels in g and r at 3 zooms, and a spectrum of 501 bins.
+        144 objects, each with cutouts of 16 pixels in g and r at 3 zooms, and a spectrum of 501 bins.
     """
     if not any(reader.name == TinyReader.name for reader in registry.readers()):
         register(TinyReader())
