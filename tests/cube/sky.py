@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from astropy.wcs import WCS
 
-from skyfuse.survey.records import BANDS
+from skyfuse.survey.sdss import BANDS
 from tests.survey.files import frame_header, write_frame, write_spectrum
 
 SHAPE = (100, 130)

@@ -322,17 +322,16 @@ def test_names_that_are_no_utf8_are_as_good_as_others(tmp_path: Path) -> None:
 
 
 def test_an_unforeseen_exception_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skyfuse.survey import sdss
+    from skyfuse.survey.sdss import SpectrumReader, read_spectrum
 
     sky = make_sky(tmp_path / "sky")
-    real = sdss.read_spectrum
 
     def failing(path: Path, **options: bool) -> records.Spectrum:
         if path.name == "spec-0001-55000-0005.fits":
             raise ZeroDivisionError("of all\nthings")
-        return real(path, **options)
+        return read_spectrum(path, **options)
 
-    monkeypatch.setattr(sdss, "read_spectrum", failing)
+    monkeypatch.setattr(SpectrumReader, "spectrum", staticmethod(failing))
     report = build([sky], tmp_path / "c.cube", workers=1)
     assert report.rejected == {"unreadable": 1}
     assert "ZeroDivisionError: of all things" in report.rejects[0].message

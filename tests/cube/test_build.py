@@ -22,8 +22,8 @@ from skyfuse.cube.scan import SpectrumSource, Stamp, walk
 from skyfuse.cube.staging import INDEXES
 from skyfuse.cube.tiles import group_objects, object_name
 from skyfuse.errors import DataError, StoreError, UsageError
-from skyfuse.survey.records import BANDS, SpectrumInfo
-from skyfuse.survey.sdss import read_frame, read_spectrum
+from skyfuse.survey.records import SpectrumInfo
+from skyfuse.survey.sdss import BANDS, read_frame, read_spectrum
 from tests.cube.sky import (
     frame_path,
     make_frame,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from skyfuse.cube.grid import SpectralGrid
 from skyfuse.cube.query import CubeImaging, CubeSpectroscopy
-from skyfuse.survey.records import BANDS, Samples
+from skyfuse.survey.records import Samples
+from skyfuse.survey.sdss import BANDS
 
 GRID = SpectralGrid("test", (64, 32, 16), (4000.0, 8000.0))
 SIZE = 16

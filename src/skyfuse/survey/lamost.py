@@ -10,7 +10,7 @@ import numpy as np
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits, spectra
-from skyfuse.survey.reader import Options, SurveyFile
+from skyfuse.survey.reader import SurveyFile
 from skyfuse.survey.records import Instrument, Spectroscopy, Spectrum, SpectrumInfo
 from skyfuse.survey.spectra import AGAIN, LEFT_OUT
 
@@ -175,22 +175,14 @@ def _catalogue(header: fits.Header, sn_median: float, path: Path) -> dict[str, A
     }
 
 
-class SpectrumReader:
+class SpectrumReader(spectra.OneSpectrumReader):
     """Low-resolution spectra of DR1 and the pilot survey."""
 
     name = "lamost-spectra"
     instruments = (LAMOST,)
+    info = staticmethod(spectrum_info)
+    spectrum = staticmethod(read_spectrum)
 
     def recognises(self, file: SurveyFile) -> bool:
         """Tell whether the primary header is a spectrum's."""
         return is_spectrum(file.header)
-
-    def records(self, file: SurveyFile) -> list[SpectrumInfo]:
-        """Return the one spectrum of the file."""
-        return [spectrum_info(file.header, file.path)]
-
-    def read(self, path: Path, key: str, options: Options) -> Spectrum:
-        """Read the spectrum; `key` is empty."""
-        return read_spectrum(
-            path, keep_unknown=options.keep_unknown, keep_unclassified=options.keep_unclassified
-        )

@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-BANDS = "ugriz"
-"""SDSS bands in the order in which every image array holds them."""
-
 
 class Samples(NamedTuple):
     """Values with their uncertainty and coverage; three arrays of one shape.

@@ -11,9 +11,10 @@ from functools import cache
 
 from skyfuse.entrypoints import installed, load
 from skyfuse.errors import FileError, UsageError
-from skyfuse.survey import desi, lamost, sdss, sdssv, spspec
+from skyfuse.survey import desi, lamost, sdss
 from skyfuse.survey.reader import Reader, SurveyFile
 from skyfuse.survey.records import Instrument
+from skyfuse.survey.sdss import sdssv, spspec
 
 ENTRY_POINT = "skyfuse.readers"
 """Group of entry points under which an installed package names its readers."""

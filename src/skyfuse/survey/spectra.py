@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits
+from skyfuse.survey.reader import Options, SurveyFile
+from skyfuse.survey.records import Spectrum, SpectrumInfo
 
 REDSHIFTS = (-0.1, 10.0)
 """Of stars and galaxies that fall towards us, to those whose Lyman α is infrared."""
@@ -50,6 +52,31 @@ AGAIN = "get the file again from the archive"
 
 LEFT_OUT = "leave it out, or read it from Python with keep_unknown=True"
 """Remedy where a fibre saw no known object."""
+
+
+class OneSpectrumReader:
+    """What readers share whose files hold one spectrum each, of which the primary header tells all.
+
+    Attributes
+    ----------
+    info : callable
+        Takes the primary header and the path.
+    spectrum : callable
+        Takes the path, `keep_unknown` and `keep_unclassified`.
+    """
+
+    info: Callable[[fits.Header, Path], SpectrumInfo]
+    spectrum: Callable[..., Spectrum]
+
+    def records(self, file: SurveyFile) -> list[SpectrumInfo]:
+        """Return the one spectrum of the file."""
+        return [self.info(file.header, file.path)]
+
+    def read(self, path: Path, key: str, options: Options) -> Spectrum:
+        """Read the spectrum; `key` is empty."""
+        return self.spectrum(
+            path, keep_unknown=options.keep_unknown, keep_unclassified=options.keep_unclassified
+        )
 
 
 def require_wavelengths(loglam: NDArray[np.float64], path: Path) -> None:

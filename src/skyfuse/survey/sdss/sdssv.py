@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
-from skyfuse.survey import fits, sdss, spectra
+from skyfuse.survey import fits, spectra
 from skyfuse.survey.reader import Options, SurveyFile
 from skyfuse.survey.records import Spectrum, SpectrumInfo
+from skyfuse.survey.sdss.instrument import SDSS
+from skyfuse.survey.sdss.spectra import PIXELS, VERDICTS, catalogue_of, spectrum_of
 from skyfuse.survey.spectra import AGAIN
 
 _PLACES = (("RACAT", "DECCAT"), ("PLUG_RA", "PLUG_DEC"), ("FIBER_RA", "FIBER_DEC"))
 _TARGET = {"FIELD": "iuS", "MJD": "iu", "CATALOGID": "iuS"} | {name: "f" for pair in _PLACES for name in pair}
-_WANTED = sdss.VERDICTS | _TARGET
+_WANTED = VERDICTS | _TARGET
 # Targets that had no number when they were observed have one of letters too.
 _WORD = re.compile(r"[A-Za-z0-9_]{1,40}")
 _MOST_BYTES = 1 << 28
@@ -69,7 +71,7 @@ class SpectrumReader:
     """Spectra in the lite or the full format."""
 
     name = "sdss-v-spectra"
-    instruments = (sdss.SDSS,)
+    instruments = (SDSS,)
 
     def recognises(self, file: SurveyFile) -> bool:
         """Tell whether HDU 1 holds the pixels, and HDU 2 says which target of which field they are of."""
@@ -98,9 +100,9 @@ class SpectrumReader:
         """Read the spectrum; `key` is empty. Pixels are valid as of `skyfuse.survey.sdss.read_spectrum`."""
         content, hdus, row, sha256 = self._row(path)
         info = _info(row, path)
-        verdicts = {name: column for name, column in row.items() if name in sdss.VERDICTS}
-        catalogue = sdss.catalogue_of(verdicts, path, keep_unclassified=options.keep_unclassified)
+        verdicts = {name: column for name, column in row.items() if name in VERDICTS}
+        catalogue = catalogue_of(verdicts, path, keep_unclassified=options.keep_unclassified)
         if not options.keep_unknown:
             spectra.require_object(catalogue["zwarning"], catalogue["objtype"].upper(), path)
-        pixels = fits.table(content, hdus[1], path, sdss.PIXELS)
-        return sdss.spectrum_of(info, pixels, sha256, catalogue, path)
+        pixels = fits.table(content, hdus[1], path, PIXELS)
+        return spectrum_of(info, pixels, sha256, catalogue, path)

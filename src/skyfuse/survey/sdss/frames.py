@@ -1,33 +1,20 @@
-"""SDSS imaging frames and spectra (`frame` and `spec` of the SDSS data model)."""
+"""SDSS imaging frames of DR8 and later: ``frame-<band>-<run>-<camcol>-<field>.fits`` (SDSS data model)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
-from skyfuse.survey import fits, spectra, wcs
+from skyfuse.survey import fits, wcs
 from skyfuse.survey.reader import Options, SurveyFile
-from skyfuse.survey.records import (
-    BANDS,
-    Frame,
-    FrameInfo,
-    Imaging,
-    Instrument,
-    Spectroscopy,
-    Spectrum,
-    SpectrumInfo,
-)
+from skyfuse.survey.records import Frame, FrameInfo
+from skyfuse.survey.sdss.instrument import BANDS, PIXEL_ARCSEC, SDSS
 from skyfuse.survey.spectra import AGAIN
-
-_PIXEL_ARCSEC = 0.396
-
-SDSS = Instrument("sdss", Imaging(tuple(BANDS), _PIXEL_ARCSEC), Spectroscopy("sdss"))
-"""The camera of the 2.5 m telescope (Gunn et al. 1998) and the spectrographs beneath it."""
 
 # Electrons per DN, by camcol, bands u g r i z. Source of both tables: the SDSS data model page of `frame`,
 # "Calculating the uncertainties in the image", which gives two lines for some CCDs, "before" and "after" a
@@ -56,47 +43,11 @@ _DARK_VARIANCE_FROM_1500 = {
     5: (9.3025, 1.1025, 0.81, 7.84, 2.1025),
 }
 
-# Bits of SPPIXMASK, in `and_mask`: set in every exposure that went into the pixel. The SDSS page of SPPIXMASK
-# says that what is very bad has ivar = 0 already, and names BRIGHTSKY as the bit to look at beyond that. Of
-# the good pixels of 173 real spectra, BRIGHTSKY takes 3.9 %, BADSKYCHI 0.03 %, the others none; NOPLUG and
-# BADARC make the whole spectrum or its wavelengths meaningless. The bits that only warn of the fibre or of
-# larger errors (BADFLAT, MANYBADCOLUMNS, NEARBADPIXEL, LOWFLAT, PARTIALREJECT and so on) stay: their pixels'
-# errors allow for it. NODATA (24) is deprecated in favour of ivar = 0.
-BAD_BITS = (
-    1 << 0  # NOPLUG: fibre not listed in the plug map
-    | 1 << 3  # BADARC: bad arc solution
-    | 1 << 18  # FULLREJECT: fully rejected in extraction
-    | 1 << 22  # NOSKY: sky level unknown at this wavelength
-    | 1 << 23  # BRIGHTSKY: sky so bright that its subtraction may not be trusted
-    | 1 << 25  # COMBINEREJ: rejected in the combination of exposures
-    | 1 << 27  # BADSKYCHI: chi² > 3 in the sky residuals at this wavelength
-    | 1 << 28  # REDMONSTER: a whole region of such
-)
 # numpy's names of the kinds of floats that BITPIX tells.
 _FLOATS = {-32: ">f4", -64: ">f8"}
 _SKY = {"ALLSKY": "f", "XINTERP": "f", "YINTERP": "f"}
-PIXELS = {"FLUX": "f", "LOGLAM": "f", "IVAR": "f", "AND_MASK": "iu", "OR_MASK": "iu"}
-VERDICTS = {
-    "CLASS": "S",
-    "SUBCLASS": "S",
-    "Z": "f",
-    "Z_ERR": "f",
-    "ZWARNING": "iu",
-    "SN_MEDIAN_ALL": "f",
-    "OBJTYPE": "S",
-    "SOURCETYPE": "S",
-    "PLATE": "iu",
-    "MJD": "iu",
-    "FIBERID": "iu",
-    "PLUG_RA": "f",
-    "PLUG_DEC": "f",
-}
 # Of HDU 3, what must be said of the same frame.
 _TRACK = {"RUN": "iu", "CAMCOL": "iu", "FIELD": "iu", "FILTER": "S"}
-# Degrees: headers round positions to 1e-5 or so.
-_SAME_PLACE = 1e-3
-# Half a unit in the last place of a float32 near 4, in bins of 1e-4, with room for one rounding more.
-_BIN_TOLERANCE = 5e-3
 # The sky varies smoothly: one pixel in 16 each way is plenty for the median σ of empty pixels.
 _EMPTY_STEP = 16
 _CCD_ROWS = 2048
@@ -107,10 +58,16 @@ _SECONDS_A_DAY = 86400.0
 # DN²: the converter's 16 bits give 65,535 DN at most, so that no pixel's variance comes near this.
 _MOST_VARIANCE = 1e9
 _MOST_DN = 65535
-# Of a file, decompressed. A frame has 12.4 MB, of 64-bit floats twice as much; a spectrum in the full format,
-# with all of its exposures, some MB.
-_MOST_FRAME_BYTES = 1 << 26
-_MOST_SPECTRUM_BYTES = 1 << 28
+# Of a file, decompressed. A frame has 12.4 MB, of 64-bit floats twice as much.
+_MOST_BYTES = 1 << 26
+
+
+class _Sky(NamedTuple):
+    """The sky of HDU 2: its samples, DN, and where each column and row of the image lies on them."""
+
+    samples: NDArray[np.float32]
+    x: NDArray[np.float32]
+    y: NDArray[np.float32]
 
 
 def gain(run: int, camcol: int, band: str) -> float:
@@ -128,11 +85,6 @@ def dark_variance(run: int, camcol: int, band: str) -> float:
 def is_frame(header: fits.Header) -> bool:
     """Tell whether a primary header claims to be an SDSS frame's."""
     return "CAMCOL" in header and "FRAME" in header and "RUN" in header
-
-
-def is_spectrum(header: fits.Header) -> bool:
-    """Tell whether a primary header claims to be an SDSS spectrum's."""
-    return "PLATEID" in header and "FIBERID" in header
 
 
 def frame_info(header: fits.Header, path: Path) -> FrameInfo:
@@ -188,7 +140,7 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
         raise FileError(f"its EXPTIME is {exposed} s", reason="bad-values", remedy=AGAIN, path=path)
     middle = fits.number(header, "TAI", path) + ((ny - 1) / 2 / _CCD_ROWS - 0.5) * exposed
     mjd = fits.require_date(middle / _SECONDS_A_DAY, path)
-    place = wcs.celestial(header, (ny, nx), path, _PIXEL_ARCSEC)
+    place = wcs.celestial(header, (ny, nx), path, PIXEL_ARCSEC)
     return FrameInfo(
         frame_id=f"sdss-{run}-{camcol}-{field}-{band}",
         survey="sdss",
@@ -201,34 +153,6 @@ def frame_info(header: fits.Header, path: Path) -> FrameInfo:
         run=run,
         camcol=camcol,
         field=field,
-    )
-
-
-def spectrum_info(header: fits.Header, path: Path) -> SpectrumInfo:
-    """Check a spectrum's primary header and keep what identifies the spectrum.
-
-    Its survey is ``sdss``, or ``mock`` where TELESCOP says that no telescope took it.
-
-    Raises
-    ------
-    FileError
-        ``unknown-kind``, ``damaged``, ``missing-keyword`` or ``bad-values``.
-    """
-    fits.require_one_voice(header, path)
-    # As many digits as the names of the archive's files have.
-    plate = fits.integer(header, "PLATEID", path, 1, 999_999)
-    mjd = int(fits.require_date(fits.integer(header, "MJD", path), path))
-    fiberid = fits.integer(header, "FIBERID", path, 1, 9999)
-    ra, dec = fits.position(header, "PLUG_RA", "PLUG_DEC", path)
-    survey = fits.survey(header, "sdss")
-    return SpectrumInfo(
-        spectrum_id=f"{survey}-{plate}-{mjd}-{fiberid}",
-        survey=survey,
-        plate=plate,
-        mjd=mjd,
-        fiberid=fiberid,
-        ra=ra,
-        dec=dec,
     )
 
 
@@ -337,7 +261,7 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
         As `skyfuse.survey.registry.reader_of`, and ``no-good-pixels`` where none is valid.
     """
     path, scratch = Path(path), scratch or fits.Scratch()
-    content, hdus, sha256 = fits.read(path, scratch, _MOST_FRAME_BYTES)
+    content, hdus, sha256 = fits.read(path, scratch, _MOST_BYTES)
     primary, *others = hdus
     if not is_frame(primary.header):
         raise FileError(
@@ -354,13 +278,49 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
         )
     vector, background, track = others[:3]
     _require_same_frame(fits.table(content, track, path, _TRACK), info, path)
+    calib = _calibration(content, vector, nx, path)
+    sky = _sky(content, background, (ny, nx), path)
+    value, sigma = (scratch.array(name, (ny, nx), np.float32) for name in ("value", "sigma"))
+    empty = np.empty((-(-ny // _EMPTY_STEP), -(-nx // _EMPTY_STEP)), np.float32)
+    ccd = fits.integer(primary.header, "RUN", path), fits.integer(primary.header, "CAMCOL", path)
+    count = _calibrate(
+        _pixels(content, primary, (ny, nx), path),
+        calib,
+        *sky,
+        gain(*ccd, info.band),
+        dark_variance(*ccd, info.band),
+        value,
+        sigma,
+        empty,
+    )
+    if count == 0:
+        raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=AGAIN, path=path)
+    return Frame(info, value, sigma, float(np.nanmedian(empty)), sha256)
+
+
+def _pixels(content: memoryview, image: fits.HDU, shape: tuple[int, int], path: Path) -> NDArray[np.uint32]:
+    """Return the image, (ny, nx), as the bytes of 32-bit floats in the order of FITS."""
+    kind = _FLOATS[fits.integer(image.header, "BITPIX", path)]
+    pixels = np.frombuffer(content, kind, shape[0] * shape[1], image.start)
+    if kind != ">f4":
+        with np.errstate(over="ignore"):
+            pixels = pixels.astype(">f4")
+    return pixels.view(np.uint32).reshape(shape)
+
+
+def _calibration(content: memoryview, vector: fits.HDU, nx: int, path: Path) -> NDArray[np.float32]:
+    """Return the nanomaggies per DN of each column (HDU 1)."""
     kind = _FLOATS.get(fits.integer(vector.header, "BITPIX", path))
     if kind is None or vector.stop - vector.start != np.dtype(kind).itemsize * nx:
         raise FileError(
             f"HDU 1 is no calibration vector of {nx} values", reason="wrong-hdus", remedy=AGAIN, path=path
         )
     fits.require_plain_image(vector.header, path)
-    calib = np.frombuffer(content, kind, nx, vector.start).astype(np.float32)
+    return np.frombuffer(content, kind, nx, vector.start).astype(np.float32)
+
+
+def _sky(content: memoryview, background: fits.HDU, shape: tuple[int, int], path: Path) -> _Sky:
+    """Return the sky of an image of that shape (HDU 2)."""
     columns = fits.table(content, background, path, _SKY)
     if len(columns) < 3 or any(len(column) != 1 for column in columns.values()):
         raise FileError(
@@ -368,12 +328,12 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
         )
     x, y = (columns[name].reshape(-1).astype(np.float32) for name in ("XINTERP", "YINTERP"))
     sky = columns["ALLSKY"].reshape(-1).astype(np.float32)
-    shape = _sky_shape(background.header)
-    if x.size != nx or y.size != ny or sky.size != shape[0] * shape[1] or sky.size == 0:
+    ny, nx = _sky_shape(background.header)
+    if (y.size, x.size) != shape or sky.size != ny * nx or sky.size == 0:
         raise FileError(
             "the sky of HDU 2 does not fit the image", reason="wrong-hdus", remedy=AGAIN, path=path
         )
-    for at, size in ((x, shape[1]), (y, shape[0])):
+    for at, size in ((x, nx), (y, ny)):
         # Edges are half a sample outside of the outermost centres.
         if not ((at > -2) & (at < size + 1)).all():
             raise FileError(
@@ -386,29 +346,7 @@ def read_frame(path: str | Path, scratch: fits.Scratch | None = None) -> Frame:
         raise FileError(
             f"the sky in HDU 2 is not from 0 to {_MOST_DN} DN", reason="bad-values", remedy=AGAIN, path=path
         )
-    value, sigma = (scratch.array(name, (ny, nx), np.float32) for name in ("value", "sigma"))
-    empty = np.empty((-(-ny // _EMPTY_STEP), -(-nx // _EMPTY_STEP)), np.float32)
-    kind = _FLOATS[fits.integer(primary.header, "BITPIX", path)]
-    pixels = np.frombuffer(content, kind, ny * nx, primary.start)
-    if kind != ">f4":
-        with np.errstate(over="ignore"):
-            pixels = pixels.astype(">f4")
-    ccd = fits.integer(primary.header, "RUN", path), fits.integer(primary.header, "CAMCOL", path)
-    count = _calibrate(
-        pixels.view(np.uint32).reshape(ny, nx),
-        calib,
-        sky.reshape(shape),
-        x,
-        y,
-        gain(*ccd, info.band),
-        dark_variance(*ccd, info.band),
-        value,
-        sigma,
-        empty,
-    )
-    if count == 0:
-        raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=AGAIN, path=path)
-    return Frame(info, value, sigma, float(np.nanmedian(empty)), sha256)
+    return _Sky(sky.reshape(ny, nx), x, y)
 
 
 def _require_same_frame(row: dict[str, NDArray[Any]], info: FrameInfo, path: Path) -> None:
@@ -436,164 +374,6 @@ def _sky_shape(header: fits.Header) -> tuple[int, int]:
     return 0, 0
 
 
-def read_spectrum(
-    path: str | Path, *, keep_unknown: bool = False, keep_unclassified: bool = False
-) -> Spectrum:
-    """Read an SDSS spectrum, in the lite or the full format.
-
-    A pixel is invalid where `ivar` is 0 or not finite, where `flux` is not finite, and where `and_mask` has
-    one of the bits that say that the pixel cannot be trusted (SPPIXMASK: NOPLUG, BADARC, FULLREJECT, NOSKY,
-    BRIGHTSKY, COMBINEREJ, BADSKYCHI, REDMONSTER).
-
-    Parameters
-    ----------
-    path : path
-        ``spec-*.fits``, plain or compressed with bzip2 or gzip.
-    keep_unknown : bool
-        Also read fibres that saw no known object: sky, unplugged, without a usable position.
-    keep_unclassified : bool
-        Also read spectra without the pipeline's verdicts: those that end after HDU 1 or 2, and those whose
-        HDU 2 has no CLASS, Z or ZWARNING. What is not told is None in `catalogue`.
-
-    Returns
-    -------
-    Spectrum
-
-    Raises
-    ------
-    FileError
-        As `skyfuse.survey.registry.reader_of`, and ``sky-fibre``, ``unplugged``, ``bad-target``,
-        ``no-data``, ``wrong-hdus``, ``bad-values`` or ``no-good-pixels``.
-    """
-    path = Path(path)
-    content, (primary, *others), sha256 = fits.read(path, most=_MOST_SPECTRUM_BYTES)
-    if not is_spectrum(primary.header):
-        raise FileError(
-            "it is no SDSS spectrum", reason="unknown-kind", remedy="give a spec-*.fits file", path=path
-        )
-    info = spectrum_info(primary.header, path)
-    if len(others) < (1 if keep_unclassified else 3):
-        raise FileError(
-            "it lacks the spectrum, the verdict or the lines (HDUs 1 to 3)",
-            reason="wrong-hdus",
-            remedy=AGAIN,
-            path=path,
-        )
-    pixels = fits.table(content, others[0], path, PIXELS)
-    verdicts = fits.table(content, others[1], path, VERDICTS) if len(others) > 1 else {}
-    _require_same_spectrum(verdicts, info, path)
-    catalogue = catalogue_of(verdicts, path, keep_unclassified=keep_unclassified)
-    if not keep_unknown:
-        spectra.require_object(catalogue["zwarning"], catalogue["objtype"], path)
-    return spectrum_of(info, pixels, sha256, catalogue, path)
-
-
-def spectrum_of(
-    info: SpectrumInfo,
-    pixels: dict[str, NDArray[Any]],
-    sha256: str,
-    catalogue: dict[str, Any],
-    path: Path,
-) -> Spectrum:
-    """Return a spectrum from the table of its pixels, as the ``spec`` files of all releases have it.
-
-    Parameters
-    ----------
-    info : SpectrumInfo
-    pixels : dict of ndarray
-        Columns FLUX, LOGLAM, IVAR, and AND_MASK, or else OR_MASK: set in any exposure.
-    sha256 : str
-    catalogue : dict
-        Its ``sn_median`` is filled where the pipeline tells none.
-    path : Path
-        For messages.
-
-    Raises
-    ------
-    FileError
-        ``wrong-hdus``, ``bad-values`` or ``no-good-pixels``.
-    """
-    mask = pixels.get("AND_MASK", pixels.get("OR_MASK"))
-    lacking = mask is None or not {"FLUX", "LOGLAM", "IVAR"} <= set(pixels)
-    if mask is None or lacking or any(column.ndim > 1 or len(column) < 2 for column in pixels.values()):
-        raise FileError(
-            "HDU 1 lacks FLUX, LOGLAM, IVAR or AND_MASK", reason="wrong-hdus", remedy=AGAIN, path=path
-        )
-    loglam = pixels["LOGLAM"].astype(np.float64)
-    spectra.require_wavelengths(loglam, path)
-    loglam, first_bin = spectra.on_ladder(loglam, _BIN_TOLERANCE)
-    flux, sigma = spectra.flux_and_sigma(pixels["FLUX"], pixels["IVAR"], mask & BAD_BITS != 0, path)
-    if catalogue["sn_median"] is None:
-        catalogue["sn_median"] = spectra.sn_median(flux, sigma)
-    return Spectrum(info, 10.0**loglam, flux, sigma, first_bin, sha256, catalogue)
-
-
-def _require_same_spectrum(row: dict[str, NDArray[Any]], info: SpectrumInfo, path: Path) -> None:
-    """Refuse a file whose HDU 2 is about another spectrum."""
-    if any(column.shape != (1,) for column in row.values()):
-        raise _no_verdict(path)
-    for name, own in (("PLATE", info.plate), ("MJD", info.mjd), ("FIBERID", info.fiberid)):
-        if name in row and int(row[name][0]) != own:
-            raise FileError(
-                f"HDU 2 is about another spectrum: its {name} is {row[name][0]}, that of HDU 0 {own}",
-                reason="bad-values",
-                remedy=AGAIN,
-                path=path,
-            )
-
-    for name, place in (("PLUG_RA", info.ra), ("PLUG_DEC", info.dec)):
-        # Also where it is NaN; 360° is 0°.
-        if name in row and not abs((float(row[name][0]) - place + 180) % 360 - 180) <= _SAME_PLACE:
-            raise FileError(
-                f"HDU 2 has another place: its {name} is {row[name][0]}, that of HDU 0 {place}",
-                reason="bad-values",
-                remedy=AGAIN,
-                path=path,
-            )
-
-
-def _no_verdict(path: Path) -> FileError:
-    return FileError(
-        "HDU 2 lacks one row with CLASS, Z and ZWARNING", reason="wrong-hdus", remedy=AGAIN, path=path
-    )
-
-
-def catalogue_of(row: dict[str, NDArray[Any]], path: Path, *, keep_unclassified: bool) -> dict[str, Any]:
-    """Return the pipeline's verdicts from the one row of HDU 2, whose columns are `VERDICTS`.
-
-    Raises
-    ------
-    FileError
-        ``wrong-hdus`` or ``bad-values``.
-    """
-    lacking = not (keep_unclassified or {"CLASS", "Z", "ZWARNING"} <= set(row))
-    if lacking or any(column.shape != (1,) for column in row.values()):
-        raise _no_verdict(path)
-
-    def text(*names: str) -> str:
-        found = next((row[name][0] for name in names if name in row), b"")
-        # FITS pads with NUL or blanks.
-        return fits.printable(bytes(found).rstrip(b"\0 "), path).strip()
-
-    def number(name: str, least: float, most: float) -> float | None:
-        if name not in row:
-            return None
-        return spectra.within(float(row[name][0]), least, most, f"HDU 2 says {name}", path)
-
-    kind = text("CLASS") if "CLASS" in row else None
-    spectra.require_class(kind, "HDU 2 says CLASS", path, also=("",))
-    return {
-        "class": kind,
-        "subclass": text("SUBCLASS") if "CLASS" in row else None,
-        "z": number("Z", *spectra.REDSHIFTS),
-        # Negative: the pipeline's codes for a fit that failed.
-        "z_err": number("Z_ERR", -100, 1e4),
-        "zwarning": int(row["ZWARNING"][0]) if number("ZWARNING", 0, 2**16) is not None else None,
-        "sn_median": number("SN_MEDIAN_ALL", -1e5, 1e5),
-        "objtype": text("OBJTYPE", "SOURCETYPE"),
-    }
-
-
 class FrameReader:
     """Calibrated imaging frames, ``frame-*.fits`` of DR8 and later."""
 
@@ -611,27 +391,6 @@ class FrameReader:
     def read(self, path: Path, key: str, options: Options) -> Frame:
         """Read the frame; `key` is empty."""
         return read_frame(path, options.scratch)
-
-
-class SpectrumReader:
-    """Spectra in the lite or the full format, ``spec-*.fits``."""
-
-    name = "sdss-spectra"
-    instruments = (SDSS,)
-
-    def recognises(self, file: SurveyFile) -> bool:
-        """Tell whether the primary header is a spectrum's; before DR8 it had an image."""
-        return is_spectrum(file.header) and file.header.get("NAXIS") != 2
-
-    def records(self, file: SurveyFile) -> list[SpectrumInfo]:
-        """Return the one spectrum of the file."""
-        return [spectrum_info(file.header, file.path)]
-
-    def read(self, path: Path, key: str, options: Options) -> Spectrum:
-        """Read the spectrum; `key` is empty."""
-        return read_spectrum(
-            path, keep_unknown=options.keep_unknown, keep_unclassified=options.keep_unclassified
-        )
 
 
 def _image_header(file: SurveyFile) -> fits.Header:

@@ -21,10 +21,10 @@ from skyfuse.cube.grid import zoom_wcs
 from skyfuse.errors import FileError
 from skyfuse.survey.fits import Scratch
 from skyfuse.survey.records import FrameInfo
-from skyfuse.survey.sdss import dark_variance, gain, read_frame
+from skyfuse.survey.sdss.frames import dark_variance, gain, read_frame
 from tests.survey.files import recognise
 
-from .files import frame_hdus, frame_header, write_frame
+from ..files import frame_hdus, frame_header, write_frame
 
 
 def reference_sigma(image, calib, sky, x, y, electrons_per_dn, variance):

@@ -11,7 +11,7 @@ from skyfuse.survey import registry
 from skyfuse.survey.reader import Options, SurveyFile
 from skyfuse.survey.sdss import read_spectrum
 
-from .files import write_sdssv, write_spectrum, write_spspec
+from ..files import write_sdssv, write_spectrum, write_spspec
 
 FLUX = np.linspace(1, 2, 60)
 ERROR = np.linspace(0.2, 0.7, 60)

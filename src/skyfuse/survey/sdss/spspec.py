@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from skyfuse.errors import FileError
-from skyfuse.survey import fits, sdss, spectra
-from skyfuse.survey.reader import Options, SurveyFile
+from skyfuse.survey import fits, spectra
+from skyfuse.survey.reader import SurveyFile
 from skyfuse.survey.records import Spectrum, SpectrumInfo
+from skyfuse.survey.sdss.instrument import SDSS
+from skyfuse.survey.sdss.spectra import BAD_BITS, is_spectrum, spectrum_info
 from skyfuse.survey.spectra import AGAIN
 
 # Rows of the primary image.
@@ -24,7 +26,7 @@ _FEWEST_ROWS = 4
 _CLASSES = {0: "UNKNOWN", 1: "STAR", 2: "GALAXY", 3: "QSO", 4: "QSO", 6: "STAR", 7: "GALAXY"}
 _SKY = 5
 # Of SPPIXMASK as DR7 has it: those of later releases, and NODATA, for which these have no inverse variance.
-_BAD_BITS = sdss.BAD_BITS | 1 << 24
+_BAD_BITS = BAD_BITS | 1 << 24
 _MOST_BYTES = 1 << 26
 
 
@@ -33,7 +35,7 @@ def _info(header: fits.Header, path: Path) -> SpectrumInfo:
     names = {"PLUG_RA": "RAOBJ", "PLUG_DEC": "DECOBJ"}
     for name in names.values():
         fits.number(header, name, path)
-    return sdss.spectrum_info(header.replaced(names), path)
+    return spectrum_info(header.replaced(names), path)
 
 
 def _catalogue(header: fits.Header, path: Path) -> dict[str, Any]:
@@ -118,22 +120,14 @@ def read_spectrum(path: Path, *, keep_unknown: bool = False, keep_unclassified: 
     return Spectrum(info, 10.0**loglam, flux, sigma, first_bin, sha256, catalogue)
 
 
-class SpectrumReader:
+class SpectrumReader(spectra.OneSpectrumReader):
     """Spectra of DR7 and before."""
 
     name = "sdss-spspec"
-    instruments = (sdss.SDSS,)
+    instruments = (SDSS,)
+    info = staticmethod(_info)
+    spectrum = staticmethod(read_spectrum)
 
     def recognises(self, file: SurveyFile) -> bool:
         """Tell whether the primary HDU is the image of a spectrum."""
-        return sdss.is_spectrum(file.header) and file.header.get("NAXIS") == 2 and "RAOBJ" in file.header
-
-    def records(self, file: SurveyFile) -> list[SpectrumInfo]:
-        """Return the one spectrum of the file."""
-        return [_info(file.header, file.path)]
-
-    def read(self, path: Path, key: str, options: Options) -> Spectrum:
-        """Read the spectrum; `key` is empty."""
-        return read_spectrum(
-            path, keep_unknown=options.keep_unknown, keep_unclassified=options.keep_unclassified
-        )
+        return is_spectrum(file.header) and file.header.get("NAXIS") == 2 and "RAOBJ" in file.header
