@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -33,7 +31,7 @@ from skyfuse.cube.scan import (
     records_of,
     unexpected,
 )
-from skyfuse.disk import write_json
+from skyfuse.disk import json_sha256, write_json
 from skyfuse.errors import FileError, StoreError, shown
 from skyfuse.sphere import chord, unit_vectors
 from skyfuse.survey.fits import Scratch
@@ -146,7 +144,7 @@ class TilePlan:
     def fingerprint(self) -> str:
         """Return a hash of all that decides the tile's bytes."""
         content = asdict(self) | {"out": "", "format": FORMAT, "skyfuse": VERSION}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json_sha256(content)
 
 
 @dataclass(frozen=True, slots=True)
