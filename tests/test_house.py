@@ -32,7 +32,6 @@ LOAD_AND_SAVE = ("skyfuse.models.base", "skyfuse.models.files")
 
 MOST_LINES, MOST_PARAMETERS = 60, 8
 LONG = {
-    ("skyfuse.survey.text", "read_text"),
     ("skyfuse.models.base", "fit"),
 }
 """What is still longer. It may only become fewer: an entry that is no longer needed fails."""

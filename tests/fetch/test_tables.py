@@ -10,7 +10,7 @@ from skyfuse.errors import DataError, UsageError
 from skyfuse.fetch import tables
 from skyfuse.fetch.archives import Archives
 from skyfuse.survey.galaxyzoo import read_votes
-from skyfuse.survey.tables import read_sfr
+from skyfuse.survey.mpajhu import read_sfr
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from skyfuse import identifiers
 from skyfuse.dataset.match import closest_first, find_pairs, on_sky
 from skyfuse.dataset.tables import storable
 from skyfuse.errors import DataError, UsageError
-from skyfuse.survey.tables import read_sfr, read_table
+from skyfuse.survey.mpajhu import holds_sfr, read_sfr
+from skyfuse.survey.tables import read_table
 
 MATCH_ARCSEC = 1.0
 """Greatest distance of a label's position from its object."""
@@ -305,5 +306,5 @@ def label_table(labels: pd.DataFrame | str | Path | None) -> pd.DataFrame | None
             remedy="give a DataFrame or the path of a table",
         )
     path = Path(labels)
-    # The MPA-JHU rates come as two files of equal rows; their names are the catalogue's own.
-    return read_sfr(path) if path.is_dir() or path.name.startswith("gal_") else read_table(path)
+    # The MPA-JHU rates come as two files of equal rows.
+    return read_sfr(path) if holds_sfr(path) else read_table(path)

@@ -21,7 +21,7 @@ IMAGE_SCALE = 0.02
 
 
 def wanted_sfr(archives: Archives) -> Iterator[Wanted]:
-    """Yield the MPA-JHU tables that `skyfuse.survey.tables.read_sfr` reads together."""
+    """Yield the MPA-JHU tables that `skyfuse.survey.mpajhu.read_sfr` reads together."""
     for name in SFR_TABLES:
         yield Wanted(*archives.sfr(name), "table")
 

@@ -17,6 +17,7 @@ from skyfuse.errors import StoreError
 from skyfuse.mock import write_mock
 from skyfuse.recipe import Reader, Recipe
 from skyfuse.study.faults import of_labels, of_sources, raise_all
+from skyfuse.survey.mpajhu import SFR_NAME, find_sfr
 from skyfuse.words import Progress
 
 TRUTH = "truth.parquet"
@@ -147,11 +148,11 @@ def _find_labels(label: str, sources: Sequence[Path]) -> Path | None:
     """Return the table of star-formation rates among the files; None where spectra hold the label."""
     if label in schema_of("spectra", {}).names:
         return None
-    for source in sources:
-        for path in sorted(source.rglob("gal_totsfr*.fit*")) if source.is_dir() else []:
-            return path
+    found = next(filter(None, map(find_sfr, sources)), None)
+    if found is not None:
+        return found
     raise StoreError(
-        "holds no table of labels (gal_totsfr_dr7_v5_2.fits)",
+        f"holds no table of labels ({SFR_NAME})",
         path=sources[0],
         remedy="give one with --labels",
     )

@@ -1,6 +1,6 @@
-"""Catalogue tables (CSV and other text, FITS, Parquet, VOTable, NumPy) as data frames.
+"""Tables of any form (CSV and other text, FITS, Parquet, VOTable, NumPy) as data frames.
 
-With the values that surveys write for "missing", and the MPA-JHU star-formation rates.
+With the values that surveys write for "missing".
 """
 
 from __future__ import annotations
@@ -20,18 +20,12 @@ import pyarrow.parquet as pq
 from astropy.io import votable
 
 from skyfuse.errors import DataError, FileError
-from skyfuse.identifiers import whole_numbers
 from skyfuse.survey import fits as raw
 from skyfuse.survey.columns import framed, hidden, masks, of_arrow, spread, with_units
 from skyfuse.survey.fitstable import MOST_COLUMNS, read_fits
 from skyfuse.survey.footer import values_told
 from skyfuse.survey.forms import FITS, HEAD, NUMPY, PARQUET, VOTABLE, form_of
 from skyfuse.survey.text import read_text
-
-SFR_NAME = "gal_totsfr_dr7_v5_2.fits"
-"""Name of the MPA-JHU table of star-formation rates (DR7)."""
-INFO_NAME = "gal_info_dr7_v5_2.fit"
-"""Name of the table beside it that says which spectrum each row is."""
 
 PART = "part"
 """Column that says which part of a fixed split a row belongs to, where the file's name says it."""
@@ -59,17 +53,6 @@ _OLD_VOTABLE = re.compile(rb"(<(?:\w+:)?VOTABLE\b[^>]*\bversion\s*=\s*[\"'])1\.[
 _MOST_BYTES, _EXPANSION, _LEAST_BOUND = 16 << 30, 100, 256 << 20
 # Cells that a file may have whatever its size, and for each of its bytes.
 _MOST_CELLS, _MOST_CELLS_A_BYTE = 100_000_000, 100
-# Our names, and those of gal_info and of other tables of spectra, compared in lower case.
-_SFR_NAMES = {
-    "plate": ("plate", "plateid"),
-    "mjd": ("mjd",),
-    "fiberid": ("fiberid", "fiber"),
-    "ra": ("ra", "plug_ra"),
-    "dec": ("dec", "plug_dec"),
-    "z": ("z",),
-    "AVG": ("avg",),
-    "FLAG": ("flag",),
-}
 
 
 def read_table(path: str | Path, *, names: Sequence[str] = ()) -> pd.DataFrame:
@@ -376,81 +359,3 @@ def _check_votable(content: bytes, path: Path) -> None:
             said = f"its {len(content)} bytes tell of {rows} rows of {cells} elements"
     if said is not None:
         raise FileError(said, reason="bad-values", remedy="save it as CSV, FITS or Parquet", path=path)
-
-
-def read_sfr(path: str | Path) -> pd.DataFrame:
-    """Read MPA-JHU star-formation rates with the spectra that they belong to.
-
-    Parameters
-    ----------
-    path : path
-        ``gal_totsfr_dr7_v5_2.fits`` with ``gal_info_dr7_v5_2.fit`` beside it, row by row the same objects; or
-        the folder of both (``.gz`` too); or one table of any kind that has all columns.
-
-    Returns
-    -------
-    DataFrame
-        plate, mjd, fiberid, FLAG (0 is good; int64, Int64 where one is missing), ra, dec (degrees), z, AVG
-        (log10 of M☉ a year), and the other columns of the rates. Undefined rows and the sentinel −99 are
-        kept: dropping them is the funnel's work.
-
-    Raises
-    ------
-    FileError
-        See `read_table`.
-    DataError
-        Columns are missing, or the two tables differ in length.
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = _find(path, SFR_NAME)
-    rates = read_table(path)
-    present = {name.lower() for name in rates.columns}
-    if not all(present & set(names) for names in _SFR_NAMES.values()):
-        info_path = _find(path.parent, INFO_NAME)
-        info = read_table(info_path)
-        if len(info) != len(rates):
-            raise DataError(
-                f"it has {len(rates)} rows and {info_path.name} beside it {len(info)}",
-                remedy="get both tables of the same release",
-                path=path,
-            )
-        rates = pd.concat([info.drop(columns=[c for c in info.columns if c in rates.columns]), rates], axis=1)
-        others = [name for name in rates.columns if name.lower() in present]
-    else:
-        others = list(rates.columns)
-    lower = {name.lower(): name for name in reversed(rates.columns)}
-    chosen = {
-        ours: next((lower[name] for name in names if name in lower), None)
-        for ours, names in _SFR_NAMES.items()
-    }
-    missing = [ours for ours, theirs in chosen.items() if theirs is None]
-    if missing:
-        raise DataError(
-            f"the table lacks {', '.join(missing)}",
-            remedy=f"give {SFR_NAME} with {INFO_NAME} beside it, or one table with {', '.join(_SFR_NAMES)}",
-            path=path,
-        )
-    out = pd.DataFrame({ours: rates[theirs] for ours, theirs in chosen.items()})
-    for name in ("plate", "mjd", "fiberid", "FLAG"):
-        whole = whole_numbers(out[name])
-        words = np.flatnonzero((whole.isna() & out[name].notna()).to_numpy())
-        if len(words):
-            raise DataError(
-                f"its column {name} is not integer throughout: row {words[0] + 1} has "
-                f"{str(out[name].iloc[words[0]])[:40]!r}",
-                remedy="remove or mend those rows",
-                path=path,
-            )
-        out[name] = whole.astype("Int64" if whole.hasnans else np.int64)
-    taken = {str(theirs) for theirs in chosen.values()} | set(out.columns)
-    return pd.concat([out, rates[[name for name in others if name not in taken]]], axis=1)
-
-
-def _find(folder: Path, name: str) -> Path:
-    for candidate in (folder / name, folder / f"{name}.gz"):
-        if candidate.exists():
-            return candidate
-    raise DataError(
-        f"{name} is not there", remedy=f"put {SFR_NAME} and {INFO_NAME} into one folder", path=folder
-    )

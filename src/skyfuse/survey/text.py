@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -69,7 +69,6 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
         quote is never closed, there are several tables, or an ECSV header tells of others.
     """
     body = _utf8(content, path)
-    comments, at = _comments(body)
     if ".ecsv" in path.name.lower() and not body.startswith(_ECSV):
         raise FileError(
             "it does not begin as ECSV does (# %ECSV)",
@@ -77,6 +76,50 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
             remedy="get the file again if its beginning is lost, or give it a name that ends in .csv",
             path=path,
         )
+    comments, words, separator, end = _head(body, names, path)
+    rest = body[end:]
+    if comments:
+        # Emptied, not removed, so that lines keep their numbers.
+        rest = re.sub(rb"(?m)^#[^\n]*", b"", rest)
+    if separator == _UNIT:
+        _check_alone(rest, path)
+    rest, units = _below_header(rest, words, separator, path)
+    columns = _parsed(rest, words, separator, path, body.count(b"\n", 0, end))
+    kinds: dict[str, str] = {}
+    if comments and comments[0].startswith(_ECSV):
+        kinds, told, masked = _ecsv(comments)
+        if list(kinds) != words:
+            raise ValueError(
+                f"its ECSV header tells of the columns {', '.join(kinds)}, not {', '.join(words)}"
+            )
+        units |= told
+        if masked:
+            shown = hidden(dict(zip(words, columns, strict=True)), masked)
+            words, columns = list(shown), list(shown.values())
+    elif words and words[0] == "" and columns:
+        # An unnamed first column is the row number that pandas writes.
+        words, columns = words[1:], columns[1:]
+    made = [_column(name, column, kinds.get(name, "")) for name, column in zip(words, columns, strict=True)]
+    if not kinds and b"," in rest and (separator != "," or b'"' in rest):
+        made = _with_decimal_commas(made, columns)
+    bare = [found[1] if (found := _BRACKETED.match(name)) else name for name in words]
+    units |= {found[1]: found[2] for name in words if (found := _BRACKETED.match(name))}
+    bare = [name or f"Unnamed: {k}" for k, name in enumerate(bare)]
+    return with_units(framed(zip(bare, made, strict=True)), units)
+
+
+class _Head(NamedTuple):
+    """The comments above a table, the names of its columns, what parts them, and where its rows begin."""
+
+    comments: list[bytes]
+    words: list[str]
+    separator: str
+    end: int
+
+
+def _head(body: bytes, names: Sequence[str], path: Path) -> _Head:
+    """Find the header of a table, or give one without a header the names of its columns."""
+    comments, at = _comments(body)
     separator = None
     if body[at : at + 4].lower() == b"sep=":
         # The first line by which spreadsheets tell it.
@@ -109,48 +152,27 @@ def read_text(content: bytes, path: Path, names: Sequence[str]) -> pd.DataFrame:
                 remedy="name its columns, or give it one",
                 path=path,
             )
-    if names:
-        if len(names) != len(words):
-            raise ValueError(f"{len(names)} columns are named and its rows have {len(words)}")
-        words, end = list(names), at
-    rest = body[end:]
-    if any(line.startswith(b"#") for line in comments):
-        # Emptied, not removed, so that lines keep their numbers.
-        rest = re.sub(rb"(?m)^#[^\n]*", b"", rest)
-    if separator == _UNIT:
-        _check_alone(rest, path)
-    rest, units = _below_header(rest, words, separator, path)
-    columns = _parsed(rest, words, separator, path, body.count(b"\n", 0, end))
-    kinds: dict[str, str] = {}
-    if comments and comments[0].startswith(_ECSV):
-        kinds, told, masked = _ecsv(comments)
-        if list(kinds) != words:
-            raise ValueError(
-                f"its ECSV header tells of the columns {', '.join(kinds)}, not {', '.join(words)}"
-            )
-        units |= told
-        if masked:
-            shown = hidden(dict(zip(words, columns, strict=True)), masked)
-            words, columns = list(shown), list(shown.values())
-    elif words and words[0] == "" and columns:
-        # An unnamed first column is the row number that pandas writes.
-        words, columns = words[1:], columns[1:]
-    made = [_column(name, column, kinds.get(name, "")) for name, column in zip(words, columns, strict=True)]
-    bare = [found[1] if (found := _BRACKETED.match(name)) else name for name in words]
-    units |= {found[1]: found[2] for name in words if (found := _BRACKETED.match(name))}
-    bare = [name or f"Unnamed: {k}" for k, name in enumerate(bare)]
-    if not kinds and b"," in rest and (separator != "," or b'"' in rest):
-        # Only what was taken for text may be numbers with commas.
-        others = [k for k, column in enumerate(made) if not pd.api.types.is_numeric_dtype(column.dtype)]
-        if any(has_decimal_comma(columns[k]) for k in others):
-            for k, column in enumerate(columns):
-                if k in others:
-                    made[k] = inferred(column, decimal_comma=True)
-                elif may_be_thousands(column):
-                    # Where commas are decimal, 1.234 may be a thousand; as text it is told.
-                    made[k] = texts(column)
-    table = framed(zip(bare, made, strict=True))
-    return with_units(table, units)
+    if not names:
+        return _Head(comments, words, separator, end)
+    if len(names) != len(words):
+        raise ValueError(f"{len(names)} columns are named and its rows have {len(words)}")
+    return _Head(comments, list(names), separator, at)
+
+
+def _with_decimal_commas(made: list[Any], columns: list[pa.ChunkedArray]) -> list[Any]:
+    """Return columns with 1,5 as a number where any cell that was taken for text is clearly one."""
+    # Only what was taken for text may be numbers with commas.
+    others = [k for k, column in enumerate(made) if not pd.api.types.is_numeric_dtype(column.dtype)]
+    if not any(has_decimal_comma(columns[k]) for k in others):
+        return made
+    made = list(made)
+    for k, column in enumerate(columns):
+        if k in others:
+            made[k] = inferred(column, decimal_comma=True)
+        elif may_be_thousands(column):
+            # Where commas are decimal, 1.234 may be a thousand; as text it is told.
+            made[k] = texts(column)
+    return made
 
 
 def _column(name: str, column: pa.ChunkedArray, kind: str) -> Any:

@@ -25,13 +25,12 @@ from skyfuse.dataset.tables import table_digest
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.disk import sha256
 from skyfuse.errors import DataError, SkyfuseError, StoreError, UsageError, shown
+from skyfuse.survey import mpajhu
 from skyfuse.survey.reader import SurveyFile
 from skyfuse.survey.records import Samples, SpectrumInfo
 from skyfuse.survey.registry import reader_of
 from skyfuse.words import DERIVED, SAMPLED, Progress, Sampled
 
-_SFR_LABEL = "AVG"
-_FLAG = "FLAG"
 _BLOCK = 256
 _FITS_NAME = re.compile(r".+\.(fits?|fits?\.(gz|bz2|fz))", re.IGNORECASE)
 # Columns of the cube's catalogues that mean nothing outside the cube.
@@ -173,7 +172,7 @@ def draft_of_cube(cube: Cube, wanted: Wanted, labels: pd.DataFrame | str | Path 
     inputs = _inputs(cube, wanted)
     table = label_table(labels)
     if table is not None:
-        table, label = select.with_label(table, wanted.label or _SFR_LABEL)
+        table, label = select.with_label(table, wanted.label or mpajhu.LABEL)
         wanted = replace(wanted, label=label)
     elif wanted.label is not None:
         wanted = replace(wanted, label=select.find_column(cube.objects, wanted.label))
@@ -354,7 +353,7 @@ def _content(source: _Rows, wanted: Wanted, labels: pd.DataFrame | None) -> Cont
         funnel.add(f"{'spectrum' if source.every_spectrum else 'object'} in the cube {held}", len(rows))
         own = labels.iloc[match.label_row[rows]].reset_index(drop=True)
         table = _labelled(table.iloc[rows].reset_index(drop=True), own, wanted.label)
-        flag = next((name for name in own.columns if str(name).upper() == _FLAG), "")
+        flag = next((name for name in own.columns if str(name).upper() == mpajhu.FLAG), "")
     return Content(
         table=table,
         rows=rows.astype(np.int64),
