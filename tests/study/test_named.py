@@ -151,6 +151,25 @@ def test_predictions_for_files_and_cube_are_those_of_the_model(study, sky):
     assert of_files.attrs["account"]["given"] == of_files["status"].value_counts().sum()
 
 
+def test_objects_without_a_spectrum_are_records_too(study, sky, tmp_path):
+    truth = pd.read_parquet(sky / "truth.parquet")
+    # Two on the frames between the galaxies, and one that no frame shows.
+    places = pd.DataFrame({"source_id": [11, 12, 13], "ra": truth["ra"][:3] + 0.005, "dec": truth["dec"][:3]})
+    places.loc[2, ["ra", "dec"]] = 200.0, -40.0
+    places.to_csv(tmp_path / "places.csv", index=False)
+    files = [sky / "photoObj", sky / "unwise", *(sky / "desi").rglob("*.fits")]
+    build(files, tmp_path / "places.cube", objects=[tmp_path / "places.csv"], workers=1)
+    cells = study / "cells"
+    found = predict(cells / "tree-optical+infrared-o4-i1" / "model", tmp_path / "places.cube")
+    own = found[found["source_id"].notna()].set_index("source_id")
+    assert own["status"].to_dict() == {"11": "answered", "12": "answered", "13": "marked"}
+    assert own.loc["13", "reason"] == "no-image"
+    assert own.loc[["11", "12"], "AVG"].notna().all()
+    found = predict(cells / "tree-early-o4-i1-s4" / "model", tmp_path / "places.cube")
+    own = found[found["source_id"].notna()].set_index("source_id")
+    assert set(own.loc[["11", "12"], "reason"]) == {"no-spectrum"}
+
+
 def test_a_cube_without_an_instrument_that_the_model_reads_is_refused(study, sky, tmp_path):
     for folder in ("photoObj", "spectro", "sfr"):
         shutil.copytree(sky / folder, tmp_path / "sky" / folder)

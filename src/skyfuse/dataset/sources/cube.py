@@ -69,7 +69,7 @@ class CubeSource:
     def records(
         self, path: Path, work: Path, wanted: Wanted, naming: Naming, progress: Progress | None
     ) -> Records:
-        """Return every spectrum; frames and other files are counted beside them."""
+        """Return every spectrum, and every object without one; frames and other files are counted beside."""
         ledger = Ledger(by="file")
         if (path / "cube.json").is_file():
             cube, rejects = Cube.open(path), []
@@ -86,6 +86,8 @@ class CubeSource:
 
         def account(table: pd.DataFrame) -> Ledger:
             _add_spectra(ledger, cube, wanted, table)
+            _add_lonely(ledger, cube, wanted, table)
+            told: dict[Path, dict[str, Any]] = {}
             for reject in rejects:
                 file = Path(reject.path)
                 if not _FITS_NAME.fullmatch(file.name):
@@ -93,7 +95,10 @@ class CubeSource:
                     continue
                 # The ledger's message begins with the path, which is told already.
                 said = reject.message.removeprefix(f"{reject.path}: ").partition("; ")[0]
-                names = pd.DataFrame({"file": [shown(file.name)], **_header_names(file)})
+                if file not in told:
+                    # A file may hold thousands of records.
+                    told[file] = _header_names(file)
+                names = pd.DataFrame({"file": [shown(file.name)], **told[file]})
                 ledger.add(names, NONE, reject.reason, said, status="rejected")
             return ledger
 
@@ -113,14 +118,7 @@ def _add_spectra(ledger: Ledger, cube: Cube, wanted: Wanted, table: pd.DataFrame
     key = "spectrum_id" if wanted.every_spectrum else "object_id"
     row = np.array(row_of.reindex(spectra[key]).fillna(-1), dtype=np.int64)
     own = cube.objects.set_index("object_id").loc[spectra["object_id"]]
-    dark = np.zeros(len(spectra), dtype=bool)
-    for asked in wanted.named().values():
-        if asked.kind == "image":
-            imaging = cube.imaging(asked.instrument)
-            frames = [f"frame_{imaging.instrument}_{band}" for band in imaging.bands]
-            dark |= own[frames].isna().to_numpy().all(axis=1)
-    reason = np.where(dark, "no-image", "no-valid-sample").astype(object)
-    detail = np.where(dark, "no frame holds its place", "none of its samples is valid").astype(object)
+    reason, detail = _why_not(cube, wanted, own)
     if not wanted.every_spectrum:
         serves = _answering(cube, wanted, own)
         repeated = (serves != spectra["spectrum_id"].to_numpy()) & (row >= 0)
@@ -129,6 +127,38 @@ def _add_spectra(ledger: Ledger, cube: Cube, wanted: Wanted, table: pd.DataFrame
     columns = ["file", "spectrum_id", "object_id", "survey", "plate", "mjd", "fiberid", "ra", "dec"]
     names = spectra[columns].astype(dict.fromkeys(("plate", "mjd", "fiberid"), "Int64"))
     ledger.add(names, row, reason, detail)
+
+
+def _add_lonely(ledger: Ledger, cube: Cube, wanted: Wanted, table: pd.DataFrame) -> None:
+    """Add the objects of a cube that have no spectrum at all, which a table named."""
+    lonely = cube.objects[~cube.objects["object_id"].isin(cube.spectra["object_id"])].reset_index(drop=True)
+    if not len(lonely):
+        return
+    row_of = pd.Series(np.arange(len(table)), index=table["object_id"].to_numpy())
+    row = np.array(row_of.reindex(lonely["object_id"]).fillna(-1), dtype=np.int64)
+    reason, detail = _why_not(cube, wanted, lonely)
+    if wanted.every_spectrum:
+        reason[:], detail[:] = "no-spectrum", "it has no spectrum"
+    ledger.add(lonely[["object_id", "source_id", "ra", "dec"]], row, reason, detail)
+
+
+def _why_not(
+    cube: Cube, wanted: Wanted, objects: pd.DataFrame
+) -> tuple[NDArray[np.object_], NDArray[np.object_]]:
+    """Return why each object may have no answer, in a word and in words, where the dataset lacks it."""
+    reason = np.full(len(objects), "no-valid-sample", dtype=object)
+    detail = np.full(len(objects), "none of its samples is valid", dtype=object)
+    for asked in reversed(wanted.named().values()):
+        if asked.kind == "spectrum":
+            instrument = cube.spectroscopy(asked.instrument).instrument
+            missing = objects[f"spectrum_{instrument}"].isna().to_numpy()
+            reason[missing], detail[missing] = "no-spectrum", f"it has no spectrum of {instrument}"
+        elif asked.kind == "image":
+            imaging = cube.imaging(asked.instrument)
+            frames = [f"frame_{imaging.instrument}_{band}" for band in imaging.bands]
+            dark = objects[frames].isna().to_numpy().all(axis=1)
+            reason[dark], detail[dark] = "no-image", "no frame holds its place"
+    return reason, detail
 
 
 def _answering(cube: Cube, wanted: Wanted, objects: pd.DataFrame) -> NDArray[np.object_]:
