@@ -121,7 +121,7 @@ def test_faults_of_the_call_are_one_line(skyfuse, tmp_path):
 @pytest.mark.parametrize("cards", [{}, {"BUNIT": "nanomaggy"}, {"INSTRUME": "'; rm {x} #"}, {"FILTER": "(r"}])
 @pytest.mark.parametrize("planes", [True, False])
 def test_drafts_read_the_file_that_they_were_made_from(planes, cards, tmp_path):
-    from skyfuse.survey.draft import draft
+    from skyfuse.survey.described.draft import draft
 
     path = exposure(tmp_path / "night1.fits", planes=planes, **cards)
     (tmp_path / "eye.yaml").write_text(draft(path))
@@ -136,7 +136,7 @@ def test_drafts_read_the_file_that_they_were_made_from(planes, cards, tmp_path):
 
 
 def test_drafts_of_real_files_read_them(real_data, tmp_path):
-    from skyfuse.survey.draft import draft
+    from skyfuse.survey.described.draft import draft
 
     names = ("c4d_170916*ooi*", "k4m_160311*ooi*", "ksb_160406*ooi*", "unwise*w1-img-m*")
     for name in names:

@@ -16,10 +16,10 @@ import numpy as np
 from skyfuse.cube.cutout import frame_geometry
 from skyfuse.disk import parse_json, sha256
 from skyfuse.errors import FileError, StoreError, UsageError, shown
+from skyfuse.survey.objecttable import read_sources
 from skyfuse.survey.reader import Partner, Reader, Refused, SurveyFile
 from skyfuse.survey.records import FrameInfo, SpectrumInfo
 from skyfuse.survey.registry import added, marks_of, reader_of
-from skyfuse.survey.sources import read_sources
 
 CHUNK = 64
 """Files that one scan task looks at."""

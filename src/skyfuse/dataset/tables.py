@@ -13,20 +13,7 @@ from numpy.typing import NDArray
 from skyfuse import identifiers
 from skyfuse.dataset import groups
 from skyfuse.errors import DataError
-
-# Names by which catalogues call what names an object, best first; the first that is unique serves.
-_IDS = ("object_id", "objid", "dr7objid", "source_id", "name", "galaxyid", "id")
-# Names of positions in degrees.
-_POSITIONS = (("ra", "dec"), ("radeg", "dedeg"), ("raj2000", "dej2000"), ("plug_ra", "plug_dec"))
-
-
-def position_names(table: pd.DataFrame) -> tuple[str, str] | None:
-    """Return the columns of right ascension and declination in degrees, None where there are none."""
-    lower = {str(name).lower(): str(name) for name in reversed(table.columns)}
-    for ra, dec in _POSITIONS:
-        if ra in lower and dec in lower:
-            return lower[ra], lower[dec]
-    return None
+from skyfuse.survey.objecttable import IDS, position_names
 
 
 def identified(table: pd.DataFrame) -> pd.DataFrame:
@@ -34,7 +21,7 @@ def identified(table: pd.DataFrame) -> pd.DataFrame:
     lower = {str(name).lower(): str(name) for name in reversed(table.columns)}
     added: dict[str, Any] = {}
     rows = pd.Series([f"row-{row:07d}" for row in range(len(table))], index=table.index)
-    for own in (lower[name] for name in _IDS if name in lower):
+    for own in (lower[name] for name in IDS if name in lower):
         try:
             names = identifiers.as_text(table[own])
         except DataError:
@@ -62,7 +49,7 @@ def identified(table: pd.DataFrame) -> pd.DataFrame:
 def name_keys(table: pd.DataFrame) -> NDArray[np.int64]:
     """Return a number for each row, equal where one identifier names them, −1 where that is not told."""
     lower = {str(name).lower(): str(name) for name in reversed(table.columns)}
-    for own in (lower[name] for name in _IDS if name in lower and name != "object_id"):
+    for own in (lower[name] for name in IDS if name in lower and name != "object_id"):
         try:
             code = identifiers.codes(table[own])[0]
         except DataError:
@@ -93,7 +80,7 @@ def storable(table: pd.DataFrame) -> pd.DataFrame:
             try:
                 pa.array(values, from_pandas=True)
             except pa.ArrowException as error:
-                if str(name).lower() in _IDS:
+                if str(name).lower() in IDS:
                     columns[name] = identifiers.as_text(table[name])
                     continue
                 raise DataError(

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from skyfuse import identifiers
 from skyfuse.dataset.select import numbers, with_label
 from skyfuse.dataset.sources.files import tables_in
-from skyfuse.dataset.tables import position_names
 from skyfuse.disk import replaced
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.recipe import Recipe
 from skyfuse.sections import validated
 from skyfuse.strictyaml import parse_yaml
 from skyfuse.study.leakage import LEVEL, MOST, gives, of_columns
+from skyfuse.survey.objecttable import position_names
 from skyfuse.survey.tables import read_table, without_sentinels
 
 LEAST_ROWS = 100

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits, spectra
-from skyfuse.survey.forms import HEAD, form_of
+from skyfuse.survey.filetype import HEAD, form_of
 from skyfuse.survey.reader import Options, SurveyFile
 from skyfuse.survey.records import Instrument, Spectroscopy, Spectrum, SpectrumInfo
 from skyfuse.survey.spectra import FLUX_UNIT

@@ -115,7 +115,7 @@ def new(
 
     Example: skyfuse instrument new night1/exposure-0001.fits -o my-camera.yaml
     """
-    from skyfuse.survey.draft import draft
+    from skyfuse.survey.described.draft import draft
 
     if output is not None and output.exists():
         raise UsageError("is there already", path=output, remedy="give another name, or remove it")

@@ -29,7 +29,7 @@ from astropy.io import fits as astropy_fits
 from numpy.typing import DTypeLike, NDArray
 
 from skyfuse.errors import FileError
-from skyfuse.survey.forms import form_of
+from skyfuse.survey.filetype import form_of
 
 BLOCK = 2880
 CARD = 80

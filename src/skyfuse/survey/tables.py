@@ -22,10 +22,10 @@ from astropy.io import votable
 from skyfuse.errors import DataError, FileError
 from skyfuse.survey import fits as raw
 from skyfuse.survey.columns import framed, hidden, masks, of_arrow, spread, with_units
+from skyfuse.survey.filetype import FITS, HEAD, NUMPY, PARQUET, VOTABLE, form_of
 from skyfuse.survey.fitstable import MOST_COLUMNS, read_fits
-from skyfuse.survey.footer import values_told
-from skyfuse.survey.forms import FITS, HEAD, NUMPY, PARQUET, VOTABLE, form_of
-from skyfuse.survey.text import read_text
+from skyfuse.survey.parquetfooter import values_told
+from skyfuse.survey.texttable import read_text
 
 PART = "part"
 """Column that says which part of a fixed split a row belongs to, where the file's name says it."""

@@ -12,7 +12,7 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from skyfuse.errors import FileError, shown
-from skyfuse.survey.noise import scatter
+from skyfuse.survey.described.pixels import scatter
 from skyfuse.survey.reader import Options, Partner, Reader, Refused, SurveyFile
 from skyfuse.survey.records import Frame, FrameInfo, Instrument, SpectrumInfo
 

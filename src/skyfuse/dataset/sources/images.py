@@ -22,11 +22,11 @@ from skyfuse.dataset.sources.arrays import Material, Read, draft_of_arrays
 from skyfuse.dataset.sources.files import digests, tables_in
 from skyfuse.dataset.sources.protocol import Labels, Naming, Records, file_name
 from skyfuse.dataset.sources.zooms import named_zooms
-from skyfuse.dataset.tables import position_names
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.disk import sha256
 from skyfuse.errors import DataError, StoreError, UsageError, shown
 from skyfuse.survey.galaxyzoo import MORPHOLOGY, Images, read_images, read_votes
+from skyfuse.survey.objecttable import position_names
 from skyfuse.survey.records import Samples
 from skyfuse.survey.tables import read_table, without_sentinels
 from skyfuse.words import Progress

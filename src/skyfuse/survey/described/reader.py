@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
-from skyfuse.survey import facts, fits, hdus, wcs
+from skyfuse.survey import fits, wcs
+from skyfuse.survey.described import hdus, headerfacts
+from skyfuse.survey.described.pixels import good_pixels, variances
 from skyfuse.survey.description import FIELD, Description, Plane, load_description
-from skyfuse.survey.noise import good_pixels, variances
 from skyfuse.survey.reader import Options, Partner, Refused, SurveyFile
 from skyfuse.survey.records import Frame, FrameInfo, Imaging, Instrument, content_of
 
@@ -248,7 +249,7 @@ class DescribedReader:
             for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names alone are wanted
                 groups = self._groups(Path(name))
                 for _, template in self._templates() if groups is not None else ():
-                    found.setdefault(facts.filled(template, groups or {}), name)
+                    found.setdefault(headerfacts.filled(template, groups or {}), name)
             self._listed = (stamp, found)
         return self._listed[1]
 
@@ -276,7 +277,7 @@ class DescribedReader:
     ) -> FrameInfo:
         """Return what an image's header tells, and the files that are read with it."""
         header, own = image.header, image.own
-        facts.require_one_voice(self.description, header, path)
+        headerfacts.require_one_voice(self.description, header, path)
         if own.get("NAXIS") != 2:
             raise FileError(
                 f"its image {image.key!r} has {own.get('NAXIS')} axes, not 2",
@@ -285,9 +286,9 @@ class DescribedReader:
                 path=path,
             )
         nx, ny = (fits.integer(own, key, path, 1, _MOST_SIDE) for key in ("NAXIS1", "NAXIS2"))
-        band = facts.band_of(self.description, header, path, groups)
+        band = headerfacts.band_of(self.description, header, path, groups)
         place = wcs.celestial(hdus.with_wcs(own, headers[0]), (ny, nx), path, self.description.pixel_arcsec)
-        scale, unit = facts.scale_of(self.description, header, band, path)
+        scale, unit = headerfacts.scale_of(self.description, header, band, path)
         fields = groups | {"file": _stem(path), "key": image.key, "band": band}
         partners = [
             str(self._partner_path(what, template, path, groups))
@@ -295,10 +296,10 @@ class DescribedReader:
             if what == "weight" or self.description.masks(band)
         ]
         return FrameInfo(
-            frame_id=f"{self.description.name}-{facts.id_of(self.description, fields, header, path)}",
+            frame_id=f"{self.description.name}-{headerfacts.id_of(self.description, fields, header, path)}",
             survey=fits.survey(header, self.description.name),
             band=band,
-            mjd=facts.middle_of(self.description.time, header, path),
+            mjd=headerfacts.middle_of(self.description.time, header, path),
             shape=(ny, nx),
             wcs=place.cards,
             ra=place.ra,
@@ -308,12 +309,12 @@ class DescribedReader:
             unit=unit,
             scale=scale,
             partners=tuple(partners),
-            caution=facts.caution_of(self.description, header),
+            caution=headerfacts.caution_of(self.description, header),
         )
 
     def _partner_path(self, what: str, template: str, path: Path, groups: dict[str, str]) -> Path:
         """Return where the weight or mask of an image lies, compressed in whatever way."""
-        stem = facts.filled(template, groups)
+        stem = headerfacts.filled(template, groups)
         own = path.name[len(_stem(path)) :]
         for ending in dict.fromkeys((own, *_ENDINGS)):
             found = path.with_name(stem + ending)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from skyfuse.errors import SkyfuseError
-from skyfuse.survey.footer import values_told
+from skyfuse.survey.parquetfooter import values_told
 from skyfuse.survey.tables import read_table
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits
+from skyfuse.survey.described.headerfacts import number_of
 from skyfuse.survey.description import Description
-from skyfuse.survey.facts import number_of
 
 # Pairs of neighbouring pixels from which a scatter is worth something: 5 %.
 _LEAST_PAIRS = 200

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skyfuse.errors import FileError
-from skyfuse.survey import fits, hdus, wcs
+from skyfuse.survey import fits, wcs
+from skyfuse.survey.described import hdus
 
 # Keywords that tell an instrument, the surest first.
 _TELLTALES = ("INSTRUME", "CAMERA", "TELESCOP", "SURVEY", "ORIGIN")
