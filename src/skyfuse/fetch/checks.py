@@ -25,6 +25,7 @@ from skyfuse.errors import FileError
 from skyfuse.fetch.bounds import MOST
 from skyfuse.fetch.ledger import Wanted
 from skyfuse.survey import fits
+from skyfuse.survey.fits.faults import AGAIN
 
 _CHUNK = 1 << 20
 _ALGORITHMS = ("md5", "sha1", "sha256")
@@ -183,4 +184,4 @@ def _same(found: object, value: str | int | float) -> bool:
 
 
 def _fault(wanted: Wanted, reason: str, fault: str) -> FileError:
-    return FileError(fault, reason=reason, remedy="get the file again from the archive", path=wanted.path)
+    return FileError(fault, reason=reason, remedy=AGAIN, path=wanted.path)

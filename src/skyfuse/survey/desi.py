@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits, spectra
+from skyfuse.survey.fits.faults import AGAIN
 from skyfuse.survey.reader import Options, Partner, Refused, SurveyFile
 from skyfuse.survey.records import Instrument, Spectroscopy, Spectrum, SpectrumInfo, content_of
-from skyfuse.survey.spectra import AGAIN, LEFT_OUT
+from skyfuse.survey.spectra import LEFT_OUT
 
 DESI = Instrument("desi", spectroscopy=Spectroscopy("desi"))
 """The spectrographs of the Mayall telescope: three arms each, B, R and Z."""

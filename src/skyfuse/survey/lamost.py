@@ -10,9 +10,10 @@ import numpy as np
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits, spectra
+from skyfuse.survey.fits.faults import AGAIN
 from skyfuse.survey.reader import SurveyFile
 from skyfuse.survey.records import Instrument, Spectroscopy, Spectrum, SpectrumInfo
-from skyfuse.survey.spectra import AGAIN, LEFT_OUT
+from skyfuse.survey.spectra import LEFT_OUT
 
 LAMOST = Instrument("lamost", spectroscopy=Spectroscopy("sdss"))
 """Its bins are those of SDSS, so that both fit one grid."""

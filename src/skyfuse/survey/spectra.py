@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits
+from skyfuse.survey.fits.faults import AGAIN
 from skyfuse.survey.reader import Options, SurveyFile
 from skyfuse.survey.records import Spectrum, SpectrumInfo
 
@@ -47,9 +48,6 @@ _NO_OBJECT = (
     (1 << 8, "bad-target", "a fibre with a catastrophically bad position"),
     (1 << 9, "no-data", "a fibre without data"),
 )
-AGAIN = "get the file again from the archive"
-"""Remedy where a file is not as its archive wrote it."""
-
 LEFT_OUT = "leave it out, or read it from Python with keep_unknown=True"
 """Remedy where a fibre saw no known object."""
 

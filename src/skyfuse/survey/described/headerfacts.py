@@ -10,11 +10,11 @@ from typing import Any
 from skyfuse.errors import FileError
 from skyfuse.survey import fits
 from skyfuse.survey.description import FIELD, Description, Time
+from skyfuse.survey.fits.faults import AGAIN
 
 # What ids are made of: they name rows of indexes and appear in file names and pages.
 _ID = re.compile(r"[A-Za-z0-9_.+:,-]{1,200}")
 _SECONDS_A_DAY = 86400.0
-_AGAIN = "get the file again from the archive"
 
 
 def require_one_voice(description: Description, header: fits.Header, path: Path) -> None:
@@ -85,7 +85,7 @@ def scale_of(
         magnitude += point.vega[band]
     # Magnitudes of astronomy's cameras: beyond, the scale itself would overflow.
     if not -50 <= magnitude <= 100:
-        raise FileError(f"its zero point is {magnitude:g} mag", reason="bad-values", remedy=_AGAIN, path=path)
+        raise FileError(f"its zero point is {magnitude:g} mag", reason="bad-values", remedy=AGAIN, path=path)
     scale = 10 ** ((22.5 - magnitude) / 2.5)
     return scale / (_seconds(header, point.per_second, path) if point.per_second else 1), None
 
@@ -103,7 +103,7 @@ def id_of(description: Description, fields: dict[str, str], header: fits.Header,
             raise FileError(
                 f"its header has no {field}, which its id is made of",
                 reason="missing-keyword",
-                remedy=_AGAIN,
+                remedy=AGAIN,
                 path=path,
             )
     told = {field: str(header[field]).strip() for field in FIELD.findall(description.id) if field in header}
@@ -166,7 +166,7 @@ def _mjd(header: fits.Header, key: str, scale: str, path: Path) -> float:
             return float(AstropyTime(told, format=None if dated else "mjd", scale=scale).tai.mjd)
     except ValueError as error:
         raise FileError(
-            f"its {key} is {text[:60]!r}, no time", reason="bad-values", remedy=_AGAIN, path=path
+            f"its {key} is {text[:60]!r}, no time", reason="bad-values", remedy=AGAIN, path=path
         ) from error
 
 
@@ -183,5 +183,5 @@ def number_of(told: float | str | None, header: fits.Header, path: Path) -> floa
 def _seconds(header: fits.Header, key: str, path: Path) -> float:
     seconds = fits.number(header, key, path)
     if not 0 < seconds < 100 * _SECONDS_A_DAY:
-        raise FileError(f"its {key} is {seconds:g} s", reason="bad-values", remedy=_AGAIN, path=path)
+        raise FileError(f"its {key} is {seconds:g} s", reason="bad-values", remedy=AGAIN, path=path)
     return seconds

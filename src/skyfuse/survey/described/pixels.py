@@ -13,12 +13,12 @@ from skyfuse.errors import FileError
 from skyfuse.survey import fits
 from skyfuse.survey.described.headerfacts import number_of
 from skyfuse.survey.description import Description
+from skyfuse.survey.fits.faults import AGAIN
 
 # Pairs of neighbouring pixels from which a scatter is worth something: 5 %.
 _LEAST_PAIRS = 200
 # Median absolute deviation to standard deviation, of a normal distribution.
 _TO_SIGMA = 1.482602218505602
-_AGAIN = "get the file again from the archive"
 
 
 def good_pixels(
@@ -56,7 +56,7 @@ def good_pixels(
     if flags is None or mask is None:
         return good
     if flags.dtype.kind not in "iu":
-        raise FileError("its mask holds no whole numbers", reason="wrong-hdus", remedy=_AGAIN, path=path)
+        raise FileError("its mask holds no whole numbers", reason="wrong-hdus", remedy=AGAIN, path=path)
     if mask.values is not None:
         good &= ~np.isin(flags, mask.values)
     elif mask.bits is None:
@@ -111,7 +111,7 @@ def variances(
     gain = number_of(description.gain, header, path)
     if gain is not None:
         if not gain > 0:
-            raise FileError(f"its gain is {gain:g}", reason="bad-values", remedy=_AGAIN, path=path)
+            raise FileError(f"its gain is {gain:g}", reason="bad-values", remedy=AGAIN, path=path)
         signal = pixels.astype(np.float64)
         if description.sky == "included" and good.any():
             signal -= np.median(signal[good])

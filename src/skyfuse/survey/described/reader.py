@@ -21,6 +21,7 @@ from skyfuse.survey import fits, wcs
 from skyfuse.survey.described import hdus, headerfacts
 from skyfuse.survey.described.pixels import good_pixels, variances
 from skyfuse.survey.description import FIELD, Description, Plane, load_description
+from skyfuse.survey.fits.faults import AGAIN
 from skyfuse.survey.reader import Options, Partner, Refused, SurveyFile
 from skyfuse.survey.records import Frame, FrameInfo, Imaging, Instrument, content_of
 
@@ -31,7 +32,6 @@ _ENDINGS = (".fits", ".fits.fz", ".fits.gz", ".fits.bz2")
 _MOST_SIDE = 65_536
 # The level of empty pixels varies slowly: so many along each axis are plenty for its median.
 _SAMPLED = 128
-_AGAIN = "get the file again from the archive"
 
 
 class _Image(NamedTuple):
@@ -128,7 +128,7 @@ class DescribedReader:
             return [self._partner(file.path)]
         images = self._images(file.headers)
         if not images:
-            raise FileError("no HDU of it holds an image", reason="wrong-hdus", remedy=_AGAIN, path=file.path)
+            raise FileError("no HDU of it holds an image", reason="wrong-hdus", remedy=AGAIN, path=file.path)
         found: list[FrameInfo | Refused] = []
         errors: list[FileError] = []
         ids: set[str] = set()
@@ -164,7 +164,7 @@ class DescribedReader:
         groups = self._groups(path)
         images = {image.key: image for image in self._images(opened.headers)}
         if groups is None or key not in images:
-            raise FileError(f"it has no image {key!r}", reason="wrong-hdus", remedy=_AGAIN, path=path)
+            raise FileError(f"it has no image {key!r}", reason="wrong-hdus", remedy=AGAIN, path=path)
         image = images[key]
         info = self._info(image, opened.headers, path, groups)
         for other in set(self._opened) - {path, *map(Path, info.partners)}:
@@ -186,7 +186,7 @@ class DescribedReader:
             np.multiply(np.sqrt(variance), info.scale, out=sigma, casting="unsafe")
         bad = ~(good & np.isfinite(value) & (sigma > 0) & np.isfinite(sigma))
         if bad.all():
-            raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=_AGAIN, path=path)
+            raise FileError("none of its pixels is valid", reason="no-good-pixels", remedy=AGAIN, path=path)
         value[bad] = sigma[bad] = np.nan
         ny, nx = info.shape
         sampled = sigma[:: max(1, ny // _SAMPLED), :: max(1, nx // _SAMPLED)]
@@ -362,7 +362,7 @@ class DescribedReader:
                 f"it holds {len(named) or 'no'} {what} {name!r}"
                 + (f" for the image {image.key!r}" if image.key else ""),
                 reason=f"no-{what}",
-                remedy=_AGAIN,
+                remedy=AGAIN,
                 path=path,
             )
         (number,) = named
@@ -372,7 +372,7 @@ class DescribedReader:
             raise FileError(
                 f"its {what} {name!r} has {shape[1]} × {shape[0]} pixels, the image {own[1]} × {own[0]}",
                 reason="wrong-shape",
-                remedy=_AGAIN,
+                remedy=AGAIN,
                 path=path,
             )
         return fits.image(opened.content, opened.hdus, number, path)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits, wcs
+from skyfuse.survey.fits.faults import AGAIN
 from skyfuse.survey.reader import Options, SurveyFile
 from skyfuse.survey.records import Frame, FrameInfo
 from skyfuse.survey.sdss.instrument import BANDS, PIXEL_ARCSEC, SDSS
-from skyfuse.survey.spectra import AGAIN
 
 # Electrons per DN, by camcol, bands u g r i z. Source of both tables: the SDSS data model page of `frame`,
 # "Calculating the uncertainties in the image", which gives two lines for some CCDs, "before" and "after" a

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits, spectra
+from skyfuse.survey.fits.faults import AGAIN
 from skyfuse.survey.reader import Options, SurveyFile
 from skyfuse.survey.records import Spectrum, SpectrumInfo
 from skyfuse.survey.sdss.instrument import SDSS
 from skyfuse.survey.sdss.spectra import PIXELS, VERDICTS, catalogue_of, spectrum_of
-from skyfuse.survey.spectra import AGAIN
 
 _PLACES = (("RACAT", "DECCAT"), ("PLUG_RA", "PLUG_DEC"), ("FIBER_RA", "FIBER_DEC"))
 _TARGET = {"FIELD": "iuS", "MJD": "iu", "CATALOGID": "iuS"} | {name: "f" for pair in _PLACES for name in pair}

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits, spectra
+from skyfuse.survey.fits.faults import AGAIN
 from skyfuse.survey.reader import SurveyFile
 from skyfuse.survey.records import Spectrum, SpectrumInfo
 from skyfuse.survey.sdss.instrument import SDSS
-from skyfuse.survey.spectra import AGAIN
 
 # Bits of SPPIXMASK, in `and_mask`: set in every exposure that went into the pixel. The SDSS page of SPPIXMASK
 # says that what is very bad has ivar = 0 already, and names BRIGHTSKY as the bit to look at beyond that. Of

@@ -13,11 +13,11 @@ import numpy as np
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits, spectra
+from skyfuse.survey.fits.faults import AGAIN
 from skyfuse.survey.reader import SurveyFile
 from skyfuse.survey.records import Spectrum, SpectrumInfo
 from skyfuse.survey.sdss.instrument import SDSS
 from skyfuse.survey.sdss.spectra import BAD_BITS, is_spectrum, spectrum_info
-from skyfuse.survey.spectra import AGAIN
 
 # Rows of the primary image.
 _FLUX, _ERROR, _MASK = 0, 2, 3

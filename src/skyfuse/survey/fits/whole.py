@@ -1,0 +1,78 @@
+"""A FITS file read and checked whole."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from pathlib import Path
+
+from skyfuse.survey.fits.content import COMPRESSED, MOST_BYTES, Scratch, read_bytes
+from skyfuse.survey.fits.faults import empty, unreadable
+from skyfuse.survey.fits.hdus import HDU, parse
+from skyfuse.survey.fits.images import unpacked
+
+
+def read(
+    path: Path, scratch: Scratch | None = None, most: int = MOST_BYTES
+) -> tuple[memoryview, list[HDU], str]:
+    """Read and check a FITS file whole: plain, in ``.bz2`` or ``.gz``, or tile-compressed (``.fz``).
+
+    Parameters
+    ----------
+    path, scratch, most
+        As in `read_bytes`.
+
+    Returns
+    -------
+    content : memoryview of bytes
+        The file as it stands uncompressed: of a tile-compressed one, its image is HDU 0.
+    hdus : list of HDU
+    sha256 : str
+        Of the bytes as they lie on disk.
+
+    Raises
+    ------
+    FileError
+        As `read_bytes` and `parse`.
+    """
+    content, sha256 = read_bytes(path, scratch, most)
+    hdus = parse(content, path)
+    if len(hdus) > 1 and hdus[0].header.get("NAXIS") == 0 and hdus[1].header.get("ZIMAGE") is True:
+        content = memoryview(unpacked(content, hdus, path, most))
+        hdus = parse(content, path)
+    return content, hdus, sha256
+
+
+def read_mapped(path: Path) -> tuple[memoryview, list[HDU], str]:
+    """Check a FITS file whole and map it; what the system cannot map, compressed files, goes to memory.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    content : memoryview of bytes
+        Decompressed; tile-compressed images in it stay as they are, see `image`.
+    hdus : list of HDU
+    sha256 : str
+        Of the bytes as they lie on disk.
+
+    Raises
+    ------
+    FileError
+        As `read_bytes` and `parse`.
+    """
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise empty(path)
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if bytes(content[:3]).startswith(COMPRESSED):
+        content, sha256 = read_bytes(path)
+    else:
+        sha256 = hashlib.sha256(content, usedforsecurity=False).hexdigest()
+    return content, parse(content, path), sha256
