@@ -745,7 +745,7 @@ def _image(suffix: str) -> Callable[[Path], Path]:
 
 
 def _read_image(path: Path) -> Values:
-    from skyfuse.survey.galaxyzoo import read_images
+    from skyfuse.survey.colourimages import read_images
 
     return read_images([path], 12).load()
 

@@ -21,7 +21,7 @@ from skyfuse.dataset.given import open_given
 from skyfuse.dataset.labels import match_identifiers
 from skyfuse.dataset.match_files import match_files
 from skyfuse.errors import DataError
-from skyfuse.survey.galaxyzoo import Images
+from skyfuse.survey.colourimages import Images
 from skyfuse.survey.tables import read_table
 from tests.dataset.made import opened
 from tests.models.cards import inputs_of

@@ -1,4 +1,11 @@
-"""Models: classic estimators, trees, boosting, networks, templates and their fusion, behind one protocol."""
+"""Models: classic estimators, trees, boosting, networks, templates and their fusion, behind one protocol.
+
+``base`` is the protocol, ``inputs`` how what it reads is called and treated, ``registry`` which models there
+are, ``files`` their folders. The models: ``classic`` with ``boosted`` for LightGBM's text, ``networks`` with
+their ``architectures``, ``pytorch`` and ``train``, ``autoencoder``, ``template``, ``hybrid`` of the two,
+``fusion`` of several. What is said about a prediction: ``uncertainty``, and ``ranges`` beyond which a model
+was never trained.
+"""
 
 from skyfuse.models.base import History, Model, Prediction
 from skyfuse.models.files import load_model

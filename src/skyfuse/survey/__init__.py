@@ -8,11 +8,11 @@ reads them, are ``anyspectrum``'s. A survey of images can be one YAML file: ``de
 file may tell, ``described`` reads by it. ``commands`` holds the verbs of ``skyfuse instrument``, ``trial``
 what one of them tells of a file.
 
-What has no frames goes straight into a dataset: ``gaia`` (BP/RP spectra), ``galaxyzoo`` (votes, and folders
-of colour images), ``scene`` (images with a table of features), ``mpajhu`` (star-formation rates),
+What has no frames goes straight into a dataset: ``gaia`` (BP/RP spectra), ``galaxyzoo`` (votes),
+``colourimages``, ``scene`` (such images with a table of features), ``mpajhu`` (star-formation rates),
 ``objecttable`` (which objects to cut out), and any ``tables``, whatever their form: ``texttable``,
 ``fitstable``, ``parquetfooter``, with ``columns`` as data frames want them.
 
-What readers share: ``fits`` (headers, arrays and tables from bytes), ``wcs`` (pixels to sky), ``spectra``
+What readers share: ``fits`` (headers, images and tables from bytes), ``wcs`` (pixels to sky), ``spectra``
 (wavelengths, errors, verdicts) and ``filetype`` (what a file is by its first bytes).
 """

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.errors import DataError
-from skyfuse.survey.galaxyzoo import Images, read_images
+from skyfuse.survey.colourimages import Images, read_images
 from skyfuse.survey.tables import read_table
 
 FEATURES = tuple(f"MFCC_{k}" for k in range(1, 105))

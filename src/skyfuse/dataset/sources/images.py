@@ -25,7 +25,8 @@ from skyfuse.dataset.sources.zooms import named_zooms
 from skyfuse.dataset.wanted import Wanted
 from skyfuse.disk import sha256
 from skyfuse.errors import DataError, StoreError, UsageError, shown
-from skyfuse.survey.galaxyzoo import MORPHOLOGY, Images, read_images, read_votes
+from skyfuse.survey.colourimages import Images, read_images
+from skyfuse.survey.galaxyzoo import MORPHOLOGY, read_votes
 from skyfuse.survey.objecttable import position_names
 from skyfuse.survey.records import Samples
 from skyfuse.survey.tables import read_table, without_sentinels
