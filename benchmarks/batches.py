@@ -23,6 +23,7 @@ import pandas as pd
 
 from skyfuse.cube.grid import SDSS
 from skyfuse.cube.layout import COMPONENTS
+from skyfuse.cube.query import CubeImaging, CubeSpectroscopy
 from skyfuse.dataset import Dataset, Wanted
 from skyfuse.survey.records import Samples
 
@@ -35,7 +36,8 @@ WARM_BOUND, COLD_BOUND, DISK_BOUND = 0.7, 5.0, 1.05
 class NoiseCube:
     """Objects of noise, drawn when they are asked for."""
 
-    image_size, zooms, grid = 64, 5, SDSS
+    _imaging = CubeImaging("sdss", tuple("ugriz"), 64, 5, "nanomaggy", 0.396)
+    _spectroscopy = CubeSpectroscopy("sdss", SDSS, 5, "1e-17 erg s-1 cm-2 Angstrom-1")
 
     def __init__(self, folder: Path, n: int) -> None:
         self.path = folder
@@ -49,7 +51,19 @@ class NoiseCube:
             for kind, shape in (("image", (5, 64, 64)), ("spectrum", SDSS.sizes[:1]))
         }
 
-    def gather(self, kind: str, zoom: int, rows: np.ndarray) -> Samples:
+    def instruments_with(self, kind: str) -> list[str]:
+        """Return the one instrument."""
+        return ["sdss"]
+
+    def imaging(self, instrument: str | None = None) -> CubeImaging:
+        """Return what the images are."""
+        return self._imaging
+
+    def spectroscopy(self, instrument: str | None = None) -> CubeSpectroscopy:
+        """Return what the spectra are."""
+        return self._spectroscopy
+
+    def gather(self, kind: str, zoom: int, rows: np.ndarray, instrument: str | None = None) -> Samples:
         """Return the samples of some objects."""
         native = self._pool[kind][rows % 256] + rows.astype(np.float32).reshape(
             -1, *[1] * (self._pool[kind].ndim - 1)

@@ -59,6 +59,8 @@ class Dataset:
         self.table = table
         self.meta = meta
         self._splits = splits
+        # The table is always there.
+        self._kinds = {"table": "table", **self.kinds}
         self._chosen_columns: tuple[tuple[str, ...], NDArray[np.float32]] | None = None
         self._arrays = Arrays(
             path / make.ARRAYS,
@@ -308,27 +310,28 @@ class Dataset:
             If a column is missing or holds no numbers.
         """
         chosen = self._rows(rows)
-        kinds = {name: self.kind_of(name) for name in zooms}
-        spectra = [name for name, kind in kinds.items() if kind == "spectrum"]
-        keys = [(name, zoom, "value") for name, zoom in zooms.items() if kinds[name] != "table"]
-        keys += [(name, zooms[name], "sigma") for name in spectra if sigma]
+        kinds = self._kinds
+        keys = [(name, zoom, "value") for name, zoom in zooms.items() if kinds.get(name) != "table"]
+        if sigma:
+            keys += [(name, zoom, "sigma") for name, zoom in zooms.items() if kinds.get(name) == "spectrum"]
         gathered = dict(zip(keys, self._arrays.gather(keys, chosen), strict=True))
         out: dict[str, NDArray[np.float32]] = {}
         for name, zoom in zooms.items():
-            if kinds[name] == "table":
+            kind = kinds.get(name)
+            if kind == "table":
                 out[name] = self._columns(zoom, columns)[chosen]
                 continue
             out[name] = gathered[name, zoom, "value"]
-            if name in spectra and smooth:
+            if kind == "spectrum" and smooth:
                 out[name] = features.smooth(out[name], smooth)
-            if name in spectra and sigma:
+            if kind == "spectrum" and sigma:
                 error = gathered[name, zoom, "sigma"]
                 out[f"{name}_sigma"] = features.smooth_sigma(error, smooth) if smooth else error
         return out
 
     def kind_of(self, name: str) -> str:
-        """Return the kind of an input; the table is always there, and what is not has none."""
-        return self.kinds.get(name, "table" if name == "table" else "")
+        """Return the kind of an input; what is none of them has none."""
+        return self._kinds.get(name, "")
 
     def _columns(self, zoom: int, names: Sequence[str]) -> NDArray[np.float32]:
         """Return columns of the table side by side; the last choice is kept, since batches repeat it."""
