@@ -15,6 +15,7 @@ from skyfuse.dataset.match import closest_first, find_pairs, on_sky
 from skyfuse.dataset.tables import storable
 from skyfuse.errors import DataError, UsageError
 from skyfuse.survey.mpajhu import holds_sfr, read_sfr
+from skyfuse.survey.sdss.specobjid import spectra_named
 from skyfuse.survey.tables import read_table
 
 MATCH_ARCSEC = 1.0
@@ -185,7 +186,7 @@ def match_labels(
         named = (
             labels[columns].set_axis([*_KEYS], axis=1)
             if None not in keys
-            else _of_spectra(labels[columns[0]])
+            else spectra_named(labels[columns[0]])
         )
         match = _match_spectra(named, objects, spectra, values)
         compared = ", ".join(columns)
@@ -214,26 +215,6 @@ def _example(table: pd.DataFrame, columns: list[str]) -> str:
         return "nothing"
     return "-".join(
         f"{value:.6g}" if isinstance(value, float) else str(value) for value in table[columns].iloc[0]
-    )
-
-
-def _of_spectra(column: pd.Series) -> pd.DataFrame:
-    """Return plate, MJD and fibre that specObjIDs stand for.
-
-    As of DR8 (https://www.sdss.org/dr17/spectro/spectro_access): plate in bits 50 to 63, fibre in 38 to 49,
-    MJD − 50000 in 24 to 37.
-    """
-    names = identifiers.whole_numbers(column)
-    known = names.notna().to_numpy()
-    bits = names.to_numpy(dtype=np.uint64, na_value=0)
-    parts = {
-        "plate": bits >> np.uint64(50),
-        "mjd": ((bits >> np.uint64(24)) & np.uint64(0x3FFF)) + np.uint64(50000),
-        "fiberid": (bits >> np.uint64(38)) & np.uint64(0xFFF),
-    }
-    return pd.DataFrame(
-        {name: pd.arrays.IntegerArray(part.astype(np.int64), ~known) for name, part in parts.items()},
-        index=column.index,
     )
 
 
