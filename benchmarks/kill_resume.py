@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skyfuse.cube import build as building
 from skyfuse.cube.build import build
 from skyfuse.cube.check import check
 from skyfuse.cube.query import Cube
@@ -120,6 +121,7 @@ def main() -> int:
     parser.add_argument("--tile-bytes", type=int, default=8 * 1024**2, help="limit at which a tile splits")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    building.MAX_TILE_BYTES = arguments.tile_bytes
     chance = np.random.default_rng(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         whole, cube = Path(name) / "whole.cube", Path(name) / "killed.cube"

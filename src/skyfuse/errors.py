@@ -110,11 +110,23 @@ class FileError(SkyfuseError):
     ----------
     reason : str
         Short word by which the ledger counts such files, e.g. ``truncated``.
+    partners : sequence of str
+        Paths whose change makes the file worth another look: files that belong to it and are missing, or the
+        folder that they would lie in.
     """
 
-    def __init__(self, fault: str, *, reason: str, remedy: str, path: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        fault: str,
+        *,
+        reason: str,
+        remedy: str,
+        path: str | Path | None = None,
+        partners: Sequence[str] = (),
+    ) -> None:
         super().__init__(fault, remedy=remedy, path=path)
         self.reason = reason
+        self.partners = tuple(partners)
 
 
 class DataError(SkyfuseError):

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from astropy.wcs import WCS
 
 from skyfuse.survey.sdss import BANDS
@@ -116,3 +117,51 @@ def tile_hashes(cube: Path) -> dict[str, str]:
         str(path.relative_to(cube)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(cube.glob("Norder=*/Dir=*/Npix=*.h5"))
     }
+
+
+def write_image(path: Path, pixels: np.ndarray, ra: float, dec: float, pixel: float, **cards: object) -> Path:
+    """Write an array with a plain WCS whose middle lies at a position."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.cunit = ["RA---TAN", "DEC--TAN"], ["deg", "deg"]
+    wcs.wcs.crval, wcs.wcs.cdelt = [ra, dec], [-pixel / 3600, pixel / 3600]
+    wcs.wcs.crpix = [(size + 1) / 2 for size in pixels.shape[::-1]]
+    header = wcs.to_header()
+    header.update(cards)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fits.PrimaryHDU(pixels, header).writeto(path, overwrite=True)
+    return path
+
+
+def make_unwise(folder: Path, ra: float, dec: float, side: int = 30) -> Path:
+    """Write coadds in W1 and W2 with weights and their mask; return the image in W1."""
+    stem = f"unwise-{round(10 * ra):04d}{'m' if dec < 0 else 'p'}{round(10 * abs(dec)):03d}"
+    for number in (1, 2):
+        random = np.random.default_rng(number)
+        cards = {"UNW_VER": "test", "BAND": number, "MAGZP": 22.5}
+        image = random.normal(5, 1, (side, side)).astype(np.float32)
+        weight = random.uniform(0.5, 2, (side, side)).astype(np.float32)
+        for kind, pixels in (("img-m", image), ("invvar-m", weight)):
+            write_image(folder / f"{stem}-w{number}-{kind}.fits", pixels, ra, dec, 2.75, **cards)
+    mask = np.zeros((side, side), np.int32)
+    # Bit 0 counts for W1, bit 2 for W2.
+    mask[3, 4:9], mask[20, 20] = 1, 4
+    write_image(folder / f"{stem}-msk.fits", mask, ra, dec, 2.75, UNW_VER="test", BAND=1, MAGZP=22.5)
+    return folder / f"{stem}-w1-img-m.fits"
+
+
+def make_decam(
+    folder: Path, ra: float, dec: float, *, number: int = 7, zero: float | None = 25.0, side: int = 110
+) -> Path:
+    """Write an exposure in g with weight and mask; return the image."""
+    random = np.random.default_rng(number)
+    cards: dict[str, object] = {"INSTRUME": "DECam", "PROCTYPE": "InstCal", "FILTER": "g DECam SDSS c0001"}
+    cards |= {"EXPNUM": number, "MJD-OBS": 57000.5, "EXPTIME": 90.0}
+    cards |= {} if zero is None else {"MAGZERO": zero}
+    planes = {
+        "ooi": random.normal(100, 5, (side, side)).astype(np.float32),
+        "oow": random.uniform(0.02, 0.06, (side, side)).astype(np.float32),
+        "ood": (random.random((side, side)) < 0.02).astype(np.int16),
+    }
+    for kind, pixels in planes.items():
+        write_image(folder / f"c4d_{number:06d}_{kind}_g_v1.fits", pixels, ra, dec, 0.262, **cards)
+    return folder / f"c4d_{number:06d}_ooi_g_v1.fits"

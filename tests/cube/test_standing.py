@@ -153,7 +153,7 @@ def test_changed_content_is_refused_and_replaced_on_demand(copy: tuple[Path, Pat
     whole = path.read_bytes()
     make_spectrum(path.parent, 5, *on_pixel(2, 64.5, 49.5), quality=50.0)
     for broken in (False, True):
-        with pytest.raises(StoreError, match=r"holds sdss-1-55000-5 from .*other content.*--replace"):
+        with pytest.raises(StoreError, match=r"holds sdss-1-55000-5 from .*not as it was.*--replace"):
             build([sky], cube, workers=1)
         assert state(cube) == before
         if not broken:

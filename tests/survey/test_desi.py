@@ -245,7 +245,8 @@ def test_redshifts_go_by_target_and_not_by_row(tmp_path):
 
 def test_without_redshifts_a_target_waits_for_them_or_is_kept_unclassified(tmp_path):
     path = write_desi(tmp_path, [5, 6], redshifts=False)
-    assert [one.partners for one in records(path)] == [(), ()]
+    # Redshifts that come later change the folder.
+    assert [one.partners for one in records(path)] == [(str(tmp_path),)] * 2
     with pytest.raises(FileError, match="target 5: no redrock file") as raised:
         reader.read(path, "5", Options())
     assert raised.value.reason == "no-redshifts"

@@ -44,7 +44,7 @@ from skyfuse.disk import dumps, locked, replaced, write_json
 from skyfuse.errors import DataError, StoreError, UsageError, shown
 from skyfuse.processes import Context
 from skyfuse.survey import registry
-from skyfuse.survey.records import Instrument
+from skyfuse.survey.records import Imaging, Instrument
 from skyfuse.words import Progress
 
 MAX_TILE_BYTES = 2 * 1024**3
@@ -279,13 +279,13 @@ class _Task:
         """Build what is missing and let the cube appear in its next state."""
         self._require_usable(given, not_files)
         records = given if self.standing is None else self.standing.join(given)
-        earlier = [] if self.standing is None else self.standing.earlier_rejects(given, not_files)
+        earlier = [] if self.standing is None else self.standing.earlier_rejects(given, records, not_files)
         tasks = 0
         while True:
             found = sort_out(
                 records,
                 [*not_files, *(earlier or ())],
-                () if self.standing is None else self.standing.records,
+                () if self.standing is None else self.standing.paths,
             )
             setup = self._setup(found)
             plans, todo = self._prepare(found, setup)
@@ -333,9 +333,9 @@ class _Task:
         if self.standing is None:
             return
         for name, told in self.standing.instruments.items():
-            if name in known and _told(known[name]) | told != told:
+            if name in known and not _is_alike(known[name], told):
                 raise StoreError(
-                    f"holds images of {name} as another description tells them",
+                    f"holds data of {name} as another description tells them",
                     remedy=f"name that description with --instrument, or {REPLACE}",
                     path=self.out,
                 )
@@ -529,15 +529,29 @@ def _described(
     told: dict[str, dict[str, dict[str, Any]]] = {}
     for name in sorted({row["instrument"] for row in rows["frames"]}):
         imaging = setup.imaging(name)
-        told[name] = {"image": asdict(imaging) | {"bands": list(imaging.bands)}} | _told(
-            setup.instrument(name)
-        )
+        told[name] = {"image": _told_of(imaging)} | _told(setup.instrument(name))
     for name in sorted({row["instrument"] for row in rows["spectra"]}):
         spectroscopy, grid = setup.instrument(name).spectroscopy, setup.grid(name)
         unit = "" if spectroscopy is None else spectroscopy.unit
         spectrum = {"grid": grid.name, "sizes": list(grid.sizes), "zooms": len(grid.sizes), "unit": unit}
         told.setdefault(name, {})["spectrum"] = spectrum
     return dict(sorted(told.items()))
+
+
+def _told_of(imaging: Imaging) -> dict[str, Any]:
+    """Return what cube.json says of the images of an instrument."""
+    return asdict(imaging) | {"bands": list(imaging.bands)}
+
+
+def _is_alike(instrument: Instrument, told: Mapping[str, Any]) -> bool:
+    """Tell whether what is known of an instrument now is what cube.json says of the data that it holds."""
+    image = {} if instrument.imaging is None else _told_of(instrument.imaging)
+    unit = "" if instrument.spectroscopy is None else instrument.spectroscopy.unit
+    return bool(
+        told.get("described", "") == (instrument.described if "image" in told else "")
+        and told.get("image", image) == image
+        and told.get("spectrum", {}).get("unit", unit) == unit
+    )
 
 
 def _told(instrument: Instrument) -> dict[str, Any]:

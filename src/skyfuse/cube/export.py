@@ -123,7 +123,8 @@ def _parts(cube: Cube, zoom: int, bands: str | Sequence[str] | None) -> _Parts:
             remedy="leave the bands out to export all, or cut out images of one instrument",
             path=cube.path,
         )
-    least = min([one.zooms for one in imagings] + [one.zooms for one in spectroscopies])
+    # Of objects from a table alone there is nothing but their places.
+    least = min([one.zooms for one in (*imagings, *spectroscopies)], default=1)
     if zoom not in range(least):
         raise UsageError(
             f"there is no zoom {zoom}", remedy=f"choose 0 (native) to {least - 1}", path=cube.path

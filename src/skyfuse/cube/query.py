@@ -598,6 +598,10 @@ class Cube:
         rows = np.flatnonzero((self.spectra["spectrum_id"] == name).to_numpy())
         if len(rows) == 0:
             best = self.objects.loc[self.objects["object_id"] == name, "spectrum_id"].dropna()
+            if best.empty and name in set(self.objects["object_id"]):
+                raise DataError(
+                    f"the object {name} has no spectrum", remedy="ask for its images", path=self.path
+                )
             if best.empty:
                 raise self._unknown(name, "spectra")
             rows = np.flatnonzero((self.spectra["spectrum_id"] == best.iloc[0]).to_numpy())

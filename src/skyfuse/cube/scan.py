@@ -259,6 +259,7 @@ def _look(path: str, task: Look) -> Record:
             _note(record, reader.records(file))
         json.dumps(record, allow_nan=False)
     except FileError as error:
+        record["beside"] = _beside(error.partners)
         return _rejected(record, error.reason, str(error))
     # Whatever a broken file makes a library raise must cost that file alone, never the build.
     except Exception as error:
@@ -470,9 +471,15 @@ def is_unchanged(record: Record) -> bool:
     # Permissions and failing disks change without a trace in size and time.
     if record.get("reject", {}).get("reason") == "unreadable":
         return False
+    return changed(record) is None
+
+
+def changed(record: Record) -> str | None:
+    """Return which of a file and those read together with it is not as the scan saw it; None if all are."""
     if _stamp(record["path"]) != (record["size"], record["mtime_ns"]):
-        return False
-    return all(list(_stamp(path) or (-1, -1)) == seen for path, seen in record["beside"].items())
+        return str(record["path"])
+    seen = record["beside"].items()
+    return next((path for path, then in seen if list(_stamp(path) or (-1, -1)) != then), None)
 
 
 def _remembered(cache: Path) -> Iterator[Record]:

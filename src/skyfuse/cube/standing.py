@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from skyfuse.checksums import read_checksums, read_stamped, verified
 from skyfuse.cube.catalogue import read_catalogue, schema_of
 from skyfuse.cube.layout import FORMAT, VERSION
-from skyfuse.cube.scan import TABLE, Record, Reject, is_unchanged, keys_of, names_of
+from skyfuse.cube.scan import TABLE, Record, Reject, changed, is_unchanged, keys_of, names_of
 from skyfuse.cube.tiles import TilePlan
 from skyfuse.disk import read_json, sha256
-from skyfuse.errors import StoreError
+from skyfuse.errors import StoreError, shown
 from skyfuse.survey.records import content_of
 from skyfuse.survey.registry import readers
 
@@ -40,9 +40,12 @@ class Standing:
     records : dict of str to dict
         What the scan told of each file that its tiles were planned with, by path.
     held : dict of str to str
-        What names the content of each file that it holds, by frame_id, spectrum_id or ``source`` and its id.
+        What names the content of each file that it holds, by frame_id, spectrum_id or ``source`` and its id;
+        empty where that is not known.
     gone : set of str
         Paths of files that are no longer there as they were; filled by `join`.
+    moved : dict of str to str
+        Where the bytes of such a file lie now, of those that were given; filled by `join`.
     """
 
     out: Path
@@ -52,6 +55,12 @@ class Standing:
     records: dict[str, Record]
     held: dict[str, str]
     gone: set[str] = field(default_factory=set)
+    moved: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def paths(self) -> set[str]:
+        """Paths of the files that stand in the cube, after `join` as they are now."""
+        return {self.moved.get(path, path) for path in self.records}
 
     @property
     def instruments(self) -> Mapping[str, Any]:
@@ -83,7 +92,8 @@ class Standing:
                 if path not in records and is_unchanged(record):
                     records[path] = record
                 continue
-            if is_unchanged(record) or _content(record) == content:
+            now = given.get(path, record)
+            if is_unchanged(record) or _content(now if "records" in now else record) == content:
                 records[path] = _joined(record, given.get(path))
                 continue
             others = [other for name in names for other in copies.get(name, ()) if other != path]
@@ -91,14 +101,12 @@ class Standing:
             moved = [other for other in others if _content(given[other]) == content]
             if moved:
                 # The same bytes under another name.
-                records.pop(path, None)
-                for other in others:
-                    if other != moved[0]:
-                        records.pop(other, None)
+                self.moved[path] = moved[0]
             elif others or path in records:
+                where = others[0] if others else changed(record) or path
                 raise StoreError(
-                    f"holds {names[0]} from {path}, which has other content in {(*others, path)[0]} now",
-                    remedy=f"put the file back, or {REPLACE}",
+                    f"holds {names[0]} from {path}, and {shown(where)} is not as it was",
+                    remedy=f"put it back as it was, or {REPLACE}",
                     path=self.out,
                 )
             else:
@@ -129,7 +137,7 @@ class Standing:
             for file in sorted(tile_plan.files, key=lambda file: file.path):
                 fault, remedy = "", f"put the file back, or {REPLACE}"
                 if file.path in self.gone:
-                    fault = "is no longer there"
+                    fault = "is no longer there as it was"
                 elif file.reader not in known:
                     fault = f"was read by {file.reader}, which is not known here"
                     remedy = "name the same description with --instrument, or install the reader"
@@ -152,7 +160,11 @@ class Standing:
         there: dict[str, str] = {}
         for row in rows:
             there |= _held(row)
-        lost = sorted(name for name, content in self.held.items() if there.get(name) != content)
+        lost = sorted(
+            name
+            for name, content in self.held.items()
+            if name not in there or (content and there[name] != content)
+        )
         if lost:
             others = f" and {len(lost) - 1} others" if len(lost) > 1 else ""
             raise StoreError(
@@ -161,10 +173,21 @@ class Standing:
                 path=self.out,
             )
 
-    def earlier_rejects(self, given: Mapping[str, Record], again: Sequence[Reject]) -> list[Reject] | None:
-        """Return the rejects of earlier builds whose files are still there and were not given now.
+    def earlier_rejects(
+        self, given: Mapping[str, Record], records: Mapping[str, Record], again: Sequence[Reject]
+    ) -> list[Reject] | None:
+        """Return the rejects of earlier builds whose files are still there and were not looked at now.
 
         None where the table of them is damaged.
+
+        Parameters
+        ----------
+        given : mapping
+            Records of the files given now, by path.
+        records : mapping
+            The same with those that stand, from `join`.
+        again : sequence of Reject
+            What was met now that is no file.
         """
         if not self.finished:
             return []
@@ -178,9 +201,11 @@ class Standing:
             found = [Reject(row["path"], row["reason"], row["message"], row["key"]) for row in table]
         except (StoreError, OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
-        # What was read in full comes again with its tile.
-        read = {(path, key) for path, record in self.records.items() for key in keys_of(record)}
-        now = {*given, *(reject.path for reject in again)}
+        # What is read in full comes again with its tile.
+        read = {(path, key) for path, record in records.items() for key in keys_of(record)}
+        # What stands as another kind of file than it was taken for now keeps what was said of it.
+        now = {path for path, record in given.items() if "records" in record or path not in self.records}
+        now |= {reject.path for reject in again}
         return [
             reject
             for reject in found
@@ -269,6 +294,10 @@ def _of_indexes(out: Path, whole: set[str], *, needed: bool) -> dict[str, str]:
             table = read_catalogue(out, what, schema_of(what, {}))
             chosen = table[~table["tile"].isin(whole)]
             held |= dict(zip(chosen[key], chosen["sha256"], strict=True))
+        table = read_catalogue(out, "objects", schema_of("objects", {}))
+        named = table[~table["tile"].isin(whole)]["source_id"].dropna()
+        # The index does not tell the content of their tables.
+        held |= {f"source {name}": "" for name in named}
     except StoreError as error:
         if needed:
             raise StoreError(
@@ -304,7 +333,8 @@ def _content(record: Record) -> str | None:
     """Return what names the content of a file and its partners now, None where it cannot be read."""
     entries = [fields for entry in record["records"] for fields in entry.values()]
     beside = next((fields["partners"] for fields in entries if fields.get("partners")), ())
-    partners = [path for path in beside if Path(path).exists()]
+    # What is missing is told by its folder.
+    partners = [path for path in beside if Path(path).is_file()]
     try:
         return content_of([sha256(Path(path)) for path in (record["path"], *partners)])
     except OSError:

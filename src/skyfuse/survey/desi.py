@@ -329,7 +329,8 @@ class _Coadd:
             dec=dec,
             instrument="desi",
             key=str(target),
-            partners=() if self.redshifts_path is None else (str(self.redshifts_path),),
+            # Redshifts that come later change the folder.
+            partners=(str(self.redshifts_path or self.path.parent),),
         )
 
     def _require_target(self, target: int, objtype: str, status: int) -> None:
@@ -551,6 +552,7 @@ class CoaddReader:
                 reason="no-spectra",
                 remedy="put redrock-X.fits and coadd-X.fits into one folder",
                 path=file.path,
+                partners=(str(file.path.parent),),
             )
         return [Partner(str(coadd))]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_string_dtype
 
 from skyfuse import identifiers
 from skyfuse.errors import DataError, FileError, shown
@@ -13,7 +14,8 @@ from skyfuse.survey.reader import Refused
 from skyfuse.survey.tables import read_table
 
 IDS = ("object_id", "objid", "dr7objid", "source_id", "targetid", "name", "galaxyid", "id")
-"""Names by which catalogues call what names an object, best first; the first that is unique serves."""
+"""Names by which catalogues call what names an object, best first; the first that is unique serves, else the
+first of all, whose repetitions are duplicates."""
 
 POSITIONS = (("ra", "dec"), ("radeg", "dedeg"), ("raj2000", "dej2000"), ("plug_ra", "plug_dec"))
 """Names of positions in degrees."""
@@ -68,12 +70,18 @@ def read_sources(path: Path) -> tuple[pd.DataFrame, list[Refused]]:
 def _names(table: pd.DataFrame, path: Path) -> list[str]:
     """Return what the table calls its rows, by their numbers where it calls them nothing."""
     lower = {str(name).lower(): str(name) for name in reversed(table.columns)}
+    rows = pd.Series([f"{shown(path.stem)}-{row}" for row in range(len(table))], index=table.index)
+    found = []
     for own in (lower[name] for name in IDS if name in lower):
         try:
             names = identifiers.as_text(table[own])
         except DataError:
             # Rounded numbers name nothing.
             continue
-        if names.notna().all() and names.is_unique:
-            return [str(name) for name in names]
-    return [f"{shown(path.stem)}-{row}" for row in range(len(table))]
+        known = names.notna()
+        if known.any():
+            # Written names stay as they are spelled: 007 is not 7.
+            spelled = table[own].astype("string").str.strip() if is_string_dtype(table[own]) else names
+            found.append((not names[known].is_unique, spelled.astype(object).where(known, rows)))
+    chosen = min(found, key=lambda one: one[0])[1] if found else rows
+    return [str(name) for name in chosen]

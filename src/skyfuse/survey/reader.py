@@ -59,7 +59,8 @@ class Refused:
     message : str
         One line, as of a `FileError`.
     partners : tuple of str
-        Paths that were looked for and are missing: once they are there the file is looked at again.
+        Paths that were looked for and are missing, or the folder that they would lie in: once they change the
+        file is looked at again.
     """
 
     key: str

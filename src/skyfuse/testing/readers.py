@@ -157,7 +157,7 @@ def _check_info(reader: Reader, info: FrameInfo | SpectrumInfo, path: Path) -> N
     where = f"{info.key!r} of {path}"
     require(info.instrument in own, f"{where} is of one of the reader's instruments")
     require(0 <= info.ra <= 360 and -90 <= info.dec <= 90, f"{where} lies on the sky, in degrees")
-    missing = [partner for partner in info.partners if not Path(partner).is_file()]
+    missing = [partner for partner in info.partners if not Path(partner).exists()]
     require(not missing, f"the partners of {where} are there, or it is refused")
     if isinstance(info, FrameInfo):
         imaging = own[info.instrument].imaging

@@ -146,7 +146,7 @@ class DescribedReader:
                 found.append(info)
             except FileError as error:
                 errors.append(error)
-                found.append(Refused(image.key, error.reason, str(error)))
+                found.append(Refused(image.key, error.reason, str(error), error.partners))
         if len(errors) == len(images) and len({str(error) for error in errors}) == 1:
             raise errors[0]
         return found
@@ -223,6 +223,7 @@ class DescribedReader:
                 reason="no-image",
                 remedy="put the image into the same folder, or leave it out",
                 path=path,
+                partners=(str(path.parent),),
             )
         return Partner(str(path.parent / image))
 
@@ -325,6 +326,7 @@ class DescribedReader:
             reason=f"no-{what}",
             remedy="put it into the same folder, as the archive named it",
             path=path,
+            partners=(str(path.parent),),
         )
 
     def _open(self, path: Path) -> _Opened:
