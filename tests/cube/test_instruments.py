@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from skyfuse.cube.check import check
 from skyfuse.cube.export import export
 from skyfuse.cube.query import Cube
 from skyfuse.cube.staging import INDEXES
-from skyfuse.errors import StoreError, UsageError
-from skyfuse.survey.reader import Options, SurveyFile
+from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.survey import registry
+from skyfuse.survey.described import described
+from skyfuse.survey.reader import Options, Reader, SurveyFile
 from skyfuse.survey.registry import reader_of
 from tests.cube.sky import (
     make_decam,
@@ -32,7 +36,7 @@ from tests.cube.sky import (
     on_pixel,
     tile_hashes,
 )
-from tests.survey.files import write_desi
+from tests.survey.files import redrock_hdus, write_desi
 
 BOTH = on_pixel(0, 60.3, 50.2)
 """Seen by all instruments."""
@@ -332,3 +336,166 @@ def test_each_instrument_may_have_its_own_grid(sky: Path, tmp_path: Path) -> Non
     report = build(inputs, tmp_path / "o.cube", grid={"sdss": "linear:9600,9800,1"}, workers=1)
     assert (report.asked, report.spectra, report.rejected) == (5, 3, {"outside-grid": 2})
     assert "outside-grid" in str(report)
+
+
+# What is added, changed and gone: nothing that stands is lost or changed unless it may be replaced.
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a frame of SDSS, coadds of unWISE and a coadd of DESI, and where their cube will be."""
+    sky = tmp_path / "sky"
+    (sky / "photo").mkdir(parents=True)
+    make_frame(sky / "photo", 0, "r")
+    make_unwise(sky / "unwise", 150.0, 2.0)
+    make_desi(sky / "desi")
+    return sky, tmp_path / "a.cube"
+
+
+WEIGHT = "unwise/unwise-1500p020-w1-invvar-m.fits"
+IMAGE = "unwise/unwise-1500p020-w1-img-m.fits"
+MASK = "unwise/unwise-1500p020-msk.fits"
+REDSHIFTS = "desi/redrock-main-dark-1.fits"
+COADD = "desi/coadd-main-dark-1.fits"
+
+
+@pytest.mark.parametrize(
+    ("name", "rejected"),
+    [
+        (WEIGHT, {"no-weight": 1}),
+        (MASK, {"no-mask": 2}),
+        (IMAGE, {"no-image": 1}),
+        (REDSHIFTS, {"no-redshifts": 3}),
+        (COADD, {"no-spectra": 1}),
+    ],
+)
+def test_a_file_that_comes_later_is_taken_up(
+    small: tuple[Path, Path], tmp_path: Path, name: str, rejected: dict[str, int]
+) -> None:
+    sky, out = small
+    (sky / name).rename(tmp_path / "later")
+    report = build([sky], out, workers=1)
+    assert report.rejected == rejected
+    assert build([sky], out, workers=1).built == 0
+    (tmp_path / "later").rename(sky / name)
+    report = build([sky], out, workers=1)
+    assert (report.asked, report.ingested, report.rejected, report.partners) == (6, 6, {}, 4)
+    assert check(out) == []
+    assert tile_hashes(out) == tile_hashes(build([sky], tmp_path / "w.cube", workers=1).out)
+
+
+@pytest.mark.parametrize("name", [WEIGHT, MASK, REDSHIFTS, COADD])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_file_beside_others_that_changes_or_goes_is_refused(
+    small: tuple[Path, Path], name: str, *, gone: bool
+) -> None:
+    sky, out = small
+    build([sky], out, workers=1)
+    before = state(out)
+    if gone:
+        (sky / name).unlink()
+    elif name == REDSHIFTS:
+        redrock_hdus(TARGETS, Z=[0.3, 0.4, 0.5]).writeto(sky / name, overwrite=True)
+    elif name == COADD:
+        make_desi(sky / "desi", seed=3)
+    else:
+        with fits.open(sky / name, mode="update") as hdus:
+            hdus[0].data[9, 9] += 1
+    if (sky / COADD).exists():
+        with pytest.raises(StoreError, match=rf"holds .* from .*, and .*{Path(name).name} is not as it was"):
+            build([sky], out, workers=1)
+        assert state(out) == before
+    else:
+        assert build([sky], out, workers=1).gone == 1
+    # Tiles that need it are not built again without it.
+    make_spectrum(sky.parent, 7, *BOTH)
+    with pytest.raises(StoreError, match=r"(must build tile .* no longer there as it was|not as it was)"):
+        build([sky.parent / "spec-0001-55000-0007.fits"], out, workers=1)
+    tiles = {path: one for path, one in before.items() if path.endswith((".h5", ".parquet"))}
+    assert tiles.items() <= state(out).items()
+    report = build([sky], out, workers=1, replace=True)
+    assert check(out) == []
+    assert (report.ingested == 6) == (not gone)
+
+
+def test_redshifts_that_come_beside_what_stands_unclassified_are_refused(tmp_path: Path) -> None:
+    make_desi(tmp_path / "desi", redshifts=False)
+    out = tmp_path / "a.cube"
+    build([tmp_path / "desi"], out, workers=1, keep_unclassified=True)
+    (tmp_path / "desi" / "notes.txt").write_text("of no matter")
+    report = build([tmp_path / "desi"], out, workers=1, keep_unclassified=True)
+    assert (report.spectra, report.built, report.rejected) == (3, 0, {"not-fits": 1})
+    redrock_hdus(TARGETS).writeto(tmp_path / REDSHIFTS)
+    before = state(out)
+    with pytest.raises(StoreError, match=r"not as it was.*--replace"):
+        build([tmp_path / "desi"], out, workers=1, keep_unclassified=True)
+    assert state(out) == before
+    build([tmp_path / "desi"], out, workers=1, keep_unclassified=True, replace=True)
+    assert Cube.open(out).spectra["z"].notna().all()
+
+
+def test_one_target_more_in_a_file_is_another_file(tmp_path: Path) -> None:
+    folder, out = tmp_path / "desi", tmp_path / "a.cube"
+    make_desi(folder)
+    build([folder], out, workers=1)
+    before = state(out)
+    ra, dec = zip(*PLACES, (150.1, 2.1), strict=True)
+    write_desi(folder, [*TARGETS, 77], fibermap={"TARGET_RA": ra, "TARGET_DEC": dec})
+    with pytest.raises(StoreError, match=r"coadd-main-dark-1.fits is not as it was.*--replace"):
+        build([folder], out, workers=1)
+    assert state(out) == before
+    assert build([folder], out, workers=1, replace=True).spectra == 4
+
+
+def test_a_coadd_under_another_name_is_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "a.cube"
+    make_desi(tmp_path / "desi")
+    build([tmp_path / "desi"], out, workers=1)
+    before = tile_hashes(out)
+    shutil.copytree(tmp_path / "desi", tmp_path / "copy")
+    report = build([tmp_path / "copy"], out, workers=1)
+    assert (report.asked, report.built, report.rejected) == (6, 0, {"duplicate": 3})
+    # It stays before another version that comes with it.
+    shutil.rmtree(tmp_path / "desi")
+    make_desi(tmp_path / "another", seed=5)
+    report = build([tmp_path / "another", tmp_path / "copy"], out, workers=1)
+    assert (report.asked, report.rejected, report.gone) == (6, {"duplicate": 3}, 0)
+    assert {Path(reject.path).parent.name for reject in report.rejects} == {"another"}
+    assert tile_hashes(out) == before
+    assert check(out) == []
+
+
+def test_only_broken_files_of_several_instruments_change_nothing(
+    sky: Path, built: tuple[BuildReport, Cube], tmp_path: Path
+) -> None:
+    before = state(built[1].path)
+    for path in (sky / "unwise").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"none of the .* files is a frame"):
+        build([tmp_path], built[1].path, workers=1)
+    assert state(built[1].path) == before
+
+
+def test_another_description_of_what_stands_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Path(str(resources.files("skyfuse") / "instruments" / "unwise.yaml")).read_text()
+    registered: list[Reader] = []
+    monkeypatch.setattr(registry, "_registered", registered)
+    sky, out = tmp_path / "sky", tmp_path / "a.cube"
+    make_unwise(sky, 150.0, 2.0)
+    build([sky], out, workers=1)
+    before = state(out)
+    for change in (("means: inverse-variance", "means: sigma"), ("pixels: 16", "pixels: 20")):
+        path = tmp_path / "unwise.yaml"
+        path.write_text(text.replace(*change))
+        registered[:] = [described(path)]
+        with pytest.raises(StoreError, match=r"holds data of unwise as another description tells them"):
+            build([sky], out, workers=1)
+        with pytest.raises(StoreError, match="another description"):
+            build([make_spectrum(tmp_path, 7, 10.0, 40.0)], out, workers=1)
+        assert state(out) == before
+    # A comment changes nothing.
+    path.write_text(f"# The same.\n{text}")
+    registered[:] = [described(path)]
+    assert build([sky], out, workers=1).built == 0

@@ -405,7 +405,7 @@ class _Task:
             out=self.out,
             rejected=meta["rejected"],
             rejects=rejects,
-            partners=len(found.partners),
+            partners=_partners(found),
             gone=0 if self.standing is None else len(self.standing.gone),
             built=0,
             seconds=0.0,
@@ -557,6 +557,13 @@ def _is_alike(instrument: Instrument, told: Mapping[str, Any]) -> bool:
 def _told(instrument: Instrument) -> dict[str, Any]:
     """Return what cube.json says of the description that an instrument comes from."""
     return {"described": instrument.described} if instrument.described else {}
+
+
+def _partners(found: Scan) -> int:
+    """Count the files that are read only together with others, those of files that stand too."""
+    files = {one.file for one in found.frames} | {one.file for one in found.spectra}
+    beside = {path for file in files for path, size, _ in file.beside if size >= 0 and Path(path).is_file()}
+    return len({*found.partners, *beside})
 
 
 def _tile_rejects(entries: Sequence[Mapping[str, Any]]) -> list[Reject]:

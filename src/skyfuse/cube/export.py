@@ -124,7 +124,7 @@ def _parts(cube: Cube, zoom: int, bands: str | Sequence[str] | None) -> _Parts:
             path=cube.path,
         )
     # Of objects from a table alone there is nothing but their places.
-    least = min([one.zooms for one in (*imagings, *spectroscopies)], default=1)
+    least = min([one.zooms for one in imagings] + [one.zooms for one in spectroscopies], default=1)
     if zoom not in range(least):
         raise UsageError(
             f"there is no zoom {zoom}", remedy=f"choose 0 (native) to {least - 1}", path=cube.path

@@ -45,7 +45,10 @@ def read_sources(path: Path) -> tuple[pd.DataFrame, list[Refused]]:
     FileError
         If the table cannot be read, or has no positions.
     """
-    given = read_table(path)
+    try:
+        given = read_table(path)
+    except DataError as error:
+        raise FileError(error.fault, reason="empty", remedy=error.remedy, path=path) from error
     names = position_names(given)
     if names is None:
         raise FileError(

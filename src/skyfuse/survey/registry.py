@@ -193,6 +193,9 @@ def instruments(more: Sequence[Reader] = ()) -> dict[str, Instrument]:
                         remedy="give the instrument that you describe another name",
                     )
             found[one.name] = Instrument(
-                one.name, known.imaging or one.imaging, known.spectroscopy or one.spectroscopy
+                one.name,
+                known.imaging or one.imaging,
+                known.spectroscopy or one.spectroscopy,
+                known.described or one.described,
             )
     return found
