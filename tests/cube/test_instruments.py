@@ -332,6 +332,8 @@ def test_each_instrument_may_have_its_own_grid(sky: Path, tmp_path: Path) -> Non
         with pytest.raises(StoreError, match=r"has .* on the wavelength grid .*, not .*--replace"):
             build(inputs, out, grid=grid, workers=1)
     assert state(out) == before
+    with pytest.raises(UsageError, match=r"no instrument 'dezi' to have a grid; choose among .*desi, "):
+        build(inputs, out, grid={"dezi": "hiss"}, workers=1)
     # None of the samples of SDSS lie there.
     report = build(inputs, tmp_path / "o.cube", grid={"sdss": "linear:9600,9800,1"}, workers=1)
     assert (report.asked, report.spectra, report.rejected) == (5, 3, {"outside-grid": 2})

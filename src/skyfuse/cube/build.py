@@ -207,6 +207,11 @@ def build(
     paths, out = [Path(path) for path in inputs], Path(out)
     grids = {} if grid is None else {"": grid} if isinstance(grid, str) else dict(grid)
     grids = {name: grid_named(text).name for name, text in grids.items()}
+    if unknown := sorted(grids.keys() - {"", *registry.instruments()}):
+        raise UsageError(
+            f"there is no instrument {unknown[0]!r} to have a grid",
+            remedy=f"choose among {', '.join(sorted(registry.instruments()))}",
+        )
     if not paths and not objects:
         raise UsageError("a build needs inputs", remedy="name files or folders of frames and spectra")
     files, not_files = walk(paths, out)

@@ -528,7 +528,7 @@ class Cube:
             raise DataError(
                 f"no frame in {', '.join(chosen_bands)} holds RA {ra[0]:.5f} Dec {dec[0]:+.5f}"
                 + ("" if time is None else f" between MJD {time[0]} and {time[1]}"),
-                remedy=self._whereabouts(),
+                remedy=self._whereabouts(usable),
                 path=self.path,
             )
         cut = self.cutouts(
@@ -804,11 +804,11 @@ class Cube:
         remedy = f"the nearest is {near[0]}" if near else "this cube holds none"
         return DataError(f"there is no '{name}' among the {what}", remedy=remedy, path=self.path)
 
-    def _whereabouts(self) -> str:
-        """Say where the cube's frames lie."""
-        frames = self.frames
+    def _whereabouts(self, usable: NDArray[np.bool_]) -> str:
+        """Say where the frames lie that images may be cut from."""
+        frames = self.frames[usable]
         if len(frames) == 0:
-            return "this cube holds no frames"
+            return "this cube holds none"
         ra, dec = frames["ra"].to_numpy(), frames["dec"].to_numpy()
         middle = np.degrees(np.angle(np.mean(np.exp(1j * np.radians(ra))))) % 360
         offset = (ra - middle + 180) % 360 - 180
