@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -95,13 +95,14 @@ def export(
         prefix: (told, cube.gather("spectrum", zoom, rows, told.instrument))
         for prefix, told in parts.spectra.items()
     }
+    chosen = _Chosen(cube, table, spectra, parts, time)
     with replaced(out) as partial:
         if fmt == "fits":
-            _write_fits(cube, partial, table, spectra, parts, time)
+            _write_fits(chosen, partial)
         elif fmt == "votable":
-            _write_votable(cube, partial, table, spectra, zoom)
+            _write_votable(chosen, partial)
         else:
-            _write_numpy(cube, partial, table, spectra, parts, time)
+            _write_numpy(chosen, partial)
     return len(table)
 
 
@@ -112,6 +113,16 @@ class _Parts:
     zoom: int
     images: dict[str, tuple[CubeImaging, tuple[str, ...]]]
     spectra: dict[str, CubeSpectroscopy]
+
+
+class _Chosen(NamedTuple):
+    """What is exported: rows of a cube's objects, their spectra, and what is to be written of each."""
+
+    cube: Cube
+    table: pd.DataFrame
+    spectra: Mapping[str, tuple[CubeSpectroscopy, Samples]]
+    parts: _Parts
+    time: tuple[float, float] | None
 
 
 def _parts(cube: Cube, zoom: int, bands: str | Sequence[str] | None) -> _Parts:
@@ -218,14 +229,8 @@ def _ascii(value: Any) -> str:
     return "" if pd.isna(value) else str(value).encode("ascii", "replace").decode()
 
 
-def _write_fits(
-    cube: Cube,
-    path: Path,
-    table: pd.DataFrame,
-    spectra: Mapping[str, tuple[CubeSpectroscopy, Samples]],
-    parts: _Parts,
-    time: tuple[float, float] | None,
-) -> None:
+def _write_fits(chosen: _Chosen, path: Path) -> None:
+    cube, table, spectra, parts, time = chosen
     hdus = fits.HDUList([_primary(), fits.BinTableHDU(_astropy_table(table), name="OBJECTS")])
     for row, (object_id, ra, dec) in enumerate(
         zip(table["object_id"], table["ra"], table["dec"], strict=True)
@@ -269,34 +274,23 @@ def _spectrum_hdu(
     return hdu
 
 
-def _write_votable(
-    cube: Cube,
-    path: Path,
-    table: pd.DataFrame,
-    spectra: Mapping[str, tuple[CubeSpectroscopy, Samples]],
-    zoom: int,
-) -> None:
+def _write_votable(chosen: _Chosen, path: Path) -> None:
+    cube, table, spectra, parts, _ = chosen
     rows = _astropy_table(table)
     for prefix, (told, samples) in spectra.items():
         # The VOUnit standard deprecates Å and erg: the same numbers in nm and W.
         flux_unit = units.Unit("1e-19 W m-2 nm-1") if told.unit == _SDSS_FLUX else units.Unit(told.unit)
-        rows[f"{prefix}wavelength"] = np.tile(told.grid.centres(zoom) / 10, (len(table), 1)) * units.nm
+        rows[f"{prefix}wavelength"] = np.tile(told.grid.centres(parts.zoom) / 10, (len(table), 1)) * units.nm
         rows[f"{prefix}flux"] = samples.value * flux_unit
         rows[f"{prefix}flux_sigma"] = samples.sigma * flux_unit
         rows[f"{prefix}flux_coverage"] = samples.coverage.astype(np.float32)
     votable = from_table(rows, table_id="objects")
-    votable.description = f"Objects of {cube.path.name}, zoom {zoom}; skyfuse {VERSION}"
+    votable.description = f"Objects of {cube.path.name}, zoom {parts.zoom}; skyfuse {VERSION}"
     writeto(votable, str(path), tabledata_format="binary2")
 
 
-def _write_numpy(
-    cube: Cube,
-    path: Path,
-    table: pd.DataFrame,
-    spectra: Mapping[str, tuple[CubeSpectroscopy, Samples]],
-    parts: _Parts,
-    time: tuple[float, float] | None,
-) -> None:
+def _write_numpy(chosen: _Chosen, path: Path) -> None:
+    cube, table, spectra, parts, time = chosen
     arrays: dict[str, NDArray[Any]] = {}
     told_units, bands_of = {"wavelength": "Angstrom"}, {}
     for prefix, (imaging, bands) in parts.images.items():

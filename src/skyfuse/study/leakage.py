@@ -322,7 +322,10 @@ def _together(
     level: float,
 ) -> list[Finding]:
     """Return the columns that tell the label together and not alone."""
-    found = _pairs(values, names, label, classes, level)
+    pairs = _pairs(values, label, classes, level)
+    found = [
+        Finding((names[i], names[j]), told, allowed=False, level=level) for (i, j), told in pairs.items()
+    ]
     if classes:
         score, used = _each_class(values, label, level)
         if score >= level:
@@ -357,13 +360,9 @@ def _of_wrong(wrong: float, counts: NDArray[np.int64]) -> float:
 
 
 def _pairs(
-    values: NDArray[np.float64],
-    names: Sequence[str],
-    label: NDArray[Any],
-    classes: Sequence[str],
-    level: float,
-) -> list[Finding]:
-    """Return the pairs of columns of which a linear fit tells the label; each side plain or in logarithms."""
+    values: NDArray[np.float64], label: NDArray[Any], classes: Sequence[str], level: float
+) -> dict[tuple[int, int], float]:
+    """Return how much pairs of columns tell of which a linear fit does, each side plain or in logarithms."""
     found: dict[tuple[int, int], float] = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         sides = [values, np.log(np.where(values > 0, values, np.nan))]
@@ -385,7 +384,7 @@ def _pairs(
                 told = float(score(fit)[0])
                 if told >= level and told > found.get((i, j), 0):
                     found[i, j] = told
-    return [Finding((names[i], names[j]), told, allowed=False, level=level) for (i, j), told in found.items()]
+    return found
 
 
 def _hopeful(x: NDArray[np.float64], y: NDArray[np.float64], least: float) -> list[tuple[int, int]]:
