@@ -38,7 +38,7 @@ def rows() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "source_id": np.arange(5) + BIG,
-            "ra": [ra + 0.5 / 3600, near[0], np.nan, 10.0, 400.0],
+            "ra": [ra + 0.5 / 3600, near[0], np.nan, 10.0, np.inf],
             "dec": [dec, near[1], 2.0, 40.0, 1.0],
         }
     )

@@ -66,7 +66,14 @@ def read_sources(path: Path) -> tuple[pd.DataFrame, list[Refused]]:
         )
         for row in np.flatnonzero(~placed)
     ]
-    table = pd.DataFrame({"key": keys, "source_id": _names(given, path), "ra": ra % 360.0, "dec": dec})
+    table = pd.DataFrame(
+        {
+            "key": keys,
+            "source_id": _names(given, path),
+            "ra": np.where(placed, ra, np.nan) % 360.0,
+            "dec": dec,
+        }
+    )
     return table[placed].reset_index(drop=True), refused
 
 
