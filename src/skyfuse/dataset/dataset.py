@@ -247,12 +247,15 @@ class Dataset:
     @property
     def kinds(self) -> dict[str, str]:
         """Kind of each input by its name: ``image``, ``spectrum`` or ``table``."""
-        return {name: str(told["kind"]) for name, told in self.meta["inputs"].items()}
+        return {name: str(self.meta["inputs"][name]["kind"]) for name in self.meta["order"]}
 
     @property
     def zooms(self) -> dict[str, tuple[int, ...]]:
         """Zooms of each input that is an array, by its name."""
-        return {n: tuple(told["zooms"]) for n, told in self.meta["inputs"].items() if told["kind"] != "table"}
+        told = self.meta["inputs"]
+        return {
+            name: tuple(told[name]["zooms"]) for name in self.meta["order"] if self.kinds[name] != "table"
+        }
 
     def cut(self, name: str, zoom: int) -> dict[str, Any]:
         """Return what decides how an input looks at a zoom, see `skyfuse.dataset.content.cut`."""
@@ -585,6 +588,8 @@ def _check_meta(path: Path, meta: dict[str, Any], table: pd.DataFrame) -> None:
     sound = (
         isinstance(inputs, dict)
         and all(_is_told(told) for told in inputs.values())
+        and isinstance(meta.get("order"), list)
+        and sorted(map(str, meta["order"])) == sorted(inputs)
         and isinstance(meta.get("funnel"), list)
         and all(isinstance(s, dict) and {"name", "count", "applied"} <= set(s) for s in meta["funnel"])
         and (meta.get("label", 0) is None or isinstance(meta.get("label"), dict))

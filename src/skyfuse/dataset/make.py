@@ -108,6 +108,8 @@ def _meta(
             },
             **{name: {"kind": "table"} for name in tables},
         },
+        # JSON sorts names, and the first input of a kind is what the recipe names first.
+        "order": [*content.kept, *tables],
         "columns": list(columns),
         "derived": derived,
         **content.meta,
