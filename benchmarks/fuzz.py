@@ -275,7 +275,7 @@ def cards(content: bytes, chance: random.Random) -> bytes:
 
 def _fitted(name: str, classes: int, **params: Any) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
-        from skyfuse.models import MODELS
+        from skyfuse.models import MODELS, Examples
 
         random = np.random.default_rng(5)
         x = {"table": random.normal(size=(120, 4)).astype(np.float32)}
@@ -286,7 +286,7 @@ def _fitted(name: str, classes: int, **params: Any) -> Callable[[Path], Path]:
         model = MODELS[name](**params)
         names = tuple(f"c{i}" for i in range(classes))
         kind: Any = "classification" if classes else "regression"
-        model.fit(x, y, x, y, seed=0, kind=kind, classes=names)
+        model.fit(Examples(x, y), Examples(x, y), seed=0, kind=kind, classes=names)
         model.calibrate(x, y, level=0.8)
         return Path(model.save(folder / "model"))
 

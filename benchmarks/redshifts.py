@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from skyfuse.cube.grid import SDSS
+from skyfuse.models import Examples
 from skyfuse.models.hybrid import Hybrid
 from skyfuse.models.template import Template
 from skyfuse.survey.sdss import read_spectrum
@@ -78,10 +79,8 @@ def main() -> None:
             for kind, y in (("classification", facts["class"]), ("regression", facts["z"])):
                 model = model_class(templates=str(options.templates), **extra)
                 model.fit(
-                    take(known[train]),
-                    y[known[train]],
-                    take(known[valid]),
-                    y[known[valid]],
+                    Examples(take(known[train]), y[known[train]]),
+                    Examples(take(known[valid]), y[known[valid]]),
                     seed=number,
                     kind=kind,
                     classes=CLASSES if kind == "classification" else (),

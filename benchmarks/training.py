@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from skyfuse.models import MODELS
 from skyfuse.models.networks import Network, torch_state
-from skyfuse.models.train import Examples, Settings, fit_network
+from skyfuse.models.train import Settings, TensorExamples, fit_network
 
 BOUND = 0.9
 CLASSES = 3
@@ -126,7 +126,7 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
                 if loop == "bare":
                     bare(network, train, valid, settings)
                 else:
-                    fit_network(network, Examples(*train), Examples(*valid), settings, seed=0)
+                    fit_network(network, TensorExamples(*train), TensorExamples(*valid), settings, seed=0)
                 for clock, read in clocks.items():
                     if round_:
                         best[loop, clock] = min(best[loop, clock], read() - start[clock])

@@ -20,6 +20,7 @@ from skyfuse.cube.build import build
 from skyfuse.cube.check import check
 from skyfuse.cube.query import Cube
 from skyfuse.errors import StoreError
+from skyfuse.models import Examples
 from skyfuse.models.files import write_tensors
 from skyfuse.models.registry import MODELS
 from skyfuse.study.tune import Store, _trials
@@ -179,7 +180,7 @@ def test_a_store_of_trials(size: int, disk: Disk) -> None:
 def test_weights_of_models(disk: Disk) -> None:
     x = {"table": np.random.default_rng(1).normal(size=(300, 60)).astype(np.float32)}
     model = MODELS["forest"]()
-    model.fit(x, x["table"][:, 0], x, x["table"][:, 0], seed=1)
+    model.fit(Examples(x, x["table"][:, 0]), Examples(x, x["table"][:, 0]), seed=1)
     with disk(16 * 1024) as folder:
         with pytest.raises(OSError, match="No space left") as caught:
             model.save(folder / "model")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from skyfuse.errors import SkyfuseError
     from skyfuse.mock import write_mock
     from skyfuse.models import load_model
-    from skyfuse.models.base import Model
+    from skyfuse.models.base import Examples, Model
     from skyfuse.plugins import register
     from skyfuse.sphere import Box, Cone
     from skyfuse.study.predict import predict
@@ -36,6 +36,7 @@ __all__ = [
     "Cone",
     "Cube",
     "Dataset",
+    "Examples",
     "Model",
     "SkyfuseError",
     "Study",
@@ -53,6 +54,7 @@ _HOMES = {
     "Cone": "skyfuse.sphere",
     "Cube": "skyfuse.cube.query",
     "Dataset": "skyfuse.dataset",
+    "Examples": "skyfuse.models.base",
     "Model": "skyfuse.models.base",
     "SkyfuseError": "skyfuse.errors",
     "Study": "skyfuse.study.run",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skyfuse.models import MODELS, LateFusion
+from skyfuse.models import MODELS, Examples, LateFusion
 from skyfuse.models.template import read_templates
 
 from .sky import CLASSES, brightness, make, only
@@ -46,14 +46,14 @@ def fitted(parts):
     models = {}
     for name, params in QUICK.items():
         models[name] = MODELS[name](**params)
-        models[name].fit(train, y, valid, y_valid, seed=0)
+        models[name].fit(Examples(train, y), Examples(valid, y_valid), seed=0)
     members = []
     for modality in ("image", "spectrum"):
         member = MODELS["tree"](max_depth=3)
-        member.fit(only(train, modality), y, only(valid, modality), y_valid, seed=0)
+        member.fit(Examples(only(train, modality), y), Examples(only(valid, modality), y_valid), seed=0)
         members.append(member)
     models["late"] = LateFusion(members, "weighted")
-    models["late"].fit(train, y, valid, y_valid, seed=0)
+    models["late"].fit(Examples(train, y), Examples(valid, y_valid), seed=0)
     return models
 
 
@@ -65,9 +65,9 @@ def classifiers(class_parts):
     models = {}
     for name, params in QUICK_CLASSES.items():
         models[name] = MODELS[name](**params)
-        models[name].fit(train, y, valid, y_valid, seed=0, **kind)
+        models[name].fit(Examples(train, y), Examples(valid, y_valid), seed=0, **kind)
     models["late"] = LateFusion([models["logistic"], models["forest"]], "weighted")
-    models["late"].fit(train, y, valid, y_valid, seed=0, **kind)
+    models["late"].fit(Examples(train, y), Examples(valid, y_valid), seed=0, **kind)
     for model in models.values():
         model.calibrate(*test, level=0.8)
     return models

@@ -3,7 +3,7 @@ import pytest
 
 from skyfuse.dataset.features import Scaler
 from skyfuse.errors import DataError, StoreError, UsageError
-from skyfuse.models import MODELS, load_model
+from skyfuse.models import MODELS, Examples, load_model
 
 PARAMS = {"autoencoder": {"latent": 5, "max_epochs": 12, "batch_size": 16}, "pca": {"latent": 5}}
 BINS = 42
@@ -23,7 +23,9 @@ def spectra(n, *, bins=BINS, seed=0):
 @pytest.fixture(scope="module", params=PARAMS)
 def model(request):
     built = MODELS[request.param](**PARAMS[request.param])
-    built.course = built.fit(spectra(120), None, spectra(60, seed=1), None, seed=0, kind="reconstruction")
+    built.course = built.fit(
+        Examples(spectra(120)), Examples(spectra(60, seed=1)), seed=0, kind="reconstruction"
+    )
     return built
 
 
@@ -70,7 +72,7 @@ def test_saved_model_says_the_same(model, tmp_path):
 
 def test_a_card_that_claims_another_code_is_refused(tmp_path):
     model = MODELS["pca"](latent=5)
-    model.fit(spectra(40), None, spectra(40), None, seed=0, kind="reconstruction")
+    model.fit(Examples(spectra(40)), Examples(spectra(40)), seed=0, kind="reconstruction")
     path = model.save(tmp_path) / "model.json"
     path.write_text(path.read_text().replace('"latent": 5', '"latent": 4'))
     with pytest.raises(StoreError):
@@ -80,7 +82,7 @@ def test_a_card_that_claims_another_code_is_refused(tmp_path):
 def test_principal_components_are_those_of_the_singular_values():
     x, y = spectra(200), spectra(30, seed=1)
     model = MODELS["pca"](latent=4)
-    model.fit(x, None, y, None, seed=0, kind="reconstruction")
+    model.fit(Examples(x), Examples(y), seed=0, kind="reconstruction")
     scaler = Scaler.fit(x)
     train, test = (np.nan_to_num(scaler.transform(part)["spectrum"]).astype(float) for part in (x, y))
     mean = train.mean(axis=0)
@@ -99,9 +101,9 @@ def test_wrong_calls_are_named(name, model):
         fresh.encode(x)
     both = {**x, "table": np.zeros((10, 2), np.float32)}
     with pytest.raises(UsageError, match="got spectrum and table; give it spectrum and nothing else"):
-        fresh.fit(both, None, both, None, seed=0, kind="reconstruction")
+        fresh.fit(Examples(both), Examples(both), seed=0, kind="reconstruction")
     with pytest.raises(UsageError, match="cannot learn regression"):
-        fresh.fit(x, np.zeros(10), x, np.zeros(10), seed=0)
+        fresh.fit(Examples(x, np.zeros(10)), Examples(x, np.zeros(10)), seed=0)
     with pytest.raises(DataError, match=r"spectrum has shape \(50,\), and the model reads \(42,\)"):
         model.encode(spectra(3, bins=50))
     with pytest.raises(DataError, match=r"spectrum has shape \(\), and the model reads \(42,\)"):
@@ -114,6 +116,6 @@ def test_wrong_calls_are_named(name, model):
 def test_a_code_longer_than_the_spectrum_is_refused(name, message):
     model = MODELS[name](**PARAMS[name] | {"latent": 300})
     with pytest.raises(DataError, match=message):
-        model.fit(spectra(20), None, spectra(20), None, seed=0, kind="reconstruction")
+        model.fit(Examples(spectra(20)), Examples(spectra(20)), seed=0, kind="reconstruction")
     with pytest.raises(UsageError, match="latent is 0"):
         MODELS[name](latent=0)

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes
 from sklearn import metrics
 
 from skyfuse.errors import DataError, UsageError
-from skyfuse.models import MODELS, Model, Prediction
+from skyfuse.models import MODELS, Examples, Model, Prediction
 from skyfuse.models.base import METRIC
 from tests.models.cards import inputs_of
 
@@ -46,7 +46,9 @@ def test_every_model_takes_any_modalities_and_ignores_others(name, parts):
     params = {**QUICK[name], "max_epochs": 1} if name == "vggnet12" else QUICK[name]
     for modalities in (["image"], ["table"], ["image", "spectrum", "table"]):
         model = MODELS[name](**params)
-        history = model.fit(only(train, *modalities), y, only(valid, *modalities), y_valid, seed=0)
+        history = model.fit(
+            Examples(only(train, *modalities), y), Examples(only(valid, *modalities), y_valid), seed=0
+        )
         assert tuple(model.inputs) == tuple(modalities)
         value = model.predict(test).value
         assert value.shape == (60,)
@@ -61,7 +63,7 @@ def test_every_model_takes_any_modalities_and_ignores_others(name, parts):
 def test_history_ends_in_the_error_of_the_fitted_model(name, parts, fitted):
     _, (valid, y_valid), _ = parts
     model = MODELS[name](**fitted[name].params)
-    history = model.fit(*parts[0], valid, y_valid, seed=0)
+    history = model.fit(Examples(*parts[0]), Examples(valid, y_valid), seed=0)
     error = np.sqrt(np.mean((model.predict(valid).value - y_valid) ** 2))
     assert history["valid"][history["best"]] == pytest.approx(error, rel=1e-5)
     assert history["metric"] == "RMSE"
@@ -71,7 +73,9 @@ def test_history_ends_in_the_error_of_the_fitted_model(name, parts, fitted):
 def test_history_of_a_classification_is_the_log_loss(name, class_parts):
     (train, y), (valid, y_valid), _ = class_parts
     model = MODELS[name](**QUICK_CLASSES[name])
-    history = model.fit(train, y, valid, y_valid, seed=0, kind="classification", classes=CLASSES)
+    history = model.fit(
+        Examples(train, y), Examples(valid, y_valid), seed=0, kind="classification", classes=CLASSES
+    )
     assert history["metric"] == "log loss"
     expected = metrics.log_loss(y_valid, model.predict(valid).probability, labels=range(4))
     assert history["valid"][history["best"]] == pytest.approx(expected, rel=1e-6)
@@ -142,24 +146,24 @@ def test_fit_refuses_labels_that_are_not_finite(bad, row):
     x, y = make(40)
     y[row] = bad
     with pytest.raises(DataError, match="1 training labels are not finite"):
-        MODELS["tree"]().fit(x, y, x, y, seed=0)
+        MODELS["tree"]().fit(Examples(x, y), Examples(x, y), seed=0)
 
 
 def test_fit_refuses_what_does_not_belong_together():
     x, y = make(20)
     tree = MODELS["tree"]()
     with pytest.raises(DataError, match=r"labels have shape \(19,\)"):
-        tree.fit(x, y[:-1], x, y, seed=0)
+        tree.fit(Examples(x, y[:-1]), Examples(x, y), seed=0)
     with pytest.raises(DataError, match="differ in their number"):
-        tree.fit({**x, "image": x["image"][:5]}, y, x, y, seed=0)
+        tree.fit(Examples({**x, "image": x["image"][:5]}, y), Examples(x, y), seed=0)
     with pytest.raises(DataError, match="validation inputs"):
-        tree.fit(x, y, only(x, "image"), y, seed=0)
+        tree.fit(Examples(x, y), Examples(only(x, "image"), y), seed=0)
     with pytest.raises(DataError, match="'colour'"):
-        tree.fit({"colour": x["image"]}, y, x, y, seed=0)
+        tree.fit(Examples({"colour": x["image"]}, y), Examples(x, y), seed=0)
     with pytest.raises(DataError, match="empty"):
-        tree.fit({}, y, x, y, seed=0)
+        tree.fit(Examples({}, y), Examples(x, y), seed=0)
     with pytest.raises(DataError, match="has 1 objects"):
-        tree.fit({m: a[:1] for m, a in x.items()}, y[:1], x, y, seed=0)
+        tree.fit(Examples({m: a[:1] for m, a in x.items()}, y[:1]), Examples(x, y), seed=0)
     with pytest.raises(UsageError, match="not fitted"):
         tree.predict(x)
 
@@ -170,18 +174,18 @@ def test_fit_refuses_what_is_no_classification():
     y = np.arange(20) % 3
     for wrong in (y + 0.5, y - 1, y + 2):
         with pytest.raises(DataError, match="no indices of the 4 classes"):
-            tree.fit(x, wrong, x, y, seed=0, **classes)
+            tree.fit(Examples(x, wrong), Examples(x, y), seed=0, **classes)
     with pytest.raises(DataError, match="single class"):
-        tree.fit(x, 0 * y, x, y, seed=0, **classes)
+        tree.fit(Examples(x, 0 * y), Examples(x, y), seed=0, **classes)
     for names in ((), ("a",), ("a", "a", "b")):
         with pytest.raises(UsageError, match="two or more different classes"):
-            tree.fit(x, y, x, y, seed=0, kind="classification", classes=names)
+            tree.fit(Examples(x, y), Examples(x, y), seed=0, kind="classification", classes=names)
     with pytest.raises(UsageError, match="none for anything else"):
-        tree.fit(x, y, x, y, seed=0, classes=CLASSES)
+        tree.fit(Examples(x, y), Examples(x, y), seed=0, classes=CLASSES)
     with pytest.raises(UsageError, match="tree cannot learn reconstruction"):
-        tree.fit(x, None, x, None, seed=0, kind="reconstruction")
+        tree.fit(Examples(x), Examples(x), seed=0, kind="reconstruction")
     with pytest.raises(UsageError, match="logistic cannot learn regression"):
-        MODELS["logistic"]().fit(x, y, x, y, seed=0)
+        MODELS["logistic"]().fit(Examples(x, y), Examples(x, y), seed=0)
     assert not tree.fitted
     with pytest.raises(UsageError, match="predicts no classes"):
         _ = Prediction(np.zeros(2)).names
@@ -193,7 +197,7 @@ def test_fit_refuses_weights_that_are_not_positive(bad, row):
     weight = np.ones(20)
     weight[row] = bad
     with pytest.raises(DataError, match="not all positive"):
-        MODELS["tree"]().fit(x, y, x, y, seed=0, weight=weight)
+        MODELS["tree"]().fit(Examples(x, y, weight), Examples(x, y), seed=0)
 
 
 class Weightless(Model):
@@ -219,22 +223,28 @@ class Weightless(Model):
 def test_a_model_that_cannot_weigh_names_what_can_be_done():
     x, y = make(20)
     with pytest.raises(UsageError, match="smote or rarest"):
-        Weightless().fit(x, y, x, y, seed=0, weight=np.ones(20))
+        Weightless().fit(Examples(x, y, np.ones(20)), Examples(x, y), seed=0)
+
+
+def test_weights_that_nobody_would_heed_are_refused():
+    x, y = make(20)
+    with pytest.raises(UsageError, match="the validation part got weights"):
+        MODELS["tree"]().fit(Examples(x, y), Examples(x, y, np.ones(20)), seed=0)
 
 
 def test_sigma_reaches_the_models_that_read_it_and_no_others(parts):
     (x, y), _, _ = parts
     x = {**x, "spectrum_sigma": np.ones_like(x["spectrum"])}
     model = Weightless()
-    model.fit(x, y, x, y, seed=0)
+    model.fit(Examples(x, y), Examples(x, y), seed=0)
     assert model.seen == ["image", "spectrum", "spectrum_sigma"]
     assert tuple(model.inputs) == ("image", "spectrum")
     with pytest.raises(DataError, match="spectrum_sigma is not given"):
         model.predict(only(x, "image", "spectrum"))
     with pytest.raises(DataError, match="not the shape of spectrum"):
-        model.fit({**x, "spectrum_sigma": np.ones((120, 3))}, y, x, y, seed=0)
+        model.fit(Examples({**x, "spectrum_sigma": np.ones((120, 3))}, y), Examples(x, y), seed=0)
     tree = MODELS["tree"]()
-    tree.fit(x, y, x, y, seed=0)
+    tree.fit(Examples(x, y), Examples(x, y), seed=0)
     assert set(tree.shapes) == {"image", "spectrum"}
 
 
@@ -243,8 +253,8 @@ def test_reconstruction_has_no_labels_and_unknown_objects_are_told(parts):
     x = {**x, "spectrum_sigma": np.ones_like(x["spectrum"])}
     model = Weightless()
     with pytest.raises(UsageError, match="input is the label"):
-        model.fit(x, y, x, y, seed=0, kind="reconstruction")
-    history = model.fit(x, None, x, None, seed=0, kind="reconstruction")
+        model.fit(Examples(x, y), Examples(x, y), seed=0, kind="reconstruction")
+    history = model.fit(Examples(x), Examples(x), seed=0, kind="reconstruction")
     assert history == {"train": [0.0], "valid": [1.0], "best": 0, "metric": "MSE"}
     assert np.array_equal(model.predict(x).unknown, np.isnan(x["spectrum"]).any(axis=1))
     with pytest.raises(UsageError, match="nothing to be calibrated on"):
@@ -285,7 +295,7 @@ def test_a_dataset_is_read_at_the_zooms_of_the_card(fitted, monkeypatch):
         rng = np.random.default_rng(0)
         train = data.inputs(zooms, np.arange(20))
         model = MODELS["tree"](max_depth=3)
-        model.fit(train, rng.normal(size=20), train, rng.normal(size=20), seed=0)
+        model.fit(Examples(train, rng.normal(size=20)), Examples(train, rng.normal(size=20)), seed=0)
         with pytest.raises(UsageError, match="does not tell at which zooms"):
             model.predict(data)
         model.card["inputs"] = inputs_of(zooms, grid="test", size=16, bands="ugriz", instrument="sdss")
@@ -295,7 +305,9 @@ def test_a_dataset_is_read_at_the_zooms_of_the_card(fitted, monkeypatch):
         assert seen == [(7, 20), (14, 20), (20, 20)]
         y = np.arange(20) % 2
         sorter = MODELS["tree"](max_depth=1)
-        sorter.fit(train, y, train, y, seed=0, kind="classification", classes=("even", "odd"))
+        sorter.fit(
+            Examples(train, y), Examples(train, y), seed=0, kind="classification", classes=("even", "odd")
+        )
         sorter.calibrate(train, y)
         sorter.card = model.card
         whole, blocks = sorter.predict(train), sorter.predict(data)

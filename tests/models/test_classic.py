@@ -5,7 +5,7 @@ from sklearn import ensemble, linear_model, neighbors, svm
 from sklearn.preprocessing import RobustScaler
 
 from skyfuse.errors import UsageError
-from skyfuse.models import MODELS
+from skyfuse.models import MODELS, Examples
 
 from .conftest import QUICK, QUICK_CLASSES
 from .sky import make, only, r2
@@ -16,7 +16,7 @@ def test_stump_finds_the_step_and_the_means_on_both_sides():
     spectrum = rng.uniform(size=(200, 6)).astype(np.float32)
     y = np.where(spectrum[:, 4] < 0.3, -1.0, 2.0) + rng.normal(scale=0.01, size=200)
     model = MODELS["tree"](max_depth=1)
-    model.fit({"spectrum": spectrum}, y, {"spectrum": spectrum}, y, seed=0)
+    model.fit(Examples({"spectrum": spectrum}, y), Examples({"spectrum": spectrum}, y), seed=0)
     low = spectrum[:, 4] < 0.3
     expected = np.where(low, y[low].mean(), y[~low].mean())
     assert np.allclose(model.predict({"spectrum": spectrum}).value, expected, rtol=0, atol=1e-12)
@@ -26,7 +26,7 @@ def test_tree_sends_missing_values_to_the_side_that_they_belong_to():
     x = np.repeat(np.float32([[0.0], [1.0], [np.nan]]), 20, axis=0)
     y = np.repeat([5.0, 1.0, 1.0], 20)
     model = MODELS["tree"](max_depth=1)
-    model.fit({"spectrum": x}, y, {"spectrum": x}, y, seed=0)
+    model.fit(Examples({"spectrum": x}, y), Examples({"spectrum": x}, y), seed=0)
     assert np.array_equal(model.predict({"spectrum": np.float32([[0], [1], [np.nan]])}).value, [5, 1, 1])
 
 
@@ -35,7 +35,7 @@ def test_lightgbm_is_the_same_for_every_number_of_threads_and_every_run(parts):
     values = []
     for threads in (1, 1, 2):
         model = MODELS["lightgbm"](threads=threads, max_rounds=20)
-        model.fit(train, y, valid, y_valid, seed=5)
+        model.fit(Examples(train, y), Examples(valid, y_valid), seed=5)
         values.append(model.predict(test).value)
     assert np.array_equal(values[0], values[1])
     assert np.array_equal(values[0], values[2])
@@ -45,7 +45,9 @@ def test_boosting_stops_after_patience_and_keeps_the_best_round(parts):
     (train, y), (valid, y_valid), (test, y_test) = parts
     seen = []
     model = MODELS["lightgbm"](patience=4)
-    history = model.fit(train, y, valid, y_valid, seed=0, progress=lambda *line: seen.append(line))
+    history = model.fit(
+        Examples(train, y), Examples(valid, y_valid), seed=0, progress=lambda *line: seen.append(line)
+    )
     assert len(history["valid"]) == history["best"] + 1 + 4
     assert len(model._boosted.leaves) == history["best"] + 1
     assert [line[0] for line in seen] == list(range(1, len(history["valid"]) + 1))
@@ -72,7 +74,7 @@ def test_wide_inputs_show_each_tree_a_part_of_the_features(monkeypatch, told):
     (x, y) = make(100, bins=40)
     x = only(x, "spectrum")
     model = MODELS["lightgbm"](max_rounds=10)
-    model.fit(x, y, x, y, seed=0)
+    model.fit(Examples(x, y), Examples(x, y), seed=0)
     text = model._boosted.text()
     assert told["feature_fraction"] == pytest.approx(0.1)
     for tree in text.split("Tree=")[1:]:
@@ -84,7 +86,7 @@ def test_early_fusion_joins_image_features_before_those_of_the_spectrum(parts):
     x, y = make(80)
     x = {"spectrum": x["spectrum"], "image": np.zeros_like(x["image"])}
     model = MODELS["tree"](max_depth=1)
-    model.fit(x, y, x, y, seed=0)
+    model.fit(Examples(x, y), Examples(x, y), seed=0)
     assert tuple(model.inputs) == ("image", "spectrum")
     assert model._nodes["feature"][0] >= 5 * 8 * 8
 
@@ -94,7 +96,7 @@ def test_classic_models_beat_the_mean_on_each_modality(name, parts):
     (train, y), (valid, y_valid), (test, y_test) = parts
     for modality in ("image", "spectrum"):
         model = MODELS[name](**QUICK[name])
-        model.fit(only(train, modality), y, only(valid, modality), y_valid, seed=0)
+        model.fit(Examples(only(train, modality), y), Examples(only(valid, modality), y_valid), seed=0)
         assert r2(model.predict(test).value, y_test) > 0.3
 
 
@@ -108,7 +110,7 @@ def test_inputs_that_say_nothing_give_the_mean_of_the_labels(name, value):
         # All are equally near: of fewer neighbours than there are, which ones count is chance.
         params = {"k": 60} if name == "knn" else QUICK.get(name, {})
         model = MODELS[name](**params)
-        model.fit(x, y, x, y, seed=0, kind=kind, classes=classes)
+        model.fit(Examples(x, y), Examples(x, y), seed=0, kind=kind, classes=classes)
         model.calibrate(x, y, level=0.8)
         found = model.predict(x)
         if classes:
@@ -131,7 +133,7 @@ def table(n=300, columns=4, gaps=0.0, seed=0):
 def learn(name, x, y, x_valid, y_valid, *, weight=None, seed=0, **params):
     kind = {"kind": "classification", "classes": "abc"} if y.dtype == np.int64 else {}
     model = MODELS[name](**params)
-    model.fit({"table": x}, y, {"table": x_valid}, y_valid, seed=seed, weight=weight, **kind)
+    model.fit(Examples({"table": x}, y, weight), Examples({"table": x_valid}, y_valid), seed=seed, **kind)
     return model
 
 
@@ -293,7 +295,7 @@ def test_infinite_features_count_as_missing_and_empty_ones_do_no_harm(name, part
     x["spectrum"] = x["spectrum"].copy()
     x["spectrum"][:, 7] = np.nan
     model = MODELS[name](**QUICK[name])
-    model.fit(x, y, only(valid, "spectrum"), y_valid, seed=0)
+    model.fit(Examples(x, y), Examples(only(valid, "spectrum"), y_valid), seed=0)
     value = model.predict({"spectrum": bad}).value
     assert np.isfinite(value).all()
     assert np.array_equal(value, model.predict({"spectrum": gap}).value)

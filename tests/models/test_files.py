@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from skyfuse.errors import StoreError, UsageError
-from skyfuse.models import MODELS, files, load_model
+from skyfuse.models import MODELS, Examples, files, load_model
 from skyfuse.study.check import check
 from tests.models.cards import inputs_of
 
@@ -302,7 +302,7 @@ def test_neighbours_without_objects_are_refused(saved):
 def test_constant_labels_leave_no_support_vectors_and_are_kept(parts, tmp_path):
     x, y = parts[0]
     model = MODELS["svm"]()
-    model.fit(x, np.full_like(y, 2.5), x, np.full_like(y, 2.5), seed=0)
+    model.fit(Examples(x, np.full_like(y, 2.5)), Examples(x, np.full_like(y, 2.5)), seed=0)
     assert (load_model(model.save(tmp_path / "svm")).predict(x).value == 2.5).all()
 
 

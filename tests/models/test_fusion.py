@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skyfuse.errors import UsageError
-from skyfuse.models import MODELS, LateFusion
+from skyfuse.models import MODELS, Examples, LateFusion
 from skyfuse.models.base import log_loss
 from skyfuse.models.fusion import mixture_weights, simplex_weights
 
@@ -18,7 +18,7 @@ def members_of(parts):
     members = []
     for modality in ("image", "spectrum"):
         member = MODELS["tree"](max_depth=3)
-        member.fit(only(train, modality), y, only(valid, modality), y_valid, seed=0)
+        member.fit(Examples(only(train, modality), y), Examples(only(valid, modality), y_valid), seed=0)
         members.append(member)
     return members
 
@@ -27,7 +27,7 @@ def test_mean_is_the_mean_and_each_member_reads_its_own_modality(parts):
     first, second = members_of(parts)
     test = parts[2][0]
     fusion = LateFusion([first, second])
-    fusion.fit(*parts[0], *parts[1], seed=0)
+    fusion.fit(Examples(*parts[0]), Examples(*parts[1]), seed=0)
     expected = (first.predict(only(test, "image")).value + second.predict(only(test, "spectrum")).value) / 2
     assert np.allclose(fusion.predict(test).value, expected, rtol=1e-15)
     assert tuple(fusion.inputs) == ("image", "spectrum")
@@ -37,7 +37,7 @@ def test_weights_come_from_validation_and_never_lose_to_the_mean_or_a_member_the
     members = members_of(parts)
     valid, y_valid = parts[1]
     fusion = LateFusion(members, "weighted")
-    history = fusion.fit(*parts[0], valid, y_valid, seed=0)
+    history = fusion.fit(Examples(*parts[0]), Examples(valid, y_valid), seed=0)
     first, second = (member.predict(valid).value for member in members)
     # Two members: the minimum of a parabola in the first one's weight.
     weight = np.clip((first - second) @ (y_valid - second) / ((first - second) @ (first - second)), 0, 1)
@@ -72,11 +72,11 @@ def test_classes_are_fused_by_their_probabilities(class_parts, classifiers):
     members = [classifiers[name] for name in ("logistic", "tree", "knn")]
     kind = {"kind": "classification", "classes": CLASSES}
     fusion = LateFusion(members)
-    fusion.fit(train, y, valid, y_valid, seed=0, **kind)
+    fusion.fit(Examples(train, y), Examples(valid, y_valid), seed=0, **kind)
     mean = sum(member.predict(test).probability for member in members) / 3
     assert np.allclose(fusion.predict(test).probability, mean, rtol=1e-12)
     weighted = LateFusion(members, "weighted")
-    history = weighted.fit(train, y, valid, y_valid, seed=0, **kind)
+    history = weighted.fit(Examples(train, y), Examples(valid, y_valid), seed=0, **kind)
     assert history["metric"] == "log loss"
     for member in [*members, fusion]:
         assert history["valid"][0] <= log_loss(member.predict(valid).probability, y_valid) + 1e-9
@@ -103,9 +103,9 @@ def test_any_number_of_modalities_is_fused(parts):
     members = members_of(parts)
     train, valid, test = ({**x, "table": x["spectrum"][:, 15:25]} for x in (train, valid, test))
     members.append(MODELS["linear"]())
-    members[2].fit(only(train, "table"), y, only(valid, "table"), y_valid, seed=0)
+    members[2].fit(Examples(only(train, "table"), y), Examples(only(valid, "table"), y_valid), seed=0)
     fusion = LateFusion(members, "weighted")
-    fusion.fit(train, y, valid, y_valid, seed=0)
+    fusion.fit(Examples(train, y), Examples(valid, y_valid), seed=0)
     said = np.stack([member.predict(test).value for member in members], axis=1)
     assert tuple(fusion.inputs) == ("image", "spectrum", "table")
     assert np.allclose(fusion.predict(test).value, said @ fusion.mix, rtol=1e-12)
@@ -116,7 +116,7 @@ def test_members_of_another_label_are_refused(parts, fitted, classifiers):
         LateFusion([fitted["tree"], classifiers["tree"]])
     fusion = LateFusion([classifiers["tree"], classifiers["knn"]])
     with pytest.raises(UsageError, match="fitted for faint or middling or bright"):
-        fusion.fit(*parts[0], *parts[1], seed=0)
+        fusion.fit(Examples(*parts[0]), Examples(*parts[1]), seed=0)
 
 
 def test_wrong_members_are_a_wrong_call(fitted):

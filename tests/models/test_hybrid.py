@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from skyfuse.errors import UsageError
-from skyfuse.models import load_model
+from skyfuse.models import Examples, load_model
 from skyfuse.models.hybrid import Hybrid, _at_rest, _local
 from skyfuse.models.template import Shifted, polynomials, weighted
 
@@ -15,7 +15,7 @@ QUICK = {"draws": 4000, "epochs": 5, "width": 96, "rejection": 0.1}
 def classifier(folder, sets):
     model = Hybrid(templates=str(folder), **QUICK)
     (x, y, _), (valid, y_valid, _) = observe(sets, 60, 1), observe(sets, 20, 2)
-    model.fit(x, y, valid, y_valid, seed=0, kind="classification", classes=CLASSES)
+    model.fit(Examples(x, y), Examples(valid, y_valid), seed=0, kind="classification", classes=CLASSES)
     return model
 
 
@@ -54,7 +54,7 @@ def test_classes_come_back(sets, classifier):
 def test_redshifts_come_back(folder, sets):
     (x, _, z), (test, _, truth) = observe(sets, 60, 1), observe(sets, 90, seed=3)
     model = Hybrid(templates=str(folder), **QUICK)
-    history = model.fit(x, z, x, z, seed=0)
+    history = model.fit(Examples(x, z), Examples(x, z), seed=0)
     error = np.abs(model.predict(test).value - truth) / (1 + truth)
     assert np.mean(error < 0.01) > 0.8
     assert np.median(error) < 3e-4
@@ -78,7 +78,7 @@ def test_a_saved_model_needs_no_folder(tmp_path, sets, classifier):
 def test_types_of_stars_need_no_flux_calibration(folder, sets):
     x, y, _ = observe(sets, 60, seed=3, kinds=("A", "G", "M"))
     model = Hybrid(templates=str(folder), **QUICK)
-    model.fit(x, y, x, y, seed=0, kind="classification", classes=("A", "G", "M"))
+    model.fit(Examples(x, y), Examples(x, y), seed=0, kind="classification", classes=("A", "G", "M"))
     bent = {**x, "spectrum": x["spectrum"] * np.linspace(1, 5, 936, dtype=np.float32)}
     assert (model.predict(bent).value == y).mean() > 0.9
 
@@ -88,7 +88,7 @@ def test_members_are_averaged_and_saved(tmp_path, folder, sets):
     kind = {"kind": "classification", "classes": ("A", "G", "M")}
     small = {"templates": str(folder), "draws": 500, "epochs": 1, "width": 8}
     model = Hybrid(**small, members=2)
-    model.fit(x, y, x, y, seed=0, **kind)
+    model.fit(Examples(x, y), Examples(x, y), seed=0, **kind)
     both = model.predict(x).probability
     loaded = load_model(model.save(tmp_path / "model"))
     np.testing.assert_array_equal(loaded.predict(x).probability, both)
@@ -104,7 +104,7 @@ def test_members_are_averaged_and_saved(tmp_path, folder, sets):
 def test_a_lost_core_of_a_line_is_no_continuum(folder, sets):
     x, y, _ = observe(sets, 60, seed=3, kinds=("A", "G", "M"))
     model = Hybrid(templates=str(folder), **QUICK)
-    model.fit(x, y, x, y, seed=0, kind="classification", classes=("A", "G", "M"))
+    model.fit(Examples(x, y), Examples(x, y), seed=0, kind="classification", classes=("A", "G", "M"))
     flux = np.ones((1, 468), np.float32)
     flux[0, 200:205] = 0.7
     weight = np.ones_like(flux)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from skyfuse.errors import DataError
-from skyfuse.models import MODELS, LateFusion, load_model
+from skyfuse.models import MODELS, Examples, LateFusion, load_model
 from skyfuse.models.inputs import axes_of, inside, kind_of, kinds_of, slots_of
 
 KINDS = {"optical": "image", "lines": "spectrum", "infrared": "image", "sizes": "table"}
@@ -40,7 +40,7 @@ TRAIN, VALID, TEST = part(60, 0), part(24, 1), part(20, 2)
 def fitted(name, names, **told):
     model = MODELS[name](**SMALL[name])
     train, valid = ({one: x[one] for one in names} for x in (TRAIN[0], VALID[0]))
-    model.fit(train, TRAIN[1], valid, VALID[1], seed=3, **told)
+    model.fit(Examples(train, TRAIN[1]), Examples(valid, VALID[1]), seed=3, **told)
     return model
 
 
@@ -74,7 +74,7 @@ def test_names_change_no_number(name, tmp_path):
     plain = {"optical": "image", "infrared": "image2", "lines": "spectrum", "sizes": "table"}
     same = MODELS[name](**SMALL[name])
     train, valid, test = ({plain[one]: values for one, values in x.items()} for x, _ in (TRAIN, VALID, TEST))
-    same.fit(train, TRAIN[1], valid, VALID[1], seed=3)
+    same.fit(Examples(train, TRAIN[1]), Examples(valid, VALID[1]), seed=3)
     found = model.predict(TEST[0]).value
     np.testing.assert_array_equal(found, same.predict(test).value)
     assert list(model.inputs) == ["optical", "infrared", "lines", "sizes"]
@@ -97,7 +97,7 @@ def test_every_branch_of_a_network_is_heard(name):
 def test_a_model_of_one_spectrum_takes_it_under_any_name(tmp_path):
     model = MODELS["pca"](latent=3)
     train, valid = {"lines": TRAIN[0]["lines"]}, {"lines": VALID[0]["lines"]}
-    model.fit(train, None, valid, None, seed=0, kind="reconstruction", inputs=KINDS)
+    model.fit(Examples(train), Examples(valid), seed=0, kind="reconstruction", inputs=KINDS)
     assert model.encode(TEST[0]).shape == (20, 3)
     assert model.reconstruct(TEST[0]).shape == (20, 48)
     with pytest.raises(DataError, match="the model reads lines, and lines is not given"):
@@ -109,7 +109,7 @@ def test_members_of_a_late_fusion_read_their_own_inputs(tmp_path):
     fusion = LateFusion(members, "weighted")
     names = ("lines", "infrared", "optical")
     train, valid = ({name: x[name] for name in names} for x in (TRAIN[0], VALID[0]))
-    fusion.fit(train, TRAIN[1], valid, VALID[1], seed=0, inputs=KINDS)
+    fusion.fit(Examples(train, TRAIN[1]), Examples(valid, VALID[1]), seed=0, inputs=KINDS)
     said = np.stack([member.predict(TEST[0]).value for member in members], axis=1)
     np.testing.assert_allclose(fusion.predict(TEST[0]).value, said @ fusion.mix)
     loaded = load_model(fusion.save(tmp_path / "late"))

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 
 from skyfuse.dataset.features import Scaler
 from skyfuse.errors import DataError, StoreError, UsageError
-from skyfuse.models import MODELS, architectures, load_model, networks
+from skyfuse.models import MODELS, Examples, architectures, load_model, networks
 from skyfuse.models.networks import Network
 from skyfuse.models.pytorch import evaluation_batch
 
@@ -34,7 +34,12 @@ SMALL = {"width": 0.0625, "max_epochs": 4, "batch_size": 16}
 def fit(parts, modalities=("image", "spectrum"), *, seed=0, params=SMALL, **kwargs):
     (train, y), (valid, y_valid), _ = parts
     model = MODELS["vggnet12"](**params)
-    history = model.fit(only(train, *modalities), y, only(valid, *modalities), y_valid, seed=seed, **kwargs)
+    history = model.fit(
+        Examples(only(train, *modalities), y),
+        Examples(only(valid, *modalities), y_valid),
+        seed=seed,
+        **kwargs,
+    )
     return model, history
 
 
@@ -67,14 +72,11 @@ def test_every_network_learns_classes_joins_modalities_and_comes_back_from_its_f
     model = MODELS[name](**NETWORKS[name] | {"max_epochs": 1})
     weight = np.linspace(0.5, 1.5, len(y))
     model.fit(
-        train,
-        y,
-        valid,
-        y_valid,
+        Examples(train, y, weight),
+        Examples(valid, y_valid),
         seed=0,
         kind="classification",
         classes=CLASSES,
-        weight=weight,
         folder=tmp_path,
     )
     said = model.predict(test)
@@ -101,10 +103,8 @@ def test_each_modality_alone_tells_the_class(name, modality, task):
     (train, y), (valid, y_valid), (test, y_test) = task
     model = MODELS[name](**NETWORKS[name] | {"max_epochs": 15, "batch_size": 16})
     course = model.fit(
-        only(train, modality),
-        y,
-        only(valid, modality),
-        y_valid,
+        Examples(only(train, modality), y),
+        Examples(only(valid, modality), y_valid),
         seed=0,
         kind="classification",
         classes=CLASSES,
@@ -127,7 +127,7 @@ def test_gaia_network_learns_a_redshift_from_a_line_and_from_the_brightness(tell
 
     (train, z), (valid, z_valid), (test, z_test) = seen(300, 0), seen(50, 1), seen(100, 2)
     model = MODELS["gaia-cnn"](max_epochs=4)
-    model.fit(train, z, valid, z_valid, seed=0)
+    model.fit(Examples(train, z), Examples(valid, z_valid), seed=0)
     assert model.parameter_count == 699_073
     # Without line or brightness, nothing is better than the mean's 0.15.
     assert np.abs(model.predict(test).value - z_test).mean() < 0.06
@@ -150,7 +150,7 @@ def test_colour_images_stay_linear_and_sky_images_are_stretched():
     colour[0, :, 0] = np.nan
     for image, linear in ((colour, True), (colour - 0.1, False)):
         model = MODELS["image-ff"](max_epochs=1)
-        model.fit({"image": image}, y, {"image": image}, y, seed=0)
+        model.fit(Examples({"image": image}, y), Examples({"image": image}, y), seed=0)
         scaled = model._inputs({"image": image})["image"].numpy()
         known = np.isfinite(image)
         slope = np.corrcoef(scaled[:, 1][known[:, 1]], image[:, 1][known[:, 1]])[0, 1]
@@ -183,14 +183,14 @@ def test_prediction_does_not_depend_on_the_labels_scale(parts):
     (train, y), (valid, y_valid), (test, _) = parts
     first, _ = fit(parts)
     second = MODELS["vggnet12"](**SMALL)
-    second.fit(train, 8 * y + 100, valid, 8 * y_valid + 100, seed=0)
+    second.fit(Examples(train, 8 * y + 100), Examples(valid, 8 * y_valid + 100), seed=0)
     assert np.allclose(second.predict(test).value, 8 * first.predict(test).value + 100, rtol=1e-4)
 
 
 def test_constant_labels_are_predicted_finite(parts):
     (train, y), (valid, y_valid), (test, _) = parts
     model = MODELS["vggnet12"](**SMALL)
-    model.fit(train, np.full_like(y, 2.5), valid, np.full_like(y_valid, 2.5), seed=0)
+    model.fit(Examples(train, np.full_like(y, 2.5)), Examples(valid, np.full_like(y_valid, 2.5)), seed=0)
     assert np.abs(model.predict(test).value - 2.5).max() < 2
 
 
@@ -250,7 +250,7 @@ def test_impossible_parameters_are_named(name, params, message):
 
 @pytest.mark.parametrize("optimiser", ["adam", "adamax"])
 def test_weight_decay_and_cosine_are_those_of_plain_pytorch(optimiser):
-    from skyfuse.models.train import Examples, Settings, fit_network
+    from skyfuse.models.train import Settings, TensorExamples, fit_network
 
     torch.manual_seed(1)
     x, y = {"table": torch.randn(12, 3)}, torch.randn(12)
@@ -259,8 +259,8 @@ def test_weight_decay_and_cosine_are_those_of_plain_pytorch(optimiser):
     training = {"learning_rate": 0.03, "weight_decay": 0.3, "optimiser": optimiser, "schedule": "cosine"}
     best = fit_network(
         network,
-        Examples(x, y),
-        Examples(x, y),
+        TensorExamples(x, y),
+        TensorExamples(x, y),
         Settings(**training, batch_size=12, max_epochs=20, patience=20),
         seed=0,
     )["best"]
@@ -294,7 +294,9 @@ def fit_committee(task, *, kind="classification", **kwargs):
     model = MODELS["feed-forward"](**COMMITTEE)
     classes = CLASSES if kind == "classification" else ()
     x, x_valid = only(train, "table"), only(valid, "table")
-    history = model.fit(x, y, x_valid, y_valid, seed=0, kind=kind, classes=classes, **kwargs)
+    history = model.fit(
+        Examples(x, y), Examples(x_valid, y_valid), seed=0, kind=kind, classes=classes, **kwargs
+    )
     return model, history, only(test, "table")
 
 
@@ -360,13 +362,13 @@ def test_curves_of_a_committee_are_its_members_means_while_all_train():
 def test_a_network_without_its_own_modality_is_refused(name, needs):
     x, y = {"table": np.zeros((20, 3))}, np.zeros(20)
     with pytest.raises(UsageError, match=f"{name} got no {needs}; give {needs}"):
-        MODELS[name]().fit(x, y, x, y, seed=0)
+        MODELS[name]().fit(Examples(x, y), Examples(x, y), seed=0)
 
 
 def test_a_spectrum_too_short_for_the_layers_is_named():
     x, y = {"spectrum": np.zeros((20, 20))}, np.zeros(20)
     with pytest.raises(DataError, match=r"spectrum of shape \(20,\) is too small.*finer zoom"):
-        MODELS["gaia-cnn"]().fit(x, y, x, y, seed=0)
+        MODELS["gaia-cnn"]().fit(Examples(x, y), Examples(x, y), seed=0)
 
 
 def test_weights_of_another_type_are_refused(fitted, tmp_path):
@@ -414,7 +416,7 @@ def test_gaia_network_keeps_a_scale_for_each_sample_in_its_file(tmp_path):
     rng = np.random.default_rng(0)
     x, y = {"spectrum": rng.normal(size=(40, 60)).astype(np.float32)}, rng.normal(size=40)
     model = MODELS["gaia-cnn"](max_epochs=1)
-    model.fit(x, y, x, y, seed=0)
+    model.fit(Examples(x, y), Examples(x, y), seed=0)
     folder = model.save(tmp_path / "model")
     assert np.array_equal(load_model(folder).predict(x).value, model.predict(x).value)
     card = json.loads((folder / "model.json").read_text())

@@ -12,7 +12,7 @@ import pytest
 import skyfuse as sf
 from skyfuse import entrypoints
 from skyfuse.errors import StoreError, UsageError
-from skyfuse.models import MODELS, load_model, registry
+from skyfuse.models import MODELS, Examples, load_model, registry
 from skyfuse.models.base import Model
 from skyfuse.models.registry import BUILT_IN, register_model
 
@@ -76,7 +76,7 @@ def test_a_registered_model_is_known_and_its_files_open(own: None, tmp_path: Pat
     assert len(MODELS) == len(BUILT_IN) + 1
     model = Median()
     x = {"table": np.arange(8, dtype=np.float32)[:, None]}
-    model.fit(x, np.arange(8.0), x, np.arange(8.0), seed=0)
+    model.fit(Examples(x, np.arange(8.0)), Examples(x, np.arange(8.0)), seed=0)
     model.save(tmp_path / "m")
     np.testing.assert_array_equal(load_model(tmp_path / "m").predict(x).value, np.full(8, 3.5))
 
@@ -85,7 +85,7 @@ def test_a_model_file_brings_no_code(own: None, tmp_path: Path) -> None:
     register_model(Median)
     x = {"table": np.arange(8, dtype=np.float32)[:, None]}
     model = Median()
-    model.fit(x, np.arange(8.0), x, np.arange(8.0), seed=0)
+    model.fit(Examples(x, np.arange(8.0)), Examples(x, np.arange(8.0)), seed=0)
     model.save(tmp_path / "m")
     registry._registered.clear()
     with pytest.raises(StoreError, match=r"names the unknown model 'median'; install the package"):

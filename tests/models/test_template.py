@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from skyfuse.cube.grid import SDSS
 from skyfuse.errors import DataError, UsageError
-from skyfuse.models import load_model
+from skyfuse.models import Examples, load_model
 from skyfuse.models.template import (
     STEP,
     Shifted,
@@ -26,7 +26,7 @@ from .spectra import CLASSES, observe
 def classifier(folder, sets):
     model = Template(templates=str(folder))
     (x, y, _), (valid, y_valid, _) = observe(sets, 40, 1), observe(sets, 20, 2)
-    model.fit(x, y, valid, y_valid, seed=0, kind="classification", classes=CLASSES)
+    model.fit(Examples(x, y), Examples(valid, y_valid), seed=0, kind="classification", classes=CLASSES)
     return model
 
 
@@ -84,7 +84,7 @@ def test_classes_and_redshifts_come_back(folder, sets, classifier):
     assert (found.value == y).mean() > 0.95
     assert found.probability.sum(axis=1) == pytest.approx(1)
     model = Template(templates=str(folder))
-    model.fit(x, z, x, z, seed=0)
+    model.fit(Examples(x, z), Examples(x, z), seed=0)
     assert np.abs(model.predict(x).value - z) / (1 + z) == pytest.approx(0, abs=1e-3)
 
 
@@ -145,17 +145,17 @@ def test_classes_are_found_by_kind_or_type(sets):
 def test_wrong_calls_name_the_remedy(folder, sets, tmp_path):
     x, _, z = observe(sets, 6, seed=8)
     with pytest.raises(UsageError, match="--templates DIR"):
-        Template().fit(x, z, x, z, seed=0)
+        Template().fit(Examples(x, z), Examples(x, z), seed=0)
     with pytest.raises(UsageError, match=r"spEigenGal-56436\.fits: holds no eigentemplates"):
-        Template(templates=str(tmp_path)).fit(x, z, x, z, seed=0)
+        Template(templates=str(tmp_path)).fit(Examples(x, z), Examples(x, z), seed=0)
     with pytest.raises(UsageError, match=r"rejection is 0\.7"):
         Template(rejection=0.7)
     short = {"spectrum": x["spectrum"][:, :900]}
     with pytest.raises(DataError, match="900 bins"):
-        Template(templates=str(folder)).fit(short, z, short, z, seed=0)
+        Template(templates=str(folder)).fit(Examples(short, z), Examples(short, z), seed=0)
     table = {"table": np.ones((6, 2), np.float32)}
     with pytest.raises(UsageError, match="spectra alone"):
-        Template(templates=str(folder)).fit(table, z, table, z, seed=0)
+        Template(templates=str(folder)).fit(Examples(table, z), Examples(table, z), seed=0)
 
 
 def load_real(folder):
@@ -190,7 +190,11 @@ def test_real_spectra(real_data):
     part = [{name: a[r] for name, a in x.items()} for r in (train[:100], train[100:], test, sky)]
     model = Template(templates=str(real_data / "templates" / "idlspec2d"))
     model.fit(
-        part[0], y[train[:100]], part[1], y[train[100:]], seed=0, kind="classification", classes=CLASSES
+        Examples(part[0], y[train[:100]]),
+        Examples(part[1], y[train[100:]]),
+        seed=0,
+        kind="classification",
+        classes=CLASSES,
     )
     found = model.predict(part[2])
     assert found.unknown.mean() <= 0.1

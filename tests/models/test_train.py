@@ -6,18 +6,32 @@ import torch
 from torch import nn
 
 from skyfuse.errors import DataError, StoreError
-from skyfuse.models import MODELS
-from skyfuse.models.train import Batches, Examples, InOrder, Settings, epoch_seed, fit_network, rotate, turn
+from skyfuse.models import MODELS, Examples
+from skyfuse.models.train import (
+    Batches,
+    InOrder,
+    Settings,
+    TensorExamples,
+    epoch_seed,
+    fit_network,
+    rotate,
+    turn,
+)
 
 from .sky import only
 
 SMALL = {"width": 0.0625, "max_epochs": 4, "batch_size": 16}
 
 
-def fit(parts, modalities=("image", "spectrum"), *, seed=0, params=SMALL, **kwargs):
+def fit(parts, modalities=("image", "spectrum"), *, seed=0, params=SMALL, weight=None, **kwargs):
     (train, y), (valid, y_valid), _ = parts
     model = MODELS["vggnet12"](**params)
-    history = model.fit(only(train, *modalities), y, only(valid, *modalities), y_valid, seed=seed, **kwargs)
+    history = model.fit(
+        Examples(only(train, *modalities), y, weight),
+        Examples(only(valid, *modalities), y_valid),
+        seed=seed,
+        **kwargs,
+    )
     return model, history
 
 
@@ -39,7 +53,9 @@ def step(x, y, *, weight=None, outputs=1, **settings):
     network = Line(x.shape[1], outputs)
     settings = Settings(learning_rate=0.1, batch_size=len(x), max_epochs=1, patience=1, **settings)
     part = {"table": x}, y
-    history = fit_network(network, Examples(*part, weight), Examples(*part), settings, unit=2.0, seed=0)
+    history = fit_network(
+        network, TensorExamples(*part, weight), TensorExamples(*part), settings, unit=2.0, seed=0
+    )
     return network.layer, history
 
 
@@ -68,7 +84,7 @@ def test_training_is_what_plain_pytorch_does(loss, optimiser):
     settings = Settings(
         learning_rate=0.03, batch_size=12, max_epochs=20, patience=20, loss=loss, optimiser=optimiser
     )
-    part = Examples({"table": x}, y)
+    part = TensorExamples({"table": x}, y)
     fit_network(network, part, part, settings, seed=0)
     kind = torch.optim.Adam if optimiser == "adam" else torch.optim.Adamax
     by_hand = kind(plain.parameters(), lr=0.03)
@@ -112,7 +128,7 @@ def test_best_state_is_kept():
     x, y = torch.ones(4, 1), torch.zeros(4)
     away = {"table": x}, torch.full((4,), 5.0)
     settings = Settings(learning_rate=1.0, batch_size=4, max_epochs=6, patience=6)
-    history = fit_network(network, Examples(*away), Examples({"table": x}, y), settings, seed=0)
+    history = fit_network(network, TensorExamples(*away), TensorExamples({"table": x}, y), settings, seed=0)
     # Training leads away from what the validation part wants: the first epoch is the best.
     assert history["best"] == 0
     value = network.layer(x)[0].item()
@@ -179,7 +195,9 @@ def test_interrupted_training_resumes_to_the_same_result(parts, tmp_path, monkey
     def train_(folder=None, progress=None):
         model = MODELS[name](**params, max_epochs=5, batch_size=40)
         x, x_valid = only(train, modality), only(valid, modality)
-        return model, model.fit(x, y, x_valid, y_valid, seed=0, folder=folder, progress=progress)
+        return model, model.fit(
+            Examples(x, y), Examples(x_valid, y_valid), seed=0, folder=folder, progress=progress
+        )
 
     whole, course = train_()
 
@@ -256,7 +274,7 @@ def test_batches_show_each_object_once_in_an_order_of_seed_and_epoch_alone(weigh
     settings = Settings(learning_rate=1, batch_size=4, max_epochs=1, patience=1)
     orders = {}
     for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        batches = Batches(Examples(x, y, y if weighted else None), settings, seed=seed)
+        batches = Batches(TensorExamples(x, y, y if weighted else None), settings, seed=seed)
         shown = list(batches.epoch(epoch))
         assert len(shown) == len(batches) == 6
         assert {len(labels) for _, labels, _ in shown} == {3, 4}

@@ -12,7 +12,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from skyfuse.dataset import Dataset, Material, Wanted
 from skyfuse.errors import DataError, UsageError
-from skyfuse.models import MODELS, Conformal, load_model, propagate
+from skyfuse.models import MODELS, Conformal, Examples, load_model, propagate
 from skyfuse.models.uncertainty import ties
 from skyfuse.survey.records import Samples
 from tests.models.cards import inputs_of
@@ -161,7 +161,7 @@ def test_calibrated_intervals_of_models_cover_new_objects_and_survive_the_disk(n
     y = 2 * x["table"][:, 0] + rng.normal(size=5000)
     part = [({"table": x["table"][i : i + 1000]}, y[i : i + 1000]) for i in range(0, 5000, 1000)]
     model = MODELS[name]()
-    model.fit(*part[0], *part[1], seed=0)
+    model.fit(Examples(*part[0]), Examples(*part[1]), seed=0)
     assert model.predict(part[3][0]).low is None
     model.calibrate(*part[2])
     test, y_test = {"table": x["table"][3000:]}, y[3000:]
@@ -171,7 +171,7 @@ def test_calibrated_intervals_of_models_cover_new_objects_and_survive_the_disk(n
     again = load_model(model.save(tmp_path / name)).predict(test)
     assert np.array_equal(again.low, prediction.low)
     assert np.array_equal(again.high, prediction.high)
-    model.fit(*part[0], *part[1], seed=0)
+    model.fit(Examples(*part[0]), Examples(*part[1]), seed=0)
     assert model.interval is None
 
 
@@ -281,7 +281,7 @@ def test_classes_are_told_with_their_agreement(catalogue):
     x = catalogue.inputs({"table": 0}, np.arange(40))
     y = (x["table"][:, 0] > 0).astype(int)
     model = MODELS["logistic"]()
-    model.fit(x, y, x, y, seed=0, kind="classification", classes=("low", "high"))
+    model.fit(Examples(x, y), Examples(x, y), seed=0, kind="classification", classes=("low", "high"))
     model.card["inputs"] = inputs_of({"table": 0}, columns=["u", "g", "r"])
     found = propagate(model, catalogue, [7, 8], draws=30, seed=0)
     assert found.columns.tolist() == ["value", "agreement", "p_low", "spread_low", "p_high", "spread_high"]

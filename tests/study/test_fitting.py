@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
+from skyfuse.models import Examples
 from skyfuse.models.classic import DecisionTree
 from skyfuse.models.files import load_model
 from skyfuse.study.cells import seed_of
@@ -90,7 +91,13 @@ def test_the_folds_of_the_training_part_choose_where_the_recipe_says_so(done, sk
         train = np.concatenate([fold for j, fold in enumerate(folds) if j not in (k, after)])
         model = DecisionTree(max_depth=4)
         seed = seed_of(own.seed, "tuning tree-table") + k
-        model.fit(*lot(train), *lot(folds[after]), classes=classes, kind="classification", seed=seed)
+        model.fit(
+            Examples(*lot(train)),
+            Examples(*lot(folds[after])),
+            classes=classes,
+            kind="classification",
+            seed=seed,
+        )
         said = model.predict(lot(held)[0]).names
         scores.append(f1_score(labels[held], said, average="macro"))
     assert results.loc["tree-table", "choice"] == pytest.approx(np.mean(scores))

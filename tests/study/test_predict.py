@@ -17,7 +17,7 @@ from skyfuse.cube.query import Cube
 from skyfuse.dataset import Dataset, Wanted
 from skyfuse.dataset.morphology import morphology
 from skyfuse.errors import DataError, StoreError, UsageError
-from skyfuse.models import MODELS
+from skyfuse.models import MODELS, Examples
 from skyfuse.models.ranges import ranges
 from skyfuse.recipe import load_recipe
 from skyfuse.study.predict import account, choose, predict
@@ -50,7 +50,7 @@ def trained(small_sky, tmp_path_factory):
     inputs = data.inputs(ZOOMS, np.arange(len(data)))
     z = data.table["z"].to_numpy()
     model = MODELS["tree"](max_depth=4)
-    model.fit(inputs, z, inputs, z, seed=0)
+    model.fit(Examples(inputs, z), Examples(inputs, z), seed=0)
     model.save(folder / "bare")
     card = inputs_of(ZOOMS, bands="ugriz", size=64, grid="sdss", instrument="sdss", reader="cube")
     model.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
@@ -58,7 +58,7 @@ def trained(small_sky, tmp_path_factory):
     columns = ["idx_d4000", "idx_halpha"]
     x = data.inputs({"table": 0}, np.arange(len(data)), columns=columns)
     lines = MODELS["tree"](max_depth=4)
-    lines.fit(x, z, x, z, seed=0)
+    lines.fit(Examples(x, z), Examples(x, z), seed=0)
     card = inputs_of({"table": 0}, grid="sdss", instrument="sdss", derive={"indices": 0}, columns=columns)
     card |= {"reader": "cube", "ranges": ranges(x, columns)}
     lines.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
@@ -197,7 +197,7 @@ def tables(tmp_path_factory):
         ),
     ):
         model = MODELS["tree"](max_depth=3)
-        model.fit(x, y, x, y, seed=0, **options)
+        model.fit(Examples(x, y), Examples(x, y), seed=0, **options)
         model.calibrate(x, y)
         columns = ["u", "u-g"]
         model.card.update(
@@ -375,7 +375,7 @@ def pictures(tmp_path):
 def _saved(path, x, card, classes=("a", "b")):
     y = np.arange(len(next(iter(x.values())))) % 2
     model = MODELS["tree"](max_depth=3)
-    model.fit(x, y, x, y, seed=0, kind="classification", classes=classes)
+    model.fit(Examples(x, y), Examples(x, y), seed=0, kind="classification", classes=classes)
     columns = card.get("columns", ())
     model.card.update(
         label={"name": "shape", "unit": ""},
@@ -438,7 +438,7 @@ def test_rows_of_gaia_spectra_are_accounted_for(tmp_path):
     spectra = read_xp(source)
     model = MODELS["tree"](max_depth=3)
     x, y = {"spectrum": spectra.samples.value}, np.arange(40.0)
-    model.fit(x, y, x, y, seed=0)
+    model.fit(Examples(x, y), Examples(x, y), seed=0)
     card = inputs_of({"spectrum": 0}, grid="gaia-xp", reader="gaia-xp", ranges=ranges(x, ()))
     model.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
     model.save(tmp_path / "model")

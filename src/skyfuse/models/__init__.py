@@ -7,7 +7,7 @@ their ``architectures``, ``pytorch`` and ``train``, ``autoencoder``, ``template`
 was never trained.
 """
 
-from skyfuse.models.base import History, Model, Prediction
+from skyfuse.models.base import Examples, History, Model, Prediction
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.inputs import Arrays
@@ -19,6 +19,7 @@ __all__ = [
     "MODELS",
     "Arrays",
     "Conformal",
+    "Examples",
     "History",
     "LateFusion",
     "Model",

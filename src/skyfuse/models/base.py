@@ -49,6 +49,25 @@ class History(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
+class Examples:
+    """Objects that a model learns from, or that judge how well it learns.
+
+    Attributes
+    ----------
+    x : dict of str to ndarray
+        Their inputs, see `skyfuse.models.inputs.Arrays`.
+    y : array_like, shape (n,), optional
+        Regression: labels, finite. Classification: indices of classes. Reconstruction: None.
+    weight : array_like, shape (n,), optional
+        Weight of each object in the training, positive; only the ratios count.
+    """
+
+    x: Arrays
+    y: ArrayLike | None = None
+    weight: ArrayLike | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lesson:
     """What `Model.fit` hands to a concrete model's `_fit`: checked data, and all else that a training needs.
 
@@ -255,16 +274,13 @@ class Model(ABC):
 
     def fit(
         self,
-        train: Arrays,
-        y: ArrayLike | None,
-        valid: Arrays,
-        y_valid: ArrayLike | None,
+        train: Examples,
+        valid: Examples,
         *,
         seed: int,
         kind: Kind = "regression",
         classes: Sequence[str] = (),
         inputs: Mapping[str, Modality] | None = None,
-        weight: ArrayLike | None = None,
         folder: Path | None = None,
         progress: Progress | None = None,
     ) -> History:
@@ -272,10 +288,9 @@ class Model(ABC):
 
         Parameters
         ----------
-        train, valid : dict of str to ndarray
-            See `skyfuse.models.inputs.Arrays`; both with the same inputs and shapes.
-        y, y_valid : array_like, shape (n,)
-            Regression: labels, finite. Classification: indices into `classes`. Reconstruction: None.
+        train, valid : Examples
+            Both with the same inputs and shapes; labels of a classification are indices into `classes`. Only
+            the training part may have weights.
         seed : int
             Two fits with the same seed, data and thread count on one processor give the same model.
         kind : str
@@ -284,8 +299,6 @@ class Model(ABC):
             Classification: the names of all classes, two or more.
         inputs : mapping of str to str, optional
             Kind of each input that is not called by it: ``image``, ``spectrum`` or ``table``.
-        weight : array_like, shape (n,), optional
-            Weight of each training object; only the ratios count.
         folder : path, optional
             Where a long training keeps its checkpoint; a later call with the same data, seed and parameters
             goes on from there. Empty again after the training.
@@ -299,52 +312,42 @@ class Model(ABC):
         Raises
         ------
         UsageError
-            If the model cannot learn this kind, or cannot take weights, or the classes are no classes.
+            If the model cannot learn this kind, or cannot take weights, or the validation part has some, or
+            the classes are no classes.
         DataError
             If the arrays do not fit each other, a label is not finite or no index of a class, or a part is
             too small.
         """
-        if kind not in get_args(Kind) or kind not in self.kinds:
-            raise UsageError(
-                f"{self.name} cannot learn {kind}", remedy=f"it learns {' and '.join(sorted(self.kinds))}"
-            )
         classes = tuple(classes)
-        named = len(classes) > 1 and len(set(classes)) == len(classes)
-        if named != (kind == "classification") or (classes and not named):
-            raise UsageError(
-                f"{kind} got the classes {', '.join(classes) or 'none'}",
-                remedy="name two or more different classes for classification, and none for anything else",
-            )
-        if weight is not None and not self.weighs:
-            raise UsageError(
-                f"{self.name} takes no weights of objects", remedy="balance with smote or rarest instead"
-            )
-        kinds, valid_kinds = kinds_of(train, inputs), kinds_of(valid, inputs)
-        train, valid = inside(train, kinds), inside(valid, valid_kinds)
-        if not self.reads_sigma:
-            train, valid = (
-                {slot: array for slot, array in part.items() if not slot.endswith(SIGMA)}
-                for part in (train, valid)
-            )
-        labels = _checked(train, y, "training", kind, len(classes))
-        valid_labels = _checked(valid, y_valid, "validation", kind, len(classes))
+        self._require_learnable(train, valid, kind, classes)
+        kinds, valid_kinds = kinds_of(train.x, inputs), kinds_of(valid.x, inputs)
+        x, x_valid = (
+            {
+                slot: array
+                for slot, array in inside(part.x, own).items()
+                if self.reads_sigma or not slot.endswith(SIGMA)
+            }
+            for part, own in ((train, kinds), (valid, valid_kinds))
+        )
+        labels = _checked(x, train.y, "training", kind, len(classes))
+        valid_labels = _checked(x_valid, valid.y, "validation", kind, len(classes))
         if kind == "classification" and len(np.unique(labels)) < 2:
             raise DataError(
                 "the training part holds a single class", remedy="take a larger dataset, or merge classes"
             )
         lesson = Lesson(
-            train=train,
+            train=x,
             y=labels,
-            valid=valid,
+            valid=x_valid,
             y_valid=valid_labels,
             kind=kind,
             classes=classes,
-            weight=None if weight is None else _weights(weight, len(labels)),
+            weight=None if train.weight is None else _weights(train.weight, len(labels)),
             seed=seed,
             folder=folder,
             progress=progress,
         )
-        shapes = {name: array.shape[1:] for name, array in valid.items()}
+        shapes = {name: array.shape[1:] for name, array in x_valid.items()}
         if lesson.shapes != shapes or kinds != valid_kinds:
             raise DataError(
                 f"training inputs are {lesson.shapes} and validation inputs are {shapes}",
@@ -355,6 +358,29 @@ class Model(ABC):
         history = self._fit(lesson)
         self.fitted = True
         return history
+
+    def _require_learnable(
+        self, train: Examples, valid: Examples, kind: Kind, classes: tuple[str, ...]
+    ) -> None:
+        """Refuse what this class cannot learn, classes that are none, and weights that nobody heeds."""
+        if kind not in get_args(Kind) or kind not in self.kinds:
+            raise UsageError(
+                f"{self.name} cannot learn {kind}", remedy=f"it learns {' and '.join(sorted(self.kinds))}"
+            )
+        named = len(classes) > 1 and len(set(classes)) == len(classes)
+        if named != (kind == "classification") or (classes and not named):
+            raise UsageError(
+                f"{kind} got the classes {', '.join(classes) or 'none'}",
+                remedy="name two or more different classes for classification, and none for anything else",
+            )
+        if train.weight is not None and not self.weighs:
+            raise UsageError(
+                f"{self.name} takes no weights of objects", remedy="balance with smote or rarest instead"
+            )
+        if valid.weight is not None:
+            raise UsageError(
+                "the validation part got weights of objects", remedy="give weights to the training part alone"
+            )
 
     def predict(self, x: Arrays | Dataset, *, progress: Progress | None = None) -> Prediction:
         """Predict for each object, with an interval or a set of classes once the model is calibrated.

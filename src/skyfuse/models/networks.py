@@ -178,7 +178,7 @@ class Network(Model):
 
     def _train(self, lesson: Lesson, settings: Settings) -> History:
         """Train the network, or each member of the committee from a seed of its own."""
-        from skyfuse.models.train import CHECKPOINT, Checkpoint, Examples, fit_network
+        from skyfuse.models.train import CHECKPOINT, Checkpoint, TensorExamples, fit_network
 
         whole = self._network
         members = list(whole.members) if isinstance(whole, Committee) else [whole]
@@ -191,8 +191,8 @@ class Network(Model):
             for i in range(len(members))
         ]
         weight = None if lesson.weight is None else torch.from_numpy(lesson.weight).float()
-        train = Examples(*self._part(lesson.train, lesson.y), weight)
-        valid = Examples(*self._part(lesson.valid, lesson.y_valid))
+        train = TensorExamples(*self._part(lesson.train, lesson.y), weight)
+        valid = TensorExamples(*self._part(lesson.valid, lesson.y_valid))
         histories = [
             fit_network(
                 member,

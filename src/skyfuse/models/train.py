@@ -95,8 +95,8 @@ class Settings:
         return self.learning_rate * (1 + math.cos(math.pi * epoch / self.max_epochs)) / 2
 
 
-class Examples(NamedTuple):
-    """What a network learns from, or is judged by.
+class TensorExamples(NamedTuple):
+    """Examples as a network meets them: scaled, as tensors.
 
     Attributes
     ----------
@@ -136,14 +136,14 @@ class Batches:
 
     Parameters
     ----------
-    examples : Examples
+    examples : TensorExamples
     settings : Settings
         All batches are of nearly equal size, at most `Settings.batch_size`, so that none is too small for
         batch statistics.
     seed : int
     """
 
-    def __init__(self, examples: Examples, settings: Settings, *, seed: int) -> None:
+    def __init__(self, examples: TensorExamples, settings: Settings, *, seed: int) -> None:
         self.x, self.y, self.weight = examples
         self.settings, self.seed = settings, seed
         self.count = -(-len(self.y) // settings.batch_size)
@@ -229,8 +229,8 @@ def _errors(out: Tensor, y: Tensor, kind: Kind) -> Tensor:
 
 def fit_network(
     network: nn.Module,
-    train: Examples,
-    valid: Examples,
+    train: TensorExamples,
+    valid: TensorExamples,
     settings: Settings,
     *,
     unit: float = 1.0,
@@ -247,7 +247,7 @@ def fit_network(
     ----------
     network : torch.nn.Module
         Takes a dict of tensors, returns (n, outputs).
-    train, valid : Examples
+    train, valid : TensorExamples
     settings : Settings
     unit : float, default 1
         Standard deviation by which the labels were divided: it gives the curves their unit back.
@@ -440,7 +440,9 @@ def _clone(tensors: Tensors) -> Tensors:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def _fingerprint(network: nn.Module, train: Examples, valid: Examples, settings: Settings, seed: int) -> str:
+def _fingerprint(
+    network: nn.Module, train: TensorExamples, valid: TensorExamples, settings: Settings, seed: int
+) -> str:
     """Hash of all that decides a training: a checkpoint of any other is not taken up."""
     digest = hashlib.sha256(f"{settings} {seed} {network}".encode())
     parts = [

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skyfuse.checksums import damaged, seal
 from skyfuse.disk import json_sha256, read_json, read_parquet, write_json
 from skyfuse.errors import StoreError
-from skyfuse.models.base import History, Model
+from skyfuse.models.base import Examples, History, Model
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.inputs import Arrays
@@ -115,20 +115,18 @@ class Fitter:
         """Fit a model for the task, its classes balanced as the recipe says; return its history."""
         kind = self.recipe.task.kind
         if kind == "reconstruction":
-            return model.fit(train, None, valid, None, seed=seed, kind=kind, inputs=self._kinds, **options)
+            parts = Examples(train), Examples(valid)
+            return model.fit(*parts, seed=seed, kind=kind, inputs=self._kinds, **options)
         weight = None
         if kind == "classification" and not isinstance(model, LateFusion):
             train, y, weight = self.feed.balanced(train, y, seed)
         return model.fit(
-            train,
-            y,
-            valid,
-            y_valid,
+            Examples(train, y, weight),
+            Examples(valid, y_valid),
             seed=seed,
             kind=kind,
             inputs=self._kinds,
             classes=self.goal.classes if kind == "classification" else (),
-            weight=weight,
             **options,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfuse.errors import UsageError
-from skyfuse.models.base import Model, Prediction
+from skyfuse.models.base import Examples, Model, Prediction
 from skyfuse.models.files import CARD, load_model
 from skyfuse.models.inputs import Arrays
 from skyfuse.models.registry import MODELS
@@ -59,6 +60,7 @@ def _check_kind(
     for array in test.values():
         array[3].flat[0] = np.nan
     labels = [None if y is None else y[part] for part in parts]
+    learned, held = Examples(train, labels[0]), Examples(valid, labels[1])
     try:
         model_class(**params).predict(test)
     except UsageError:
@@ -66,23 +68,21 @@ def _check_kind(
     else:
         raise AssertionError(f"{name} predicts only once it is fitted")
     model = model_class(**params)
-    history = model.fit(train, labels[0], valid, labels[1], seed=1, kind=kind, classes=classes)
+    history = model.fit(learned, held, seed=1, kind=kind, classes=classes)
     require(history["train"] and history["valid"], f"{name} tells the course of its training")
     require(0 <= history["best"] < len(history["valid"]), f"{name} tells its best iteration")
     told = model.predict(test)
     _check_prediction(name, told, kind, len(classes))
     twin = model_class(**params)
-    twin.fit(train, labels[0], valid, labels[1], seed=1, kind=kind, classes=classes)
+    twin.fit(learned, held, seed=1, kind=kind, classes=classes)
     require(_equal(twin.predict(test), told), f"{name} of one seed and data is one model")
     turned = {key: np.ascontiguousarray(array[::-1]) for key, array in test.items()}
     require(_close(model.predict(turned), told, slice(None, None, -1)), f"{name} predicts in whatever order")
     alone = {key: np.ascontiguousarray(array[:1]) for key, array in test.items()}
     require(_close(model.predict(alone), told, slice(0, 1)), f"{name} predicts one object as among others")
     if model_class.weighs:
-        weight = np.linspace(0.5, 1.5, 80)
-        model_class(**params).fit(
-            train, labels[0], valid, labels[1], seed=1, kind=kind, classes=classes, weight=weight
-        )
+        weighted = replace(learned, weight=np.linspace(0.5, 1.5, 80))
+        model_class(**params).fit(weighted, held, seed=1, kind=kind, classes=classes)
     _check_files(model, test, told)
 
 
