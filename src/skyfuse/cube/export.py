@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,9 +26,6 @@ from skyfuse.cube.region import Region
 from skyfuse.disk import replaced
 from skyfuse.errors import DataError, UsageError
 from skyfuse.survey.records import Samples
-
-if TYPE_CHECKING:
-    pass
 
 Format = Literal["fits", "votable", "numpy"]
 
