@@ -154,3 +154,10 @@ def test_a_file_without_a_filter_or_an_image_has_no_draft(skyfuse, tmp_path):
     fits.PrimaryHDU().writeto(tmp_path / "none.fits")
     _, err = skyfuse("new", tmp_path / "none.fits", fails=1)
     assert "image" in err
+
+
+def test_of_a_folder_the_files_of_the_instrument_are_tried(skyfuse, tmp_path):
+    skyfuse("new", exposure(tmp_path / "night1.fits"), "-o", tmp_path / "eye.yaml")
+    (tmp_path / "notes.txt").write_text("nothing of the sky")
+    out, _ = skyfuse("check", tmp_path / "eye.yaml", tmp_path, "--json")
+    assert [Path(file["path"]).name for file in json.loads(out)["files"]] == ["night1.fits"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,7 +73,8 @@ def show(name: Name, as_json: Json = False) -> None:
 def check(
     name: Name,
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Files on which it is tried.")
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="Files on which it is tried; of a folder those it knows."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -87,10 +89,12 @@ def check(
     data: dict[str, Any] = {"instruments": [asdict(one) for reader in readers for one in reader.instruments]}
     data["files"] = []
     failed = 0
-    for path in files or []:
+    for path, told in _files(files or []):
         # Images and spectra of an instrument may have readers of their own: the one that knows the file.
         trials = [try_file(reader, path) for reader in readers]
         tried = next((one for one in trials if one[0].reason != "unknown-kind"), trials[0])
+        if tried[0].reason == "unknown-kind" and not told:
+            continue
         failed += sum(one.what == "refused" for one in tried)
         text += [shown(path), *(f"  {line}" for line in lines(tried))]
         data["files"].append({"path": str(path), "records": [asdict(one) for one in tried]})
@@ -100,6 +104,15 @@ def check(
             f"{failed} record{'s' if failed > 1 else ''} cannot be read with {name}",
             remedy="mend what is said above",
         )
+
+
+def _files(given: list[Path]) -> Iterator[tuple[Path, bool]]:
+    """Yield files, and whether they were named themselves or only their folder was."""
+    for path in given:
+        if path.is_dir():
+            yield from ((file, False) for file in sorted(path.rglob("*")) if file.is_file())
+        else:
+            yield path, True
 
 
 @app.command()
