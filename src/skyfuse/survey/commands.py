@@ -93,7 +93,7 @@ def check(
         # Images and spectra of an instrument may have readers of their own: the one that knows the file.
         trials = [try_file(reader, path) for reader in readers]
         tried = next((one for one in trials if one[0].reason != "unknown-kind"), trials[0])
-        if tried[0].reason == "unknown-kind" and not told:
+        if tried[0].reason in ("unknown-kind", "not-fits") and not told:
             continue
         failed += sum(one.what == "refused" for one in tried)
         text += [shown(path), *(f"  {line}" for line in lines(tried))]
