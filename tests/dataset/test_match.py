@@ -277,7 +277,10 @@ def sides(tmp_path_factory) -> dict[str, Path]:
         ids = [f"{side}{k}" for k in range(len(ra))]
         out[side] = write_hats(folder / f"{side}.cube", ra, dec, ids, most)
         # In the order of the HATS catalogue, so that equal distances go to the same rows.
-        table = catalogue.read_catalogue(folder / f"{side}.cube", "objects")[["object_id", "ra", "dec"]]
+        schema = catalogue.schema_of("objects", {})
+        table = catalogue.read_catalogue(folder / f"{side}.cube", "objects", schema)[
+            ["object_id", "ra", "dec"]
+        ]
         out[f"{side} table"] = folder / f"{side}.parquet"
         table.to_parquet(out[f"{side} table"])
     return out

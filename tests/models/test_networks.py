@@ -405,8 +405,11 @@ def test_each_sample_of_gaia_spectra_reaches_from_zero_to_one_over_the_training_
         known = np.isfinite(sample)
         sample, got = sample[known], got[known]
         if np.unique(sample).size > 1:
-            assert got.min() == pytest.approx(0, abs=1e-6)
-            assert got.max() == pytest.approx(1, abs=1e-6)
+            # In float32, whose last digit grows against the range where the samples lie far from zero.
+            most, span = float(np.abs(sample).max()), float(np.ptp(sample))
+            digit = 1e-6 + 16 * float(np.finfo(np.float32).eps) * most / span
+            assert got.min() == pytest.approx(0, abs=digit)
+            assert got.max() == pytest.approx(1, abs=digit)
             assert (np.diff(got[np.argsort(sample)]) >= 0).all()
         else:
             assert not got.any()
