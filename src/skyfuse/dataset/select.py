@@ -102,11 +102,6 @@ def has_column(table: pd.DataFrame, name: str) -> bool:
     return name.lower() in {str(column).lower() for column in table.columns}
 
 
-def column_or_none(table: pd.DataFrame, name: str | None) -> pd.Series | None:
-    """Return the column of that name, None where there is none."""
-    return None if name is None or not has_column(table, name) else table[find_column(table, name)]
-
-
 def find_column(table: pd.DataFrame, name: str) -> str:
     """Return the column of that name, or the only one that has it in another case or by `ALIASES`.
 

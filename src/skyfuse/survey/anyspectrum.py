@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 Medium = Literal["air", "vacuum"]
 
-GENERIC = Instrument("generic", spectroscopy=Spectroscopy("sdss"))
-"""Whatever took a spectrum that no other reader knows."""
-
 # Names of columns, and of axes (FITS 4.0, table 25, and IRAF's), that hold or count wavelengths.
 _AXIS_COLUMN = re.compile(r"(?i)(log_?)?(wave|lam|freq|spectral|energy|wn\b|wvl)\w*")
 _AXIS_TYPE = re.compile(r"(?i)(WAVE|AWAV|FREQ|ENER|WAVN|LAMBDA|LINEAR|MULTISPE|LOG)")

@@ -33,7 +33,6 @@ _BOOLEANS = ("True", "TRUE", "true", "False", "FALSE", "false")
 _NUMBER = r"^[+\-−]?([0-9]+[.,]?[0-9]*|[.,][0-9]+)([eEdD][+\-−]?[0-9]+)?$"
 _SPELLINGS = ((r"^\+", ""), ("−", "-"), ("[dD]", "e"), (",", "."))
 _WHOLE = r"^[+\-]?[0-9]{16,}$"
-_DECIMAL_COMMA = r"^[^,]*,[^,]*$"
 # 1,234 may be a thousand and more, or one and a bit; 0,123 and 1,2 are no thousands.
 _THOUSANDS = r"^[+\-−]?[1-9][0-9]{0,2},[0-9]{3}$"
 _POINTED = r"^([+\-−]?[1-9][0-9]{0,2}(\.[0-9]{3})+|[+\-−]?[0-9]+)$"
