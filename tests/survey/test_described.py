@@ -516,10 +516,10 @@ def test_each_ccd_of_a_file_is_a_frame(packed, tmp_path, monkeypatch):
     assert list(infos) == ["S1", "S2", "S3", "S4"]
     assert len({info.frame_id for info in infos.values()}) == 4
     opened = []
-    real = DescribedReader.read.__globals__["fits"].read_mapped
+    real = DescribedReader.read.__globals__["fits"].read_on_demand
     monkeypatch.setattr(
         DescribedReader.read.__globals__["fits"],
-        "read_mapped",
+        "read_on_demand",
         lambda file: opened.append(file) or real(file),
     )
     for key, image in images.items():
@@ -548,6 +548,28 @@ def test_a_file_that_changes_between_two_reads_is_opened_again(tmp_path):
     second = frame_of(reader, path)
     np.testing.assert_array_equal(second.value, pixels(2))
     assert first.sha256 != second.sha256
+
+
+@pytest.mark.parametrize("victim", ["n1_img.fits", "n1_wht.fits"])
+def test_a_file_that_is_cut_short_while_it_is_read_is_refused(victim, tmp_path, monkeypatch):
+    path = write(tmp_path / "n1_img.fits", pixels())
+    write(tmp_path / "n1_wht.fits", np.ones((24, 31), np.float32))
+    reader = toy(tmp_path)
+    info = only(reader, path)
+    module = DescribedReader.read.__globals__["fits"]
+    real = module.image
+
+    def cut_before(content, hdus, number, file):
+        # Opened and checked it was whole.
+        if file.name == victim:
+            os.truncate(file, 100)
+        return real(content, hdus, number, file)
+
+    monkeypatch.setattr(module, "image", cut_before)
+    with pytest.raises(FileError, match="while it is read") as caught:
+        reader.read(path, info.key, Options())
+    assert caught.value.reason == "truncated"
+    assert str(caught.value).startswith(str(tmp_path / victim))
 
 
 def test_content_is_that_of_all_files(tmp_path):

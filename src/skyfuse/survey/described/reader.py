@@ -48,7 +48,7 @@ class _Opened:
     """A file kept open for its next image: what it was, its bytes, HDUs and SHA-256."""
 
     stamp: tuple[int, int, int]
-    content: memoryview
+    content: memoryview | fits.OnDisk
     hdus: list[fits.HDU]
     sha256: str
 
@@ -157,7 +157,7 @@ class DescribedReader:
         Raises
         ------
         FileError
-            As `records`, and ``wrong-shape``, ``no-good-pixels``, ``no-noise``, or what `fits.read_mapped`
+            As `records`, and ``wrong-shape``, ``no-good-pixels``, ``no-noise``, or what `fits.read_on_demand`
             says of each of the files.
         """
         opened = self._open(path)
@@ -331,15 +331,10 @@ class DescribedReader:
 
     def _open(self, path: Path) -> _Opened:
         """Return a file that is still open from the record before, or open it."""
-        try:
-            status = path.stat()
-        except OSError:
-            stamp = (0, 0, 0)
-        else:
-            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+        stamp = fits.stamp(path)
         held = self._opened.get(path)
         if held is None or held.stamp != stamp:
-            held = self._opened[path] = _Opened(stamp, *fits.read_mapped(path))
+            held = self._opened[path] = _Opened(stamp, *fits.read_on_demand(path))
         return held
 
     def _plane(

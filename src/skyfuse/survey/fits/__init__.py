@@ -33,7 +33,7 @@ from skyfuse.survey.fits.header import (
 )
 from skyfuse.survey.fits.images import image
 from skyfuse.survey.fits.tables import column_names, table
-from skyfuse.survey.fits.whole import read, read_mapped
+from skyfuse.survey.fits.whole import read, read_on_demand
 
 __all__ = [
     "BLOCK",
@@ -56,7 +56,7 @@ __all__ = [
     "read_bytes",
     "read_header",
     "read_headers",
-    "read_mapped",
+    "read_on_demand",
     "require_date",
     "require_one_voice",
     "require_plain_image",

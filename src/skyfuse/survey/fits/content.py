@@ -76,13 +76,17 @@ class OnDisk:
 
     def __getitem__(self, place: slice) -> bytes:
         start, stop, _ = place.indices(len(self))
+        pieces = []
         try:
-            content = os.pread(self._descriptor, max(stop - start, 0), start)
+            # One call gives 2 GiB at most, and less than asked for where the system likes.
+            while start < stop and (piece := os.pread(self._descriptor, stop - start, start)):
+                pieces.append(piece)
+                start += len(piece)
         except OSError as error:
             raise unreadable(self._path, error) from error
-        if len(content) < stop - start:
+        if start < stop:
             raise cut_off(self._path, "while it is read")
-        return content
+        return b"".join(pieces)
 
     def sha256(self) -> str:
         """Return the SHA-256 of all bytes."""

@@ -11,7 +11,7 @@ import numpy as np
 from astropy.io import fits as astropy_fits
 from numpy.typing import NDArray
 
-from skyfuse.survey.fits.content import MOST_BYTES
+from skyfuse.survey.fits.content import MOST_BYTES, OnDisk
 from skyfuse.survey.fits.faults import damaged, too_large
 from skyfuse.survey.fits.hdus import BLOCK, END, HDU, data_size, unpacked_header
 from skyfuse.survey.fits.header import CARD
@@ -27,12 +27,12 @@ _NO_DATA = b"".join(
 _NO_DATA = (_NO_DATA + END).ljust(BLOCK)
 
 
-def image(content: memoryview, hdus: list[HDU], number: int, path: Path) -> NDArray[Any]:
+def image(content: memoryview | OnDisk, hdus: list[HDU], number: int, path: Path) -> NDArray[Any]:
     """Return the pixels of one HDU as they are meant: unpacked and scaled, NaN where they are blank.
 
     Parameters
     ----------
-    content : memoryview of bytes
+    content : memoryview of bytes, or OnDisk
     hdus : list of HDU
     number : int
     path : Path
@@ -41,7 +41,7 @@ def image(content: memoryview, hdus: list[HDU], number: int, path: Path) -> NDAr
     Raises
     ------
     FileError
-        ``damaged`` if they do not unpack, ``too-large``.
+        ``damaged`` if they do not unpack, ``too-large``, or ``truncated`` since it was checked.
     """
     size = data_size(unpacked_header(hdus[number].header), path)
     if size > MOST_BYTES:

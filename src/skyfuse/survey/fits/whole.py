@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import mmap
-import os
 from pathlib import Path
 
-from skyfuse.survey.fits.content import COMPRESSED, MOST_BYTES, Scratch, read_bytes
-from skyfuse.survey.fits.faults import empty, unreadable
+from skyfuse.survey.fits.content import MOST_BYTES, OnDisk, Scratch, is_compressed, read_bytes
 from skyfuse.survey.fits.hdus import HDU, parse
 from skyfuse.survey.fits.images import unpacked
 
@@ -44,8 +40,8 @@ def read(
     return content, hdus, sha256
 
 
-def read_mapped(path: Path) -> tuple[memoryview, list[HDU], str]:
-    """Check a FITS file whole and map it; what the system cannot map, compressed files, goes to memory.
+def read_on_demand(path: Path) -> tuple[memoryview | OnDisk, list[HDU], str]:
+    """Check a FITS file whole, to be read when asked for; compressed files go to memory.
 
     Parameters
     ----------
@@ -53,7 +49,7 @@ def read_mapped(path: Path) -> tuple[memoryview, list[HDU], str]:
 
     Returns
     -------
-    content : memoryview of bytes
+    content : memoryview of bytes, or OnDisk
         Decompressed; tile-compressed images in it stay as they are, see `image`.
     hdus : list of HDU
     sha256 : str
@@ -64,15 +60,10 @@ def read_mapped(path: Path) -> tuple[memoryview, list[HDU], str]:
     FileError
         As `read_bytes` and `parse`.
     """
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise empty(path)
-            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if bytes(content[:3]).startswith(COMPRESSED):
+    content: memoryview | OnDisk
+    if is_compressed(path):
         content, sha256 = read_bytes(path)
     else:
-        sha256 = hashlib.sha256(content, usedforsecurity=False).hexdigest()
+        content = OnDisk(path)
+        sha256 = content.sha256()
     return content, parse(content, path), sha256
