@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import array_shapes
 from sklearn import metrics
 
 from skyfuse.errors import DataError, UsageError
-from skyfuse.models import MODELS, Examples, Model, Prediction
+from skyfuse.models import MODELS, Examples, Model, Output, Prediction
 from skyfuse.models.base import METRIC
 from tests.models.cards import inputs_of
 
@@ -211,7 +211,7 @@ class Weightless(Model):
 
     def _predict(self, x):
         empty = np.isnan(x["spectrum"]).any(axis=1)
-        return empty.astype(float), empty
+        return Output(empty.astype(float), empty)
 
     def _write(self, folder):
         return {}

@@ -12,7 +12,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from skyfuse.dataset import Dataset, Material, Wanted
 from skyfuse.errors import DataError, UsageError
-from skyfuse.models import MODELS, Conformal, Examples, load_model, propagate
+from skyfuse.models import MODELS, Conformal, Examples, Mixture, Output, load_model, propagate
 from skyfuse.models.uncertainty import ties
 from skyfuse.survey.records import Samples
 from tests.models.cards import inputs_of
@@ -32,7 +32,7 @@ def within(share, n, level=0.9):
 def test_the_threshold_is_the_exact_finite_sample_quantile(n, level, seed):
     rng = np.random.default_rng(seed)
     value, y = rng.normal(size=n), rng.normal(size=n)
-    found = Conformal.fit(value, y, inputs(n), level=level)
+    found = Conformal.fit(Output(value), y, inputs(n), level=level)
     errors = np.abs(value - y)
     # The definition by counting: the smallest error with at least (n + 1) · level errors up to it.
     needed = (n + 1) * round(level * 10)
@@ -49,8 +49,8 @@ def test_intervals_are_those_of_mapie():
     reference = SplitConformalRegressor(estimator, confidence_level=0.9, prefit=True)
     reference.conformalize(x[300:450], y[300:450])
     _, limits = reference.predict_interval(x[450:])
-    ours = Conformal.fit(estimator.predict(x[300:450]), y[300:450], inputs(150), level=0.9)
-    found = ours.limits(estimator.predict(x[450:]), inputs(150))
+    ours = Conformal.fit(Output(estimator.predict(x[300:450])), y[300:450], inputs(150), level=0.9)
+    found = ours.limits(Output(estimator.predict(x[450:])), inputs(150))
     assert np.allclose(found["low"], limits[:, 0, 0], rtol=1e-12)
     assert np.allclose(found["high"], limits[:, 1, 0], rtol=1e-12)
 
@@ -64,8 +64,8 @@ def test_sets_are_those_of_mapie():
         estimator, confidence_level=0.9, conformity_score="lac", prefit=True
     ).conformalize(x[300:600], y[300:600])
     _, sets = reference.predict_set(x[600:])
-    ours = Conformal.fit(estimator.predict_proba(x[300:600]), y[300:600], inputs(300), level=0.9)
-    members = ours.limits(estimator.predict_proba(x[600:]), inputs(300, seed=5))["members"]
+    ours = Conformal.fit(Output(estimator.predict_proba(x[300:600])), y[300:600], inputs(300), level=0.9)
+    members = ours.limits(Output(estimator.predict_proba(x[600:])), inputs(300, seed=5))["members"]
     assert np.array_equal(members, sets[:, :, 0])
 
 
@@ -74,9 +74,9 @@ def test_each_bin_of_the_predicted_value_has_its_own_width_and_coverage():
     value = rng.uniform(1, 10, 30_000)
     y = value + rng.normal(size=30_000) * value
     calibration = slice(0, 5000)
-    found = Conformal.fit(value[calibration], y[calibration], inputs(5000), level=0.9)
+    found = Conformal.fit(Output(value[calibration]), y[calibration], inputs(5000), level=0.9)
     assert len(found.thresholds) == 10
-    limits = found.limits(value[5000:], inputs(0))
+    limits = found.limits(Output(value[5000:]), inputs(0))
     covered = (limits["low"] <= y[5000:]) & (y[5000:] <= limits["high"])
     # The 90 % quantile of |N(0, 1)| is 1.645.
     assert np.allclose(np.array(found.thresholds) / np.arange(1.45, 10, 0.9), 1.645, rtol=0.25)
@@ -91,7 +91,7 @@ def test_each_bin_of_the_predicted_value_has_its_own_width_and_coverage():
 )
 def test_every_bin_has_enough_objects_however_values_repeat(n, distinct, seed):
     value = np.random.default_rng(seed).integers(0, distinct, n).astype(float)
-    found = Conformal.fit(value, value + 1, inputs(n), level=0.9)
+    found = Conformal.fit(Output(value), value + 1, inputs(n), level=0.9)
     counts = np.bincount(np.searchsorted(found.edges, value, side="right"))
     assert len(counts) == len(found.thresholds) <= 10
     if n < 198:
@@ -102,12 +102,52 @@ def test_every_bin_has_enough_objects_however_values_repeat(n, distinct, seed):
 @given(n=st.integers(99, 3000), level=st.sampled_from([0.8, 0.9, 0.95]))
 def test_bins_together_cover_hardly_more_than_one_bin_would(n, level):
     value = np.random.default_rng(n).normal(size=n)
-    found = Conformal.fit(value, value + 1, inputs(n), level=level)
+    found = Conformal.fit(Output(value), value + 1, inputs(n), level=level)
     counts = np.bincount(np.searchsorted(found.edges, value, side="right"))
     # The share that a new object's error is expected to lie below the k-th of n others: k/(n + 1).
     ranks = [-(-(count + 1) * round(level * 100) // 100) for count in counts.tolist()]
     expected = counts @ (np.array(ranks) / (counts + 1)) / n
     assert level - 1e-12 <= expected <= level + 1 / n + 1e-12
+
+
+def test_a_scale_of_the_models_own_makes_widths_follow_it():
+    rng = np.random.default_rng(4)
+    value, scale = rng.normal(size=6000), rng.uniform(0.1, 2, 6000)
+    y = value + 3 * scale * rng.normal(size=6000)
+    found = Conformal.fit(Output(value[:3000], scale=scale[:3000]), y[:3000], inputs(3000), level=0.9)
+    limits = found.limits(Output(value[3000:], scale=scale[3000:]), inputs(3000))
+    half = (limits["high"] - limits["low"]) / 2
+    # Known: 1.645 σ each way, of σ = 3 · scale; bins of 300 know their quantile to 7 %.
+    assert np.allclose(half / scale[3000:], 3 * 1.645, rtol=0.25)
+    inside = (limits["low"] <= y[3000:]) & (y[3000:] <= limits["high"])
+    for small in (scale[3000:] < 0.5, scale[3000:] > 1.5):
+        assert within(inside[small].mean(), np.count_nonzero(small))
+    with pytest.raises(DataError, match="does not tell a scale"):
+        found.limits(Output(value), inputs(6000))
+
+
+def test_a_density_of_two_peaks_gives_both_where_both_are_needed():
+    rng = np.random.default_rng(6)
+    n = 4000
+    # Known: peaks 10 apart of σ = 0.5; the second holds half of the odd objects, and none of the even ones.
+    share = np.where(np.arange(n) % 2, 0.5, 1.0)
+    peaks = np.stack([np.zeros(n), np.full(n, 10.0)], axis=1)
+    mixture = Mixture(peaks, np.full((n, 2), 0.5), np.stack([share, 1 - share], axis=1))
+    y = np.where(rng.uniform(size=n) < share, 0, 10) + 0.5 * rng.normal(size=n)
+    half = [Mixture(*(a[part] for a in mixture)) for part in (slice(0, 2000), slice(2000, n))]
+    found = Conformal.fit(Output(peaks[:2000, 0], mixture=half[0]), y[:2000], inputs(2000), level=0.9)
+    limits = found.limits(Output(peaks[2000:, 0], mixture=half[1]), inputs(2000))
+    low, high = limits["pieces"][:, :, 0], limits["pieces"][:, :, 1]
+    assert np.isfinite(low).sum(axis=1).tolist() == [1, 2] * 1000
+    assert np.array_equal(limits["low"], low[:, 0])
+    assert np.array_equal(limits["high"], np.where(np.arange(2000) % 2, high[:, 1], high[:, 0]))
+    # 90 % of each: ± 1.645 σ about every peak, give or take what 2000 objects tell.
+    assert np.allclose(np.nansum(high - low, axis=1), np.tile([1.645, 2 * 1.645], 1000), rtol=0.08)
+    inside = ((low <= y[2000:, None]) & (y[2000:, None] <= high)).any(axis=1)
+    for kind in (0, 1):
+        assert within(inside[kind::2].mean(), 1000)
+    with pytest.raises(DataError, match="does not tell a density"):
+        found.limits(Output(y), inputs(n))
 
 
 def leaves(n, seed):
@@ -123,9 +163,9 @@ def test_sets_of_a_tree_with_three_leaves_cover_as_much_as_asked_and_no_more():
     shares, without = [], []
     for seed in range(10):
         values, y, x = leaves(4000, seed)
-        found = Conformal.fit(values, y, x, level=0.9)
+        found = Conformal.fit(Output(values), y, x, level=0.9)
         values, y, x = leaves(10_000, seed + 100)
-        shares.append(found.limits(values, x)["members"][np.arange(10_000), y].mean())
+        shares.append(found.limits(Output(values), x)["members"][np.arange(10_000), y].mean())
         without.append((np.round(1 - values, 9) <= found.thresholds[0])[np.arange(10_000), y].mean())
     assert abs(np.mean(shares) - 0.9) < 0.007
     assert np.mean(without) > 0.93
@@ -134,13 +174,13 @@ def test_sets_of_a_tree_with_three_leaves_cover_as_much_as_asked_and_no_more():
 def test_sets_may_be_empty_and_repeat_themselves():
     values = np.tile([0.7, 0.3], (500, 1))
     x = inputs(500)
-    found = Conformal.fit(values, np.zeros(500, int), x, level=0.5)
-    members = found.limits(values, x)["members"]
-    assert np.array_equal(members, found.limits(values, x)["members"])
+    found = Conformal.fit(Output(values), np.zeros(500, int), x, level=0.5)
+    members = found.limits(Output(values), x)["members"]
+    assert np.array_equal(members, found.limits(Output(values), x)["members"])
     assert not members[:, 1].any()
     assert within(members[:, 0].mean(), 500, 0.5)
     one = {"table": x["table"][7:8]}
-    assert np.array_equal(found.limits(values[7:8], one)["members"], members[7:8])
+    assert np.array_equal(found.limits(Output(values[7:8]), one)["members"], members[7:8])
 
 
 def test_numbers_of_objects_are_even_and_come_from_their_bytes():
@@ -178,18 +218,20 @@ def test_calibrated_intervals_of_models_cover_new_objects_and_survive_the_disk(n
 def test_too_few_objects_and_impossible_levels_are_named():
     value = np.arange(8.0)
     with pytest.raises(DataError, match=r"8 objects, too few for level 0\.9; give at least 9"):
-        Conformal.fit(value, value, inputs(8), level=0.9)
+        Conformal.fit(Output(value), value, inputs(8), level=0.9)
     with pytest.raises(DataError, match="at least 99"):
-        Conformal.fit(value, value, inputs(8), level=0.99)
+        Conformal.fit(Output(value), value, inputs(8), level=0.99)
     for level in (0, 1, -1, 90, float("nan")):
         with pytest.raises(UsageError, match="probability between 0 and 1"):
-            Conformal.fit(value, value, inputs(8), level=level)
+            Conformal.fit(Output(value), value, inputs(8), level=level)
 
 
 def test_calibration_goes_to_json_and_back():
     for found, classes in [
-        (Conformal(0.9, (1.0, 2.0), (0.5,)), 0),
-        (Conformal(0.9, (0.25,), tie=0.5), 3),
+        (Conformal(0.9, "error", (1.0, 2.0), (0.5,)), 0),
+        (Conformal(0.9, "scaled", (1.0,)), 0),
+        (Conformal(0.9, "density", (2.5,)), 0),
+        (Conformal(0.9, "probability", (0.25,), tie=0.5), 3),
     ]:
         assert Conformal.from_dict(found.to_dict(), classes=classes) == found
         with pytest.raises(ValueError, match="damaged"):
@@ -208,11 +250,16 @@ def test_calibration_goes_to_json_and_back():
         {"thresholds": 3},
         {"edges": [2.0, 1.0]},
         {"edges": [1.0, 1.0]},
+        {"score": "luck"},
+        {"score": None},
+        {"score": "density"},
+        {"score": "probability"},
+        {"tie": 0.5},
         {"command": "x"},
     ],
 )
 def test_damaged_calibrations_are_refused(changes):
-    state = {"level": 0.9, "thresholds": [1.0, 2.0, 3.0], "edges": [0.0, 1.0], "tie": None}
+    state = {"level": 0.9, "score": "error", "thresholds": [1.0, 2.0, 3.0], "edges": [0.0, 1.0], "tie": None}
     with pytest.raises((TypeError, ValueError)):
         Conformal.from_dict({**state, **changes}, classes=0)
 

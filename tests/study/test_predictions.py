@@ -54,6 +54,24 @@ def test_an_interval_covers_what_lies_within_it(sky):
     assert outcome(table, recipe.task, ()).score()["mae"] == pytest.approx(0.5)
 
 
+def test_an_interval_in_pieces_covers_what_lies_within_one_of_them(sky):
+    goal = target(small_recipe(), sky)
+    rows = goal.rows["test"][:3]
+    y = goal.label[rows]
+    pieces = np.full((3, 2, 2), np.nan)
+    pieces[0] = [[y[0] - 3, y[0] - 1], [y[0] + 1, y[0] + 4]]
+    pieces[1, 0] = y[1] - 1, y[1] + 1
+    pieces[2] = [[0.1021, 0.1043], [y[2] - 0.5, y[2]]]
+    said = Prediction(
+        y, low=np.nanmin(pieces, axis=(1, 2)), high=np.nanmax(pieces, axis=(1, 2)), pieces=pieces
+    )
+    table = frame(goal, rows, "test", 0, said)
+    assert table["covered"].tolist() == [False, True, True]
+    assert table["width"].tolist() == pytest.approx([5, 2, 0.5022])
+    assert table["pieces"][2].startswith("0.1021:0.1043|")
+    assert [text.count("|") for text in table["pieces"]] == [1, 0, 1]
+
+
 def test_a_redshift_brings_its_own_scores():
     task = Task(label="z", title="z", definition="made up", redshift=True, outlier=0.01)
     table = pd.DataFrame({"label": [0.1, 0.2, 0.4], "prediction": [0.1, 0.25, 0.4]})

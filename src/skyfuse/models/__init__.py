@@ -3,14 +3,16 @@
 ``base`` is the protocol, ``inputs`` how what it reads is called and treated, ``registry`` which models there
 are, ``files`` their folders. The models: ``classic`` with ``boosted`` for LightGBM's text, ``networks`` with
 their ``architectures``, ``pytorch`` and ``train``, ``autoencoder``, ``template``, ``hybrid`` of the two,
-``fusion`` of several. What is said about a prediction: ``uncertainty``, and ``ranges`` beyond which a model
+``fusion`` of several. What is said about a prediction: ``uncertainty``, ``mixture`` of densities with several
+peaks, and ``ranges`` beyond which a model
 was never trained.
 """
 
-from skyfuse.models.base import Examples, History, Model, Prediction
+from skyfuse.models.base import Examples, History, Model, Output, Prediction
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.inputs import Arrays
+from skyfuse.models.mixture import Mixture
 from skyfuse.models.registry import MODELS, register_model
 from skyfuse.models.uncertainty import Conformal, propagate
 from skyfuse.words import Progress
@@ -22,7 +24,9 @@ __all__ = [
     "Examples",
     "History",
     "LateFusion",
+    "Mixture",
     "Model",
+    "Output",
     "Prediction",
     "Progress",
     "load_model",

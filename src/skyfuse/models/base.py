@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from skyfuse.dataset.content import CUT
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models.inputs import SIGMA, Arrays, inside, kinds_of, slots_of
+from skyfuse.models.mixture import Mixture
 from skyfuse.words import Kind, Modality, Progress
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Lesson:
         Parameters
         ----------
         train, valid : ndarray of float64
-            Values, probabilities or errors, as `Model._predict` returns them.
+            As the `value` of an `Output`.
         """
         return History(
             train=[loss(train, self.y, self.kind)],
@@ -138,7 +139,11 @@ class Prediction:
     classes : tuple of str
         Names of the classes.
     low, high : ndarray of float64, shape (n,), optional
-        Calibrated regression: the interval that holds the label with probability `level`.
+        Calibrated regression: the interval that holds the label with probability `level`. With `pieces` the
+        lowest and the highest of their ends.
+    pieces : ndarray of float64, shape (n, k, 2), optional
+        Calibrated regression of a model that tells a `Mixture`: the intervals, apart and in order, that
+        together hold the label with probability `level`; NaN where an object has fewer than k.
     members : ndarray of bool, shape (n, classes), optional
         Calibrated classification: the classes in the object's set, which holds the true one with probability
         `level`. A set may be empty: no known class is credible at this level.
@@ -153,6 +158,7 @@ class Prediction:
     classes: tuple[str, ...] = ()
     low: NDArray[np.float64] | None = None
     high: NDArray[np.float64] | None = None
+    pieces: NDArray[np.float64] | None = None
     members: NDArray[np.bool_] | None = None
     level: float | None = None
     unknown: NDArray[np.bool_] | None = None
@@ -172,9 +178,26 @@ class Prediction:
         return names
 
 
-Output = NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.bool_]]
-"""What `_predict` returns: (n,) values, (n, classes) probabilities or (n,) errors; or a pair of that and (n,)
-bool, True where the object is none of the kind that the model knows."""
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a concrete model tells of n objects.
+
+    Attributes
+    ----------
+    value : ndarray of float64
+        Values (n,), probabilities (n, classes) or errors of a reconstruction (n,).
+    unknown : ndarray of bool, shape (n,), optional
+        True where the object is none of the kind that the model knows.
+    scale : ndarray of float64, shape (n,), optional
+        Regression: how far off each value may be, positive, in the model's own idea; only the ratios count.
+    mixture : Mixture, optional
+        Regression: a posterior with several peaks.
+    """
+
+    value: NDArray[np.float64]
+    unknown: NDArray[np.bool_] | None = None
+    scale: NDArray[np.float64] | None = None
+    mixture: Mixture | None = None
 
 
 class Model(ABC):
@@ -405,29 +428,27 @@ class Model(ABC):
             If an input is missing or has another shape than the model knows, or a dataset lacks what the
             model reads or was made on another wavelength grid or cutout size.
         """
-        if not self.fitted:
-            raise UsageError("the model is not fitted", remedy="call fit first, or load a saved model")
+        self._require_fitted()
         if not isinstance(x, Mapping):
             return self._predict_dataset(x, progress)
         x = self._inside(x)
-        for slot, shape in self.shapes.items():
-            if x[slot].shape[1:] != shape:
-                raise DataError(
-                    f"{self._names[slot]} has shape {x[slot].shape[1:]}, and the model reads {shape}",
-                    remedy="cut the inputs at the zoom, bands, size and columns of the model's training",
-                )
-        output: Output = np.empty((0, len(self.classes)) if self.classes else 0)
-        if len(next(iter(x.values()))):
-            output = self._predict(x)
-        values, unknown = output if isinstance(output, tuple) else (output, None)
+        output = self._output(x)
+        value: NDArray[Any] = output.value
         if self.interval is None:
             limits: dict[str, Any] = {}
         else:
-            limits = {"level": self.interval.level, **self.interval.limits(values, x)}
+            limits = {"level": self.interval.level, **self.interval.limits(output, x)}
         if self.kind == "classification":
-            limits |= {"probability": values, "classes": self.classes}
-            values = values.argmax(axis=1)
-        return Prediction(values, unknown=unknown, **limits)
+            limits |= {"probability": value, "classes": self.classes}
+            value = value.argmax(axis=1)
+        return Prediction(value, unknown=output.unknown, **limits)
+
+    def _output(self, x: Arrays) -> Output:
+        """Return what the model tells of arrays as they are called inside; of none, too."""
+        if not len(next(iter(x.values()))):
+            return Output(np.empty((0, len(self.classes)) if self.classes else 0))
+        found = self._predict(x)
+        return found if isinstance(found, Output) else Output(found)
 
     def _inside(self, x: Mapping[str, ArrayLike]) -> Arrays:
         """Return what the model reads of some inputs, as it is called inside."""
@@ -438,7 +459,18 @@ class Model(ABC):
                 f"the model reads {' and '.join(names.values())}, and {' and '.join(missing)} is not given",
                 remedy="give every input that the model was fitted on",
             )
-        return inside({name: x[name] for name in names.values()}, self.inputs)
+        arrays = inside({name: x[name] for name in names.values()}, self.inputs)
+        for slot, shape in self.shapes.items():
+            if arrays[slot].shape[1:] != shape:
+                raise DataError(
+                    f"{names[slot]} has shape {arrays[slot].shape[1:]}, and the model reads {shape}",
+                    remedy="cut the inputs at the zoom, bands, size and columns of the model's training",
+                )
+        return arrays
+
+    def _require_fitted(self) -> None:
+        if not self.fitted:
+            raise UsageError("the model is not fitted", remedy="call fit first, or load a saved model")
 
     def calibrate(self, x: Arrays, y: ArrayLike, *, level: float = 0.9) -> None:
         """Learn from objects that took no part in the fit how far predictions are off.
@@ -468,12 +500,11 @@ class Model(ABC):
             raise UsageError(
                 "a reconstruction has nothing to be calibrated on", remedy="calibrate models with a label"
             )
+        self._require_fitted()
         self.interval = None
-        prediction = self.predict(x)
         arrays = self._inside(x)
         labels = _checked(arrays, y, "calibration", self.kind, len(self.classes))
-        values = prediction.value if prediction.probability is None else prediction.probability
-        self.interval = Conformal.fit(values, labels, arrays, level=level)
+        self.interval = Conformal.fit(self._output(arrays), labels, arrays, level=level)
 
     def _predict_dataset(self, dataset: Dataset, progress: Progress | None) -> Prediction:
         from skyfuse.dataset.dataset import Dataset
@@ -603,8 +634,11 @@ class Model(ABC):
         """Learn; `shapes`, `kind` and `classes` are set already."""
 
     @abstractmethod
-    def _predict(self, x: Arrays) -> Output:
-        """Predict for one object or more; `x` holds exactly the arrays of `shapes`, in their order."""
+    def _predict(self, x: Arrays) -> NDArray[np.float64] | Output:
+        """Predict for one object or more; `x` holds exactly the arrays of `shapes`, in their order.
+
+        An array alone stands for the `value` of an `Output` that tells no more.
+        """
 
     @abstractmethod
     def _write(self, folder: Path) -> dict[str, Any]:
@@ -645,7 +679,7 @@ def loss(output: NDArray[np.float64], y: NDArray[Any], kind: Kind) -> float:
     Parameters
     ----------
     output : ndarray of float64
-        As `_predict` returns it: values, probabilities, or squared errors.
+        As the `value` of an `Output`.
     y : ndarray, shape (n,)
         Labels; not read for a reconstruction.
     """

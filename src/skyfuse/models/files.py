@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 CARD = "model.json"
 FORMAT: Literal["skyfuse-model"] = "skyfuse-model"
-VERSION: Literal[4] = 4
+VERSION: Literal[5] = 5
 CARD_LIMIT = 16 * 2**20
 """Bytes beyond which a ``model.json`` is not one: the largest, with scalers of 4,620 bins, stay below 1
 MB."""
@@ -189,7 +189,7 @@ class Card(_Strict):
     """
 
     format: Literal["skyfuse-model"]
-    version: Literal[4]
+    version: Literal[5]
     name: str
     kind: Kind
     classes: list[str]

@@ -21,7 +21,7 @@ from scipy.special import log_softmax, logsumexp
 from skyfuse.cube.grid import SDSS
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
-from skyfuse.models.base import History, Lesson, Model
+from skyfuse.models.base import History, Lesson, Model, Output
 from skyfuse.models.inputs import Arrays
 from skyfuse.models.template import (
     Array,
@@ -433,9 +433,9 @@ class Hybrid(Model):
             out[:, i] += share[:, cell]
         return np.asarray(out / out.sum(axis=1, keepdims=True))
 
-    def _predict(self, x: Arrays) -> tuple[Array, NDArray[np.bool_]]:
+    def _predict(self, x: Arrays) -> Output:
         found, odds = self._evidence(x)
-        return self._answer(found, odds), np.asarray(found.significance < self._threshold)
+        return Output(self._answer(found, odds), np.asarray(found.significance < self._threshold))
 
     def _write(self, folder: Path) -> dict[str, Any]:
         arrays, notes = write_templates(self._sets)

@@ -21,7 +21,7 @@ from scipy import fft
 from skyfuse.cube.grid import SDSS
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
-from skyfuse.models.base import METRIC, History, Lesson, Model, loss
+from skyfuse.models.base import METRIC, History, Lesson, Model, Output, loss
 from skyfuse.models.inputs import Arrays
 from skyfuse.startypes import has_m_bands
 from skyfuse.words import Kind
@@ -547,9 +547,9 @@ class Template(Model):
         lowest = lowest_of_class(found.penalised, self._class, len(self.classes))
         return probabilities(lowest, found.per_bin)
 
-    def _predict(self, x: Arrays) -> tuple[Array, NDArray[np.bool_]]:
+    def _predict(self, x: Arrays) -> Output:
         found = self._evidence(x)
-        return self._answer(found), np.asarray(found.significance < self._threshold)
+        return Output(self._answer(found), np.asarray(found.significance < self._threshold))
 
     def _write(self, folder: Path) -> dict[str, Any]:
         arrays, notes = write_templates(self._sets)

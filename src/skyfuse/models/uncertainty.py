@@ -6,18 +6,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.errors import DataError, UsageError
+from skyfuse.models.mixture import highest, surprise
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
-    from skyfuse.models.base import Model
+    from skyfuse.models.base import Model, Output
     from skyfuse.models.inputs import Arrays
+
+Score = Literal["error", "scaled", "density", "probability"]
+"""What is compared with a threshold: the absolute error; the same in units of the model's own scale; −ln of
+the mass of all labels less probable (`skyfuse.models.mixture`); 1 − probability of a class."""
 
 MAX_BINS = 10
 """Bins of the predicted value at most, each with an error quantile of its own."""
@@ -35,7 +40,9 @@ class Conformal:
     level + 1/(n + 1) (Vovk, Gammerman & Shafer 2005, chapter 2; Angelopoulos & Bates 2021, arXiv:2107.07511).
 
     Regression: the score is the absolute error, by bins of the predicted value (Mondrian; Vovk et al. 2005,
-    chapter 4), since large values of most labels are known less well. Classification: the score is
+    chapter 4), since large values of most labels are known less well; in units of the model's own scale where
+    it tells one. Of a model that tells a density the score is −ln of the mass of all labels less probable
+    (HPD-split; Izbicki, Shimizu & Stern 2022, JMLR 23, 87). Classification: the score is
     1 − probability of the true class, and the set holds each class whose score does not exceed the threshold
     (LAC; Sadinle, Lei & Wasserman 2019, JASA 114, 223); it may be empty.
 
@@ -46,29 +53,31 @@ class Conformal:
     ----------
     level : float
         Probability that the interval or set holds the truth.
+    score : str
+        See `Score`.
     thresholds : tuple of float
-        Regression: half-width of the interval in each bin, in the label's unit. Classification: the one
-        threshold of the score.
+        Of the score: in each bin of the predicted value, or the one for all.
     edges : tuple of float
-        Regression: predicted values at which the next bin begins; one less than `thresholds`.
+        Predicted values at which the next bin begins; one less than `thresholds`.
     tie : float, optional
         Classification: a class whose score equals the threshold belongs to the set of an object whose own
         number (`ties`) is at most this.
     """
 
     level: float
+    score: Score
     thresholds: tuple[float, ...]
     edges: tuple[float, ...] = ()
     tie: float | None = None
 
     @classmethod
-    def fit(cls, values: NDArray[np.float64], y: NDArray[Any], x: Arrays, *, level: float) -> Self:
+    def fit(cls, output: Output, y: NDArray[Any], x: Arrays, *, level: float) -> Self:
         """Calibrate on objects that took no part in the model's fit.
 
         Parameters
         ----------
-        values : ndarray of float64
-            Predicted values (n,), or probabilities (n, classes).
+        output : Output
+            What the model tells of them.
         y : ndarray, shape (n,)
             True values, or indices of the true classes.
         x : dict of str to ndarray
@@ -85,32 +94,63 @@ class Conformal:
         """
         if not 0 < level < 1:
             raise UsageError(f"level is {level}", remedy="give a probability between 0 and 1, e.g. 0.9")
-        _rank(len(y), level)
+        values, rank = output.value, _rank(len(y), level)
         if values.ndim == 2:
             scores = _scores(values)[np.arange(len(y)), y]
             numbers = ties(x)
-            last = np.lexsort((numbers, scores))[_rank(len(y), level) - 1]
-            return cls(level, (float(scores[last]),), tie=float(numbers[last]))
+            last = np.lexsort((numbers, scores))[rank - 1]
+            return cls(level, "probability", (float(scores[last]),), tie=float(numbers[last]))
+        if output.mixture is not None:
+            return cls(level, "density", (float(np.sort(surprise(output.mixture, y))[rank - 1]),))
+        errors = np.abs(values - y) / (1 if output.scale is None else output.scale)
         edges = _edges(values, level)
         bins = np.searchsorted(edges, values, side="right")
-        errors = [np.sort(np.abs(values - y)[bins == i]) for i in range(len(edges) + 1)]
-        return cls(level, tuple(float(e[_rank(len(e), level) - 1]) for e in errors), tuple(edges))
+        ordered = [np.sort(errors[bins == i]) for i in range(len(edges) + 1)]
+        thresholds = tuple(float(e[_rank(len(e), level) - 1]) for e in ordered)
+        return cls(level, "error" if output.scale is None else "scaled", thresholds, tuple(edges))
 
-    def limits(self, values: NDArray[np.float64], x: Arrays) -> dict[str, NDArray[Any]]:
-        """Return ``low`` and ``high`` of predicted values (n,), or ``members`` of probabilities (n, classes).
+    def limits(self, output: Output, x: Arrays) -> dict[str, NDArray[Any]]:
+        """Return what holds the truth with probability `level`.
 
         Parameters
         ----------
-        values : ndarray of float64
+        output : Output
+            What the model tells of n objects.
         x : dict of str to ndarray
-            Inputs of the model, from which ties are broken.
+            Their inputs, from which ties are broken.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``low`` and ``high``, and ``pieces`` of a density; or ``members``, as in
+            `skyfuse.models.base.Prediction`.
+
+        Raises
+        ------
+        DataError
+            If the model does not tell what it was calibrated by.
         """
-        if self.tie is None:
-            half = np.array(self.thresholds)[np.searchsorted(self.edges, values, side="right")]
-            return {"low": values - half, "high": values + half}
-        scores, threshold = _scores(values), self.thresholds[0]
-        admitted = (ties(x) <= self.tie)[:, None]
-        return {"members": (scores < threshold) | ((scores == threshold) & admitted)}
+        values = output.value
+        if self.tie is not None:
+            scores, threshold = _scores(values), self.thresholds[0]
+            admitted = (ties(x) <= self.tie)[:, None]
+            return {"members": (scores < threshold) | ((scores == threshold) & admitted)}
+        if (
+            len(values)
+            and {"density": output.mixture, "scaled": output.scale}.get(self.score, values) is None
+        ):
+            raise DataError(
+                f"the model does not tell {_TOLD[self.score]}, by which it was calibrated",
+                remedy="calibrate it again",
+            )
+        if output.mixture is not None and self.score == "density":
+            pieces = highest(output.mixture, self.thresholds[0])
+            low, high = np.nanmin(pieces[:, :, 0], axis=1), np.nanmax(pieces[:, :, 1], axis=1)
+            return {"low": low, "high": high, "pieces": pieces}
+        half = np.array(self.thresholds)[np.searchsorted(self.edges, values, side="right")]
+        if output.scale is not None and self.score == "scaled":
+            half = half * output.scale
+        return {"low": values - half, "high": values + half}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the calibration as JSON holds it."""
@@ -134,14 +174,18 @@ class Conformal:
             and all(map(math.isfinite, (known.level, *known.thresholds, *known.edges, *tie)))
             and 0 < known.level < 1
             and min(known.thresholds, default=-1) >= 0
+            and known.score in get_args(Score)
             and len(known.thresholds) == len(known.edges) + 1
             and all(a < b for a, b in zip(known.edges, known.edges[1:], strict=False))
-            and bool(tie) == bool(classes)
-            and not (tie and known.edges)
+            and bool(tie) == bool(classes) == (known.score == "probability")
+            and (known.score in ("error", "scaled") or not known.edges)
         )
         if not sound:
             raise ValueError("the calibration is damaged")
         return known
+
+
+_TOLD = {"density": "a density", "scaled": "a scale"}
 
 
 def ties(x: Arrays) -> NDArray[np.float64]:

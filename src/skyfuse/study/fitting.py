@@ -37,7 +37,7 @@ from skyfuse.words import PARTS
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
 
-FORMAT = 5
+FORMAT = 6
 """Version of a study's folder."""
 
 _POOLED = ("calibration", "test")

@@ -21,7 +21,7 @@ from skyfuse.models.base import Model, Prediction, joined
 from skyfuse.models.ranges import outside, without_input
 from skyfuse.models.uncertainty import propagate
 from skyfuse.study.describe import study_folder
-from skyfuse.study.predictions import set_names
+from skyfuse.study.predictions import set_names, told_pieces
 from skyfuse.words import Progress
 
 RECONSTRUCTED = "mse"
@@ -71,7 +71,8 @@ def predict(
         - ``status``: ``answered``; ``marked`` (it can be read, and has no answer of its own); ``rejected``
           (it cannot be read as an object); with ``reason`` in one word and ``detail``;
         - the prediction under the name of the model's label (of a reconstruction `RECONSTRUCTED`), and, as
-          far as the model is calibrated and tells: ``<label>_low`` and ``_high``; or ``p_<class>`` and
+          far as the model is calibrated and tells: ``<label>_low`` and ``_high``, with ``_pieces``
+          (``low:high`` joined by ``|``) where the interval may be several; or ``p_<class>`` and
           ``<label>_set`` (classes joined by ``|``); ``unknown``: the object is none of the kind that the
           model knows. With draws ``<label>_spread`` (standard deviation over the draws) or
           ``<label>_agreement`` (share of draws with the same class). All are missing where the status is not
@@ -206,6 +207,8 @@ def _told(prediction: Prediction, label: str) -> dict[str, Any]:
         found = {label: prediction.value}
         if prediction.low is not None and prediction.high is not None:
             found |= {f"{label}_low": prediction.low, f"{label}_high": prediction.high}
+        if prediction.pieces is not None:
+            found[f"{label}_pieces"] = told_pieces(prediction.pieces)
     if prediction.unknown is not None:
         found["unknown"] = pd.array(prediction.unknown, dtype="boolean")
     return found

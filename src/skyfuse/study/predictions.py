@@ -48,7 +48,8 @@ def frame(
     -------
     DataFrame
         row, round, part, label, prediction, covered (missing on the parts that the model was fitted on), and
-        by kind: low, high; p_<class>, set_size, members; baseline; unknown where the model tells.
+        by kind: low, high, and of intervals that may be several ``pieces`` as text and their joint width;
+        p_<class>, set_size, members; baseline; unknown where the model tells.
     """
     truth = goal.label[rows]
     table = pd.DataFrame({"row": rows, "round": number, "part": part, "label": goal.names(rows)})
@@ -66,6 +67,10 @@ def frame(
         if prediction.low is not None and prediction.high is not None:
             covered = (prediction.low <= truth) & (truth <= prediction.high)
             table["low"], table["high"] = prediction.low, prediction.high
+        if prediction.pieces is not None:
+            low, high = prediction.pieces[:, :, 0], prediction.pieces[:, :, 1]
+            covered = np.asarray(((low <= truth[:, None]) & (truth[:, None] <= high)).any(axis=1))
+            table["pieces"], table["width"] = told_pieces(prediction.pieces), np.nansum(high - low, axis=1)
     if baseline is not None:
         table["baseline"] = baseline
     if prediction.unknown is not None:
@@ -78,6 +83,13 @@ def frame(
 def set_names(members: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
     """Return each set of classes, a row of `members`, as names joined by ``|``; an empty one as no text."""
     return ["|".join(np.array(classes)[row]) for row in members]
+
+
+def told_pieces(pieces: NDArray[np.float64]) -> list[str]:
+    """Return the intervals of each object (n, k, 2) as text, ``low:high`` joined by ``|``."""
+    return [
+        "|".join(f"{low:.9g}:{high:.9g}" for low, high in own if np.isfinite(low)) for own in pieces.tolist()
+    ]
 
 
 def baseline_of(train: Arrays, x: Arrays) -> NDArray[np.float64]:

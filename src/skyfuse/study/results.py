@@ -315,7 +315,8 @@ def _covered(table: pd.DataFrame) -> dict[str, float]:
     tail = (1 - LEVEL) / 2
     low = float(beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
     high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
-    width = table["set_size"] if "set_size" in table else table["high"] - table["low"]
+    told = next((table[name] for name in ("set_size", "width") if name in table), None)
+    width = table["high"] - table["low"] if told is None else told
     return {"coverage": hits / n, "coverage_low": low, "coverage_high": high, "width": float(width.mean())}
 
 
