@@ -25,6 +25,7 @@ import argparse
 import contextlib
 import csv
 import gc
+import gzip
 import hashlib
 import io
 import itertools
@@ -763,6 +764,265 @@ def _pillow(damaged: Path, whole: Path, values: Values) -> str | None:
     return "Pillow decodes these pixels" if np.allclose(values, expected, atol=1.5 / 255) else None
 
 
+# ------------------------------------------------------------------------- files of surveys that go together
+
+
+def _records(folder: Path) -> Values:
+    """Read every record of the files of a folder; what is refused is its one line.
+
+    Raises
+    ------
+    SkyfuseError
+        The first one, where no record can be read.
+    """
+    from skyfuse.errors import FileError
+    from skyfuse.survey.reader import Options, Partner, Refused, SurveyFile
+    from skyfuse.survey.registry import reader_of
+
+    found: dict[str, Values] = {}
+    first: FileError | None = None
+    for path in sorted(folder.iterdir()):
+        try:
+            file = SurveyFile(path)
+            reader = reader_of(file)
+            records = reader.records(file)
+        except FileError as error:
+            first, found[path.name] = first or error, _line(str(error), folder)
+            continue
+        for record in records:
+            name = f"{path.name} {getattr(record, 'key', '')}"
+            if isinstance(record, Partner):
+                found[name] = f"of {Path(record.of).name}"
+                continue
+            if isinstance(record, Refused):
+                first = first or FileError(record.message, reason=record.reason, remedy="", path=path)
+                found[name] = _line(record.message, folder)
+                continue
+            try:
+                read = reader.read(path, record.key, Options())
+            except FileError as error:
+                first, found[name] = first or error, _line(str(error), folder)
+                continue
+            slots = {key: getattr(read, key) for key in read.__slots__ if key not in ("info", "sha256")}
+            slots["info"] = {key: getattr(read.info, key) for key in read.info.__slots__ if key != "partners"}
+            found[name] = slots
+    if first is not None and not any(isinstance(one, dict) for one in found.values()):
+        raise first
+    return found
+
+
+def _line(text: str, folder: Path) -> str:
+    """Return what was said of a record without its folder, if it is one line that names a file."""
+    if len(text.splitlines()) != 1 or not any(path.name in text for path in folder.iterdir()):
+        raise ValueError(f"no line that names a file: {text!r}")
+    return text.replace(str(folder), "")
+
+
+def _coadds(folder: Path) -> Path:
+    from tests.cube.sky import make_unwise
+
+    make_unwise(folder / "survey", 150.0, 2.0)
+    return folder / "survey"
+
+
+def _ccds(folder: Path) -> Path:
+    """Write an exposure of two CCDs: image packed, weight plain, mask in gzip."""
+    from astropy.io import fits
+
+    random = np.random.default_rng(9)
+    (folder / "survey").mkdir()
+    cards = {"INSTRUME": "DECam", "PROCTYPE": "InstCal", "FILTER": "g DECam SDSS c0001", "EXPNUM": 7}
+    cards |= {"MJD-OBS": 57000.5, "EXPTIME": 90.0, "MAGZERO": 25.0}
+    files = {kind: fits.HDUList([fits.PrimaryHDU(header=fits.Header(cards))]) for kind in "iwd"}
+    for number in (1, 2):
+        wcs = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRPIX1": 15.5, "CRPIX2": 12.5}
+        wcs |= {"CRVAL1": 150 + 0.01 * number, "CRVAL2": 2.0, "CDELT1": -7.3e-5, "CDELT2": 7.3e-5}
+        image = random.normal(100, 5, (24, 30)).astype(np.float32)
+        packed = {"compression_type": "GZIP_1", "quantize_level": 0}
+        header, name = fits.Header(wcs), f"S{number}"
+        files["i"].append(fits.CompImageHDU(image, header, name=name, **packed))
+        weight = random.uniform(0.02, 0.06, (24, 30)).astype(np.float32)
+        files["w"].append(fits.ImageHDU(weight, header, name=name))
+        files["d"].append(fits.ImageHDU((image > 110).astype(np.int16), header, name=name))
+    for kind, ending in (("i", ".fz"), ("w", ""), ("d", ".gz")):
+        files[kind].writeto(folder / "survey" / f"c4d_000007_oo{kind}_g_v1.fits{ending}")
+    return folder / "survey"
+
+
+_UNWISE_BITS = {
+    "1": (0, 1, 4, 13, 14, 17, 18, 23, 25, 26, 27, 29),
+    "2": (2, 3, 5, 11, 12, 15, 16, 19, 20, 24, 28, 30),
+}
+"""Of the mask, by number of the band (Meisner et al. 2019)."""
+_VEGA = {"1": 2.699, "2": 3.339}
+_ASKED = ("MAGZP", "MAGZERO", "FILTER", "MJD-OBS", "EXPTIME")
+
+
+def _unpacked(path: Path) -> bytes:
+    """Return the bytes of a file; one that is compressed is so by its bytes, not by its name."""
+    content = path.read_bytes()
+    return _extended(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
+
+
+def _plane(path: Path, key: str) -> tuple[Any, Any, Any]:
+    """Return the pixels of an image, its header, and that of the primary HDU, as astropy has them."""
+    from astropy.io import fits
+
+    content = _unpacked(path)
+    options = {"memmap": False, "ignore_missing_end": False}
+    with fits.open(io.BytesIO(content), disable_image_compression=True, **options) as hdus:
+        primary = hdus[0].header
+        name, _, version = key.partition(",")
+        asked: Any = int(key or 0) if key.isdigit() or not key else (name, int(version)) if version else name
+        place = hdus[asked].fileinfo()
+    # Alone, since astropy ends with the first HDU that does not unpack.
+    alone = bytes(fits.PrimaryHDU().header.tostring(), "ascii") if key else b""
+    alone += content[place["hdrLoc"] : place["datLoc"] + place["datSpan"]]
+    with fits.open(io.BytesIO(alone), **options) as hdus:
+        header = hdus[-1].header
+        # What has no value, or none that can be read, is not given.
+        for name in list(header):
+            try:
+                given = header[name] is not None
+            except fits.VerifyError:
+                given = False
+            if not given:
+                header.remove(name)
+        return np.array(hdus[-1].data), header, primary
+
+
+def _planes(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that image, weight and mask, as astropy reads them, make these values."""
+    from astropy.time import Time
+    from astropy.wcs import WCS
+
+    for name, got in values.items():
+        if isinstance(got, str):
+            continue
+        file, key = name.split(" ")
+        image, own, primary = _plane(damaged / file, key)
+        header = {key: own.get(key, primary.get(key)) for key in _ASKED if key in own or key in primary}
+        if file.startswith("unwise"):
+            number = file.split("-w")[1][0]
+            weight = _plane(damaged / file.replace("img-m", "invvar-m"), key)[0]
+            mask = _plane(damaged / f"{file.split('-w')[0]}-msk.fits", key)[0]
+            masked = mask & sum(2**bit for bit in _UNWISE_BITS[number]) != 0
+            band, middle = f"W{number}", None
+            zero = header["MAGZP"] + _VEGA[number] if "MAGZP" in header else 22.5
+        else:
+            weight = _plane(damaged / file.replace("ooi", "oow").removesuffix(".fz"), key)[0]
+            mask = _plane(damaged / file.replace("ooi", "ood").replace(".fz", ".gz"), key)[0]
+            masked, band = mask != 0, header["FILTER"].strip()[0]
+            zero, middle = header.get("MAGZERO", 22.5), None
+            if {"MJD-OBS", "EXPTIME"} <= set(header):
+                start = Time(header["MJD-OBS"], format="mjd", scale="utc").tai.mjd
+                middle = start + header["EXPTIME"] / 2 / 86400
+        scale = 10 ** (0.4 * (22.5 - zero))
+        with np.errstate(all="ignore"):
+            value = (scale * image.astype(np.float64)).astype(np.float32)
+            sigma = (scale / np.sqrt(weight.astype(np.float64))).astype(np.float32)
+            good = np.isfinite(value) & (weight > 0) & (weight < np.inf) & ~masked
+            good &= (sigma > 0) & np.isfinite(sigma)
+        value[~good] = sigma[~good] = np.nan
+        info = got["info"]
+        told = (info["band"], info["shape"])
+        same_time = info["mjd"] == middle or abs(info["mjd"] - middle) < 1e-6
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mine, theirs = WCS(info["wcs"]), WCS(own)
+        corners = np.array([[0, 0], [image.shape[1] - 1, 0], [0, image.shape[0] - 1]])
+        lost = theirs.wcs_world2pix(mine.wcs_pix2world(corners, 0), 0) - corners
+        if not (
+            told == (band, image.shape)
+            and same_time
+            and math.isclose(info["scale"], scale, rel_tol=1e-9)
+            and np.allclose(got["value"], value, rtol=1e-5, atol=0, equal_nan=True)
+            and np.allclose(got["sigma"], sigma, rtol=1e-5, atol=0, equal_nan=True)
+            and np.abs(lost).max() < 1e-3
+        ):
+            return None
+    return "astropy's image, weight and mask make these values"
+
+
+_TARGETS = [39633321764622337, 39633321764622338, 39633321764622340]
+
+
+def _desi(folder: Path) -> Path:
+    """Write a coadd of three short arms, its redshifts in another order."""
+    from tests.survey.files import desi_hdus, redrock_hdus
+
+    random = np.random.default_rng(11)
+    first, bins = {"B": 4500, "R": 4700, "Z": 4900}, 250
+    arms = {
+        arm: (
+            random.normal(1, 1, (3, bins)),
+            random.uniform(0.1, 5, (3, bins)),
+            random.random((3, bins)) < 0.05,
+        )
+        for arm in first
+    }
+    (folder / "survey").mkdir()
+    desi_hdus(_TARGETS, arms, first=first).writeto(folder / "survey" / "coadd-main-dark-1.fits")
+    redrock_hdus(_TARGETS[::-1]).writeto(folder / "survey" / "redrock-main-dark-1.fits")
+    return folder / "survey"
+
+
+def _arms(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that sums over the arms, and rows of the tables by TARGETID, as astropy reads them, are these."""
+    from astropy.io import fits
+
+    def opened(name: str) -> Any:
+        return fits.open(io.BytesIO(_unpacked(damaged / name)), memmap=False, ignore_missing_end=False)
+
+    with opened("coadd-main-dark-1.fits") as coadd:
+        fibres = coadd["FIBERMAP"].data
+        rows = {int(target): row for row, target in reversed(list(enumerate(fibres["TARGETID"])))}
+        places = {
+            target: (fibres["TARGET_RA"][row], fibres["TARGET_DEC"][row]) for target, row in rows.items()
+        }
+        arms = [
+            [np.array(coadd[f"{arm}_{part}"].data) for part in ("WAVELENGTH", "FLUX", "IVAR")]
+            + [np.array(coadd[f"{arm}_MASK"].data) if f"{arm}_MASK" in coadd else None]
+            for arm in "BRZ"
+            if f"{arm}_FLUX" in coadd
+        ]
+    redshifts = {}
+    with contextlib.suppress(OSError, KeyError), opened("redrock-main-dark-1.fits") as redrock:
+        for row in redrock["REDSHIFTS"].data:
+            redshifts[int(row["TARGETID"])] = row
+    start = min(wave[0] for wave, *_ in arms)
+    for name, got in values.items():
+        if isinstance(got, str):
+            continue
+        target = int(name.split(" ")[1])
+        ra, dec = places[target]
+        total, weight = np.zeros((2, len(got["flux"])))
+        for wave, flux, ivar, mask in arms:
+            own = np.rint((wave - start) / 0.8).astype(int)
+            if not np.allclose(got["wavelength"][own], wave, rtol=0, atol=1e-3):
+                return None
+            row = rows[target]
+            good = np.isfinite(flux[row]) & (ivar[row] > 0) & np.isfinite(ivar[row])
+            good &= True if mask is None else mask[row] == 0
+            used = np.where(good, ivar[row], 0).astype(np.float64)
+            total[own] += used * np.where(good, flux[row], 0)
+            weight[own] += used
+        with np.errstate(all="ignore"):
+            value, sigma = (total / weight).astype(np.float32), (1 / np.sqrt(weight)).astype(np.float32)
+        bad = ~(np.isfinite(value) & np.isfinite(sigma) & (sigma > 0))
+        value[bad] = sigma[bad] = np.nan
+        said, told = redshifts[target], got["catalogue"]
+        fields = {"z": "Z", "z_err": "ZERR", "zwarning": "ZWARN", "class": "SPECTYPE", "subclass": "SUBTYPE"}
+        if not (
+            (got["info"]["ra"], got["info"]["dec"]) == (ra % 360, dec)
+            and all(str(told[mine]) == str(said[theirs]).strip() for mine, theirs in fields.items())
+            and np.allclose(got["flux"], value, rtol=1e-5, atol=0, equal_nan=True)
+            and np.allclose(got["sigma"], sigma, rtol=1e-5, atol=0, equal_nan=True)
+        ):
+            return None
+    return "sums over astropy's arms, and its rows by TARGETID, are these"
+
+
 # --------------------------------------------------------------------------------------------------- tables
 
 
@@ -810,12 +1070,17 @@ def _read_table(path: Path) -> Values:
     return read_table(path)
 
 
-def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
-    """Say that pandas, pyarrow, numpy or astropy read the same values from the damaged file."""
+def _read_objects(path: Path) -> Values:
+    from skyfuse.survey.objecttable import read_sources
+
+    table, refused = read_sources(path)
+    return {"table": table, "refused": {one.key: _line(one.message, path.parent) for one in refused}}
+
+
+def _other_cells(damaged: Path) -> pd.DataFrame:
+    """Return the cells of a table as pandas, pyarrow, numpy or astropy read them."""
     import pyarrow.parquet as pq
     from astropy.io import fits, votable
-
-    from skyfuse.survey.columns import MISSING, MISSING_NUMBERS
 
     if damaged.suffix == ".csv":
         other = pd.read_csv(io.StringIO(_text(damaged)), dtype=str, keep_default_na=False)
@@ -837,6 +1102,14 @@ def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
                     hdus[1].header[f"TTYPE{k}"] = f"col{k}"
             data = hdus[1].data
             other = pd.DataFrame({name: data.field(k).tolist() for k, name in enumerate(data.columns.names)})
+    return other
+
+
+def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that another reader finds the same values in the damaged file."""
+    from skyfuse.survey.columns import MISSING, MISSING_NUMBERS
+
+    other = _other_cells(damaged)
     # A name of nothing but blanks is none.
     names = [str(name).strip() or f"Unnamed: {k}" for k, name in enumerate(other.columns)]
     taken_names = [str(name).strip() or f"Unnamed: {k}" for k, name in enumerate(values.columns)]
@@ -859,6 +1132,36 @@ def _other_reader(damaged: Path, whole: Path, values: Values) -> str | None:
             except ValueError:
                 return None
     return "an independent reader finds the same values"
+
+
+def _other_rows(damaged: Path, whole: Path, values: Values) -> str | None:
+    """Say that another reader finds these places and names, and places off the sky in the refused rows."""
+    other = _other_cells(damaged)
+    names = {str(name).strip().lower(): k for k, name in reversed(list(enumerate(other.columns)))}
+    table, refused = values["table"].set_index("key"), values["refused"]
+    if len(table) + len(refused) != len(other):
+        return None
+    for row in range(len(other)):
+        cells = {name: other.iloc[row, k] for name, k in names.items()}
+        texts = {
+            name: (cell.decode("latin-1") if isinstance(cell, bytes) else str(cell))
+            .partition("\0")[0]
+            .strip()
+            for name, cell in cells.items()
+        }
+        try:
+            ra, dec = (float(re.sub(r"(?i)(?<=[0-9.])d", "e", texts[name])) for name in ("ra", "dec"))
+        except ValueError:
+            ra = dec = math.nan
+        on_sky = 0 <= ra <= 360 and -90 <= dec <= 90
+        if on_sky != (str(row) in table.index):
+            return None
+        if on_sky:
+            mine = table.loc[str(row)]
+            called = {texts.get("source_id"), f"{damaged.stem}-{row}"}
+            if (mine["ra"], mine["dec"]) != (ra % 360, dec) or mine["source_id"] not in called:
+                return None
+    return "an independent reader finds these places and names"
 
 
 def _ecsv_cells(path: Path) -> pd.DataFrame:
@@ -930,6 +1233,9 @@ KINDS: dict[str, Kind] = {
     "frame": Kind(_frame, _read_frame, _astropy, (cards,) * 4),
     "spectrum": Kind(_spectrum, _read_spectrum, _astropy, (cards,) * 4),
     "lamost": Kind(_lamost, _read_spectrum, _astropy, (cards,) * 4),
+    "desi": Kind(_desi, _records, _arms, (cards,) * 4, share=0.5),
+    "described": Kind(_coadds, _records, _planes, (cards,) * 4, share=0.5),
+    "described-ccds": Kind(_ccds, _records, _planes, (cards,) * 4, share=0.5),
     "xp-csv": Kind(_xp(".csv"), _read_xp, _other_vectors, TEXT),
     "xp-fits": Kind(_xp(".fits"), _read_xp, _other_vectors, (cards,) * 4),
     "image-jpeg": Kind(_image(".jpg"), _read_image, _pillow),
@@ -940,6 +1246,9 @@ KINDS: dict[str, Kind] = {
     "table-fits": Kind(_table(".fits"), _read_table, _other_reader, (cards,) * 4),
     "table-parquet": Kind(_table(".parquet"), _read_table, _other_reader),
     "table-npy": Kind(_table(".npy"), _read_table, _other_reader, (words,)),
+    "objects-csv": Kind(_table(".csv"), _read_objects, _other_rows, TEXT),
+    "objects-fits": Kind(_table(".fits"), _read_objects, _other_rows, (cards,) * 4),
+    "objects-parquet": Kind(_table(".parquet"), _read_objects, _other_rows),
 }
 
 

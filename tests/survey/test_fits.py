@@ -382,3 +382,17 @@ def test_a_file_read_on_demand_gives_the_bytes_and_the_hash_of_the_whole(tmp_pat
     fits.parse(fits.OnDisk(path), path, sums=False)
     with pytest.raises(FileError, match="DATASUM of HDU 1"):
         fits.parse(fits.OnDisk(path), path)
+
+
+def test_a_packed_image_that_astropy_takes_for_a_table_is_refused(tmp_path):
+    path = tmp_path / "p.fits"
+    packed = astropy_fits.CompImageHDU(np.ones((24, 30), np.float32), compression_type="GZIP_1")
+    astropy_fits.HDUList([astropy_fits.PrimaryHDU(), packed]).writeto(path)
+    content, hdus, _ = fits.read_on_demand(path)
+    assert fits.image(content, hdus, 1, path).shape == (24, 30)
+    card = b"ZTENSION= 'IMAGE   '"
+    path.write_bytes(path.read_bytes().replace(card, b"ZTENSION=".ljust(len(card) - 4) + b"-inf"))
+    content, hdus, _ = fits.read_on_demand(path)
+    with pytest.raises(FileError, match="HDU 1 holds is not the image") as caught:
+        fits.image(content, hdus, 1, path)
+    assert caught.value.reason == "damaged"

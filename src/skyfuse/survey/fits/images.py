@@ -43,7 +43,8 @@ def image(content: memoryview | OnDisk, hdus: list[HDU], number: int, path: Path
     FileError
         ``damaged`` if they do not unpack, ``too-large``, or ``truncated`` since it was checked.
     """
-    size = data_size(unpacked_header(hdus[number].header), path)
+    header = unpacked_header(hdus[number].header)
+    size = data_size(header, path)
     if size > MOST_BYTES:
         raise too_large(path, f"the image of HDU {number} has {size} bytes", MOST_BYTES)
     start = hdus[number - 1].end if number else 0
@@ -57,7 +58,11 @@ def image(content: memoryview | OnDisk, hdus: list[HDU], number: int, path: Path
     except Exception as error:
         text = " ".join(str(error).split())
         raise damaged(f"the image of HDU {number} does not unpack ({text})", path) from error
-    return np.asarray(pixels)
+    axes = tuple(header.get(f"NAXIS{axis}") for axis in range(header["NAXIS"], 0, -1))
+    # A header damaged so that the library takes a packed image for a table.
+    if not isinstance(pixels, np.ndarray) or pixels.dtype.kind not in "iuf" or pixels.shape != axes:
+        raise damaged(f"what HDU {number} holds is not the image that its header tells of", path)
+    return pixels
 
 
 def unpacked(content: memoryview, hdus: list[HDU], path: Path, most: int) -> bytes:
