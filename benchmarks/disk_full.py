@@ -40,7 +40,7 @@ from skyfuse.cli import main as skyfuse
 from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
 from skyfuse.dataset import Dataset
-from skyfuse.fetch import client
+from skyfuse.fetch import download
 from skyfuse.mock import write_mock
 from skyfuse.study import describe, embed, predict, tune
 from skyfuse.study.report import write_report
@@ -159,7 +159,7 @@ def call(words: str, folder: Path, log: Path, *, blind: bool = False) -> Run:
     def run() -> None:
         sys.argv = ["skyfuse", *words.split()]
         if blind:
-            client._require_room = lambda *_: None
+            download._require_room = lambda *_: None
         skyfuse()
 
     most = 0

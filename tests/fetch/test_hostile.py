@@ -12,6 +12,7 @@ import pytest
 from skyfuse.fetch import bounds
 from skyfuse.fetch.bounds import Bounds
 from skyfuse.fetch.client import Client
+from skyfuse.fetch.download import download
 from skyfuse.fetch.ledger import Ledger, Wanted
 from tests.fetch.standin.hostile import FILES, QUERIES, STOPS, WHOLE, Hostile, Outcome, meet_all
 
@@ -119,7 +120,7 @@ def test_by_tls_all_comes_all_waits_end_and_strangers_are_refused(
                 Client([base], connections=1, tries=1, bounds=QUICK) as client,
             ):
                 ledger.add([Wanted("a.dat", f"{base}/a", "table")])
-                reasons[name] = client.download(ledger).reasons
+                reasons[name] = download(client, ledger).reasons
     assert (tmp_path / "whole/a.dat").read_bytes() == bytes(range(256)) * 4000
     assert reasons == {
         "whole": {},

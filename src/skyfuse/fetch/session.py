@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from skyfuse.fetch.archives import BYTES, Archives
 from skyfuse.fetch.client import Client
+from skyfuse.fetch.download import download
 from skyfuse.fetch.gaia import CHUNK, Gaia
 from skyfuse.fetch.ledger import Ledger, Tally, Wanted
 from skyfuse.fetch.plan import Answered, Asking, Group, answered
@@ -140,5 +141,5 @@ class Session:
         self.outcome.files = added.new + added.known
         if added.twice:
             self.outcome.remarks.append(f"{added.twice:,} times a row names a file that another row names")
-        self.outcome.tally = self.client.download(self.ledger, typical=_TYPICAL, progress=self.progress)
+        self.outcome.tally = download(self.client, self.ledger, typical=_TYPICAL, progress=self.progress)
         return self.outcome.tally

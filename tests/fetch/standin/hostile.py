@@ -23,6 +23,7 @@ from skyfuse.errors import SkyfuseError
 from skyfuse.fetch.archives import Archives
 from skyfuse.fetch.bounds import Bounds
 from skyfuse.fetch.client import Client
+from skyfuse.fetch.download import download
 from skyfuse.fetch.gaia import Gaia
 from skyfuse.fetch.ledger import NAME, Ledger, Tally, Wanted
 from skyfuse.fetch.skyserver import SkyServer
@@ -413,7 +414,7 @@ def _meet(folder: Path, kind: str, address: str, bounds: Bounds, tries: int) -> 
                 with Ledger.open(folder) as ledger:
                     ledger.add([Wanted("a.dat", f"{address}/a", "table")])
                     try:
-                        client.download(ledger)
+                        download(client, ledger)
                     finally:
                         outcome.tally = ledger.tally()
                         outcome.remarks = tuple(remark for _, _, remark in ledger.rejected())

@@ -14,8 +14,8 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
@@ -300,6 +300,21 @@ async def _read(reader: asyncio.StreamReader) -> Request:
     parts = urlsplit(target)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     return Request(method, unquote(parts.path), query, headers, body)
+
+
+@contextmanager
+def served(**replies: Reply | list[Reply]) -> Iterator[Standin]:
+    """Serve replies by the name in the path; of a list, one after the other."""
+
+    def handler(request: Request) -> Reply | None:
+        seen.append(request)
+        reply = replies.get(request.path.strip("/"))
+        return reply.pop(0) if isinstance(reply, list) else reply
+
+    seen: list[Request] = []
+    with Standin(handler) as server:
+        server.seen = seen
+        yield server
 
 
 def _head(writer: asyncio.StreamWriter, status: int, headers: Mapping[str, str]) -> None:

@@ -58,7 +58,7 @@ def image(content: memoryview | OnDisk, hdus: list[HDU], number: int, path: Path
     except Exception as error:
         text = " ".join(str(error).split())
         raise damaged(f"the image of HDU {number} does not unpack ({text})", path) from error
-    axes = tuple(header.get(f"NAXIS{axis}") for axis in range(header["NAXIS"], 0, -1))
+    axes = tuple(header.get(f"NAXIS{axis}") for axis in range(int(header["NAXIS"]), 0, -1))
     # A header damaged so that the library takes a packed image for a table.
     if not isinstance(pixels, np.ndarray) or pixels.dtype.kind not in "iuf" or pixels.shape != axes:
         raise damaged(f"what HDU {number} holds is not the image that its header tells of", path)
