@@ -21,9 +21,9 @@ from statistics import median
 import numpy as np
 import pandas as pd
 
+from skyfuse.cube.contents import CubeImaging, CubeSpectroscopy
 from skyfuse.cube.grid import SDSS
 from skyfuse.cube.layout import COMPONENTS
-from skyfuse.cube.query import CubeImaging, CubeSpectroscopy
 from skyfuse.dataset import Dataset, Wanted
 from skyfuse.survey.records import Samples
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from skyfuse.cube.contents import CubeImaging, CubeSpectroscopy
 from skyfuse.cube.grid import SpectralGrid
-from skyfuse.cube.query import CubeImaging, CubeSpectroscopy
 from skyfuse.survey.records import Samples
 from skyfuse.survey.sdss import BANDS
 

@@ -20,8 +20,9 @@ from astropy.nddata import NDData
 from astropy.table import Column, Table
 from numpy.typing import NDArray
 
+from skyfuse.cube.contents import CubeImaging, CubeSpectroscopy
 from skyfuse.cube.layout import VERSION
-from skyfuse.cube.query import Cube, CubeImaging, CubeSpectroscopy
+from skyfuse.cube.query import Cube
 from skyfuse.cube.region import Region
 from skyfuse.disk import replaced
 from skyfuse.errors import DataError, UsageError

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -14,19 +13,20 @@ from astropy import units
 from astropy.coordinates import SkyCoord
 from astropy.nddata import NDData, StdDevUncertainty
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 
 from skyfuse.checksums import read_checksums, verified
 from skyfuse.cube.catalogue import read_catalogue, schema_of
-from skyfuse.cube.cutout import cut_into, frame_wcs, place
-from skyfuse.cube.grid import SpectralGrid, grid_named, healpix29, zoom_wcs
+from skyfuse.cube.contents import CubeImaging, CubeSpectroscopy, is_sound
+from skyfuse.cube.cutout import cut_into, frame_wcs
+from skyfuse.cube.grid import grid_named, healpix29, zoom_wcs
+from skyfuse.cube.holders import Best, Holders
 from skyfuse.cube.layout import COMPONENTS, FORMAT, has_array, map_array, prefetch, tile_path
 from skyfuse.cube.pyramid import image_levels
 from skyfuse.cube.region import Region, holds, meets
 from skyfuse.cube.staging import is_switching, settle
 from skyfuse.disk import parse_json
 from skyfuse.errors import DataError, StoreError, UsageError
-from skyfuse.sphere import chord, position, positions, unit_vectors
+from skyfuse.sphere import position, positions
 from skyfuse.survey.records import Samples
 from skyfuse.words import Sampled
 
@@ -43,75 +43,6 @@ MAX_SIZE = 4096
 
 # So many pixels of a band are in memory at their native resolution at a time: 256 cutouts of 64 pixels.
 _BATCH_PIXELS = 256 * 64 * 64
-
-
-@dataclass(frozen=True, slots=True)
-class CubeImaging:
-    """The images of one instrument in a cube.
-
-    Attributes
-    ----------
-    instrument : str
-    bands : tuple of str
-        In the order of the arrays.
-    size : int
-        Native pixels along each axis of the objects' images.
-    zooms : int
-        Number of zooms, 0 being native.
-    unit : str
-        Of value and sigma.
-    pixel_arcsec : float
-        Nominal width of a native pixel.
-    """
-
-    instrument: str
-    bands: tuple[str, ...]
-    size: int
-    zooms: int
-    unit: str
-    pixel_arcsec: float
-
-    def chosen(self, bands: str | Sequence[str] | None) -> tuple[str, ...]:
-        """Return bands by their names: all of them, one name after the other, or as ``w1,w2`` or ``ugriz``.
-
-        Raises
-        ------
-        UsageError
-            If one of them is none of the instrument's, or is named twice.
-        """
-        if bands is None:
-            return self.bands
-        given = bands if not isinstance(bands, str) else bands.split(",") if "," in bands else [bands]
-        names = [name.strip() if isinstance(name, str) else "" for name in given]
-        if len(names) == 1 and names[0] not in self.bands:
-            names = [*names[0]]
-        if not names or not set(names) <= {*self.bands} or len(set(names)) < len(names):
-            raise UsageError(
-                f"'{bands}' are no bands of {self.instrument}",
-                remedy=f"choose among {', '.join(self.bands)}, each once",
-            )
-        return tuple(names)
-
-
-@dataclass(frozen=True, slots=True)
-class CubeSpectroscopy:
-    """The spectra of one instrument in a cube.
-
-    Attributes
-    ----------
-    instrument : str
-    grid : SpectralGrid
-        Their wavelengths.
-    zooms : int
-        Number of zooms, 0 being the finest.
-    unit : str
-        Of flux and sigma.
-    """
-
-    instrument: str
-    grid: SpectralGrid
-    zooms: int
-    unit: str
 
 
 class Cube:
@@ -177,7 +108,7 @@ class Cube:
                 remedy="build it again into a new folder",
                 path=path / "cube.json",
             )
-        if not _is_sound(meta):
+        if not is_sound(meta):
             raise StoreError("is damaged", remedy=_AGAIN, path=path / "cube.json")
         cube = cls(path, meta)
         cube._opened = state
@@ -256,6 +187,10 @@ class Cube:
     def objects(self) -> pd.DataFrame:
         """Objects: a row each, columns as in `skyfuse.cube.catalogue.schema_of`."""
         return self._read("objects")
+
+    @cached_property
+    def _holders(self) -> Holders:
+        return Holders(self.frames)
 
     def gather(self, kind: Sampled, zoom: int, rows: ArrayLike, instrument: str | None = None) -> Samples:
         """Return the stored arrays of objects.
@@ -360,7 +295,7 @@ class Cube:
         self._require_size(size)
         ra, dec = positions(ra, dec)
         usable = self._usable(imaging, chosen, time)
-        best = self._best_frames(ra, dec, size, chosen, usable)
+        best = self._holders.best(ra, dec, size, chosen, usable)
         out: dict[int, list[NDArray[Any]]] = {}
         for zoom in zooms:
             shape = (len(ra), len(chosen), -(-size // 2**zoom), -(-size // 2**zoom))
@@ -378,7 +313,7 @@ class Cube:
         return {zoom: Samples(*arrays) for zoom, arrays in out.items()}
 
     def _native(
-        self, batch: NDArray[np.int64], instrument: str, size: int, best: dict[str, _Best]
+        self, batch: NDArray[np.int64], instrument: str, size: int, best: dict[str, Best]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Cut a batch of positions at the native resolution, frame by frame."""
         value = np.full((len(batch), len(best), size, size), np.nan, np.float32)
@@ -407,73 +342,6 @@ class Cube:
         if time is not None:
             usable &= frames["mjd"].between(*self._require_time(time))
         return usable.to_numpy(bool)
-
-    def _best_frames(
-        self,
-        ra: NDArray[np.float64],
-        dec: NDArray[np.float64],
-        size: int,
-        bands: Sequence[str],
-        usable: NDArray[np.bool_],
-    ) -> dict[str, _Best]:
-        """Choose, for each band and position, the frame to cut from."""
-        best = {band: _Best(len(ra)) for band in bands}
-        frames = self.frames
-        band_of, frame_ids, sky = (frames[name].to_numpy() for name in ("band", "frame_id", "sky_sigma"))
-        for frame, rows, inside, x0, y0 in self._holders(ra, dec, size, usable):
-            chosen = best[band_of[frame]]
-            # Whole cutouts, then the darkest sky, then the name: the choice never depends on the order.
-            old = chosen.frame[rows]
-            old_sky = np.where(old >= 0, sky[old], np.inf)
-            first = frame_ids[frame] < frame_ids[old]
-            same = inside == chosen.inside[rows]
-            darker = (sky[frame] < old_sky) | ((sky[frame] == old_sky) & first)
-            better = (old < 0) | (inside & ~chosen.inside[rows]) | (same & darker)
-            won = rows[better]
-            chosen.frame[won] = frame
-            chosen.inside[won] = inside[better]
-            chosen.x0[won] = x0[better]
-            chosen.y0[won] = y0[better]
-        return best
-
-    def _holders(
-        self,
-        ra: NDArray[np.float64],
-        dec: NDArray[np.float64],
-        size: int,
-        usable: NDArray[np.bool_],
-    ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield each frame that holds some of the positions, which, and where: one WCS call a frame."""
-        frames = self.frames
-        if len(frames) == 0 or len(ra) == 0:
-            return
-        tree, centres, radius = self._frame_tree
-        vectors = unit_vectors(ra, dec)
-        finite = np.asarray(np.isfinite(vectors).all(axis=1), bool)
-        places = cKDTree(np.where(finite.reshape(-1, 1), vectors, 2.0))
-        reach = chord(radius + 1 / 3600)
-        # From the smaller side: few positions ask the tree of frames which to look at.
-        if len(ra) < len(frames):
-            near = tree.query_ball_point(vectors[finite], float(reach.max()))
-            usable = usable & np.isin(
-                np.arange(len(frames)), np.unique(np.concatenate([[], *near])).astype(np.int64)
-            )
-        shapes = frames[["ny", "nx"]].to_numpy()
-        cards = frames["wcs"].to_numpy()
-        for frame in np.flatnonzero(usable):
-            rows = np.array(sorted(places.query_ball_point(centres[frame], reach[frame])), np.int64)
-            if len(rows) == 0:
-                continue
-            shape = (int(shapes[frame, 0]), int(shapes[frame, 1]))
-            on, inside, x0, y0 = place(cards[frame], shape, ra[rows], dec[rows], size)
-            if on.any():
-                yield int(frame), rows[on], inside[on], x0[on], y0[on]
-
-    @cached_property
-    def _frame_tree(self) -> tuple[cKDTree, NDArray[np.float64], NDArray[np.float64]]:
-        frames = self.frames
-        centres = unit_vectors(frames["ra"].to_numpy(), frames["dec"].to_numpy())
-        return cKDTree(centres), centres, frames["radius"].to_numpy()
 
     def cutout(
         self,
@@ -522,13 +390,13 @@ class Cube:
         self._require_size(size)
         ra, dec = positions(*position(coord))
         usable = self._usable(imaging, chosen_bands, time)
-        best = self._best_frames(ra, dec, size, chosen_bands, usable)
+        best = self._holders.best(ra, dec, size, chosen_bands, usable)
         found = {band: int(chosen.frame[0]) for band, chosen in best.items() if chosen.frame[0] >= 0}
         if not found:
             raise DataError(
                 f"no frame in {', '.join(chosen_bands)} holds RA {ra[0]:.5f} Dec {dec[0]:+.5f}"
                 + ("" if time is None else f" between MJD {time[0]} and {time[1]}"),
-                remedy=self._whereabouts(usable),
+                remedy=self._holders.whereabouts(usable),
                 path=self.path,
             )
         cut = self.cutouts(
@@ -572,7 +440,7 @@ class Cube:
         imaging = self.imaging(instrument)
         frames = self.frames
         usable = frames["instrument"].eq(imaging.instrument) & frames["band"].isin(imaging.chosen(band))
-        held = [frame for frame, *_ in self._holders(ra, dec, 1, usable.to_numpy(bool))]
+        held = [frame for frame, *_ in self._holders.of(ra, dec, 1, usable.to_numpy(bool))]
         return self.frames.iloc[held].sort_values("mjd").reset_index(drop=True)
 
     def spectrum(self, name: str, zoom: int = 0) -> SpecutilsSpectrum:
@@ -804,21 +672,6 @@ class Cube:
         remedy = f"the nearest is {near[0]}" if near else "this cube holds none"
         return DataError(f"there is no '{name}' among the {what}", remedy=remedy, path=self.path)
 
-    def _whereabouts(self, usable: NDArray[np.bool_]) -> str:
-        """Say where the frames lie that images may be cut from."""
-        frames = self.frames[usable]
-        if len(frames) == 0:
-            return "this cube holds none"
-        ra, dec = frames["ra"].to_numpy(), frames["dec"].to_numpy()
-        middle = np.degrees(np.angle(np.mean(np.exp(1j * np.radians(ra))))) % 360
-        offset = (ra - middle + 180) % 360 - 180
-        reach = frames["radius"].max()
-        return (
-            f"its {len(frames)} frames lie between RA {(middle + offset.min() - reach) % 360:.3f} and "
-            f"{(middle + offset.max() + reach) % 360:.3f}, "
-            f"Dec {dec.min() - reach:+.3f} and {dec.max() + reach:+.3f}"
-        )
-
 
 def _state(path: Path) -> tuple[int, int] | None:
     """Return what changes when a build ends: its cube.json is another file."""
@@ -827,52 +680,6 @@ def _state(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
-
-
-def _is_sound(meta: dict[str, Any]) -> bool:
-    """Tell whether a cube.json holds all that reading relies on."""
-    instruments, counts = meta.get("instruments"), meta.get("counts")
-    return (
-        isinstance(instruments, dict)
-        and all(isinstance(told, dict) and _is_told(told) for told in instruments.values())
-        and isinstance(counts, dict)
-        and all(_is_count(counts.get(name), 0) for name in _KEYS)
-    )
-
-
-def _is_told(told: dict[str, Any]) -> bool:
-    """Tell whether what cube.json says of an instrument is whole."""
-    image, spectrum = told.get("image", {}), told.get("spectrum", {})
-    if not isinstance(image, dict) or not isinstance(spectrum, dict):
-        return False
-    texts = [part.get("unit") for part in (image, spectrum) if part]
-    counts = [part.get("zooms") for part in (image, spectrum) if part]
-    if image:
-        bands = image.get("bands")
-        counts.append(image.get("size"))
-        texts += bands if isinstance(bands, list) and bands else [None]
-    if spectrum:
-        try:
-            sizes = grid_named(str(spectrum.get("grid"))).sizes
-        except UsageError:
-            return False
-        if spectrum.get("sizes") != [*sizes] or spectrum.get("zooms") != len(sizes):
-            return False
-    return all(isinstance(text, str) for text in texts) and all(_is_count(count, 1) for count in counts)
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-class _Best:
-    """For each position: the chosen frame (-1: none), is the cutout wholly on it, where it begins."""
-
-    def __init__(self, count: int) -> None:
-        self.frame = np.full(count, -1, np.int64)
-        self.inside = np.zeros(count, bool)
-        self.x0 = np.zeros(count, np.int64)
-        self.y0 = np.zeros(count, np.int64)
 
 
 def _common(one: str, other: str) -> int:

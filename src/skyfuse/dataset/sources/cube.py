@@ -13,8 +13,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse.cube.build import build, holds_only
+from skyfuse.cube.contents import CubeImaging, CubeSpectroscopy
 from skyfuse.cube.cutout import frame_wcs, pixel_to_sky, sky_to_pixel
-from skyfuse.cube.query import Cube, CubeImaging, CubeSpectroscopy
+from skyfuse.cube.query import Cube
 from skyfuse.dataset import groups, select
 from skyfuse.dataset.content import Content, Draft, Held
 from skyfuse.dataset.labels import label_table, match_labels
