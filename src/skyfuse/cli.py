@@ -569,7 +569,7 @@ def predict(
 
     Example: skyfuse predict sfr-study newfield/ -o sfr.csv
     """
-    from skyfuse.study.predict import ACCOUNT, summary
+    from skyfuse.study.predict import ACCOUNT, summary, warnings
     from skyfuse.study.predict import predict as predict_records
 
     output = table_path(output)
@@ -585,6 +585,8 @@ def predict(
         )
     write_table(table, output)
     facts = table.attrs[ACCOUNT]
+    for line in warnings(facts):
+        sys.stderr.write(f"skyfuse: {line}\n")
     say(f"{output}: {summary(facts)}", as_json, {"file": output, **facts})
 
 

@@ -12,8 +12,12 @@ import safetensors.numpy
 import torch
 from safetensors.torch import save_file
 
+from skyfuse.disk import sha256
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models import MODELS, Examples, files, load_model
+from skyfuse.models.applicability import Applicability
+from skyfuse.models.files import write_arrays
+from skyfuse.models.summaries import summarise
 from skyfuse.study.check import check
 from tests.models.cards import inputs_of
 
@@ -40,10 +44,6 @@ CARD = {
         reader="cube",
         every_spectrum=True,
         derive={"indices": 0},
-        ranges={
-            "u": {"low": 15.0, "high": 19.5, "gaps": False},
-            "u-g": {"low": None, "high": None, "gaps": True},
-        },
     ),
     "split": "0" * 64,
     "metrics": {"r2": 0.5, "nmad": float("nan")},
@@ -563,3 +563,52 @@ def test_cards_that_claim_endless_features_or_members_cost_nothing(saved):
         load_model(folder)
     with pytest.raises(UsageError, match="members 1000000000"):
         MODELS["hybrid"](members=10**9)
+
+
+@pytest.fixture
+def taught(parts, fitted, tmp_path):
+    """Return the folder of a model that tells what its training looked like, and that."""
+    x, _ = parts[0]
+    fitted["tree"].card = {**CARD}
+    fitted["tree"].applicability = known = Applicability.fit(summarise(x, ()))
+    folder = fitted["tree"].save(tmp_path / "taught")
+    fitted["tree"].applicability = None
+    return folder, known
+
+
+def test_what_the_training_looked_like_is_kept(taught, parts):
+    folder, known = taught
+    model = load_model(folder)
+    assert model.applicability.names == known.names
+    for name, array in known.arrays.items():
+        np.testing.assert_array_equal(model.applicability.arrays[name], array)
+    new = summarise({name: 3 * array for name, array in parts[2][0].items()}, ())
+    assert model.applicability.outside(new).tolist() == known.outside(new).tolist()
+    # Another save without it leaves nothing of it behind.
+    model.applicability = None
+    model.save(folder)
+    assert not (folder / "sample.safetensors").exists()
+    assert load_model(folder).applicability is None
+
+
+@pytest.mark.parametrize("wrong", ["gone", "other", "names", "twice", "points"])
+def test_what_is_kept_of_the_training_is_checked(taught, tmp_path, wrong):
+    folder, known = taught
+    card = json.loads((folder / "model.json").read_text())
+    names = card["training"]["names"]
+    if wrong == "gone":
+        (folder / "sample.safetensors").unlink()
+    elif wrong == "other":
+        content = bytearray((folder / "sample.safetensors").read_bytes())
+        content[-1] ^= 1
+        (folder / "sample.safetensors").write_bytes(content)
+    elif wrong == "points":
+        write_arrays(
+            {**known.arrays, "points": np.full_like(known.points, np.nan)}, folder, "sample.safetensors"
+        )
+        card["training"]["sha256"] = sha256(folder / "sample.safetensors")
+    else:
+        card["training"]["names"] = names[1:] if wrong == "names" else names[:1] * len(names)
+    (folder / "model.json").write_text(json.dumps(card))
+    with pytest.raises(StoreError):
+        load_model(folder)

@@ -118,14 +118,10 @@ def test_the_model_kept_is_that_of_the_first_round(done, sky):
     assert found.names.tolist() == test["prediction"].tolist()
     np.testing.assert_allclose(found.probability, test[["p_low", "p_middle", "p_high"]])
     assert found.members.sum(axis=1).tolist() == test["set_size"].tolist()
-    assert model.card["inputs"] == {
-        **inputs_of({"table": 0}, columns=["shape", "line"], smooth=0.0, reader=None),
-        "ranges": {
-            name: {"low": values.min(), "high": values.max(), "gaps": False}
-            for name in ("shape", "line")
-            for values in [sky.table[name].to_numpy(np.float32)[sky.rounds()[0]["train"]]]
-        },
-    }
+    assert model.card["inputs"] == inputs_of({"table": 0}, columns=["shape", "line"], smooth=0.0, reader=None)
+    training = sky.table[["shape", "line"]].to_numpy(np.float32)[sky.rounds()[0]["train"]]
+    assert model.applicability.names == ("shape", "line")
+    np.testing.assert_allclose(model.applicability.centre, np.median(training, axis=0), rtol=1e-6)
 
 
 def test_late_fusion_joins_the_members_of_its_own_round(done):

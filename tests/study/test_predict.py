@@ -18,7 +18,8 @@ from skyfuse.dataset import Dataset, Wanted
 from skyfuse.dataset.morphology import morphology
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import MODELS, Examples
-from skyfuse.models.ranges import ranges
+from skyfuse.models.applicability import Applicability
+from skyfuse.models.summaries import summarise
 from skyfuse.recipe import load_recipe
 from skyfuse.study.predict import account, choose, predict
 from skyfuse.study.prepare import prepare
@@ -60,7 +61,7 @@ def trained(small_sky, tmp_path_factory):
     lines = MODELS["tree"](max_depth=4)
     lines.fit(Examples(x, z), Examples(x, z), seed=0)
     card = inputs_of({"table": 0}, grid="sdss", instrument="sdss", derive={"indices": 0}, columns=columns)
-    card |= {"reader": "cube", "ranges": ranges(x, columns)}
+    card |= {"reader": "cube"}
     lines.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
     lines.save(folder / "lines")
     lines.card["inputs"] = card | {"every_spectrum": True}
@@ -202,10 +203,11 @@ def tables(tmp_path_factory):
         columns = ["u", "u-g"]
         model.card.update(
             label={"name": name, "unit": ""},
-            inputs=inputs_of({"table": 0}, columns=columns, reader="table", ranges=ranges(x, columns)),
+            inputs=inputs_of({"table": 0}, columns=columns, reader="table"),
             split=None,
             metrics={},
         )
+        model.applicability = Applicability.fit(summarise(x, columns))
         model.save(folder / name)
     return folder, table
 
@@ -239,11 +241,13 @@ def test_rows_outside_the_training_are_marked(tables, tmp_path):
     new = pd.DataFrame({"u": [0.1, 22.0, 0.3, np.nan, 0.2], "g": [0.1, 22.0, np.nan, 0.1, -30.0]})
     new.to_csv(tmp_path / "new.csv", index=False)
     found = predict(folder / "kind", tmp_path / "new.csv")
-    assert found["outside"].fillna("none").tolist() == ["", "u", "u-g", "none", "u-g"]
+    assert found["outside"].fillna("none").tolist() == ["", "u fainter", "u-g missing", "none", "u-g redder"]
     assert counts(found) == (5, 4, 1, 0)
     facts = found.attrs["account"]
     assert (facts["outside"], facts["share"]) == (3, 0.75)
-    assert facts["inputs"] == {"u-g": 2, "u": 1}
+    assert facts["ways"] == {"u fainter": 1, "u-g missing": 1, "u-g redder": 1}
+    assert found["kind_level_holds"].fillna(value=False).tolist() == [True, False, False, False, False]
+    assert (facts["level"], facts["holds"]) == (0.9, 1)
     # Nothing at all is known of it: a class would be a guess.
     assert found.loc[3, ["status", "reason"]].tolist() == ["marked", "no-input"]
     assert pd.isna(found.loc[3, "kind"])
@@ -379,10 +383,11 @@ def _saved(path, x, card, classes=("a", "b")):
     columns = card.get("columns", ())
     model.card.update(
         label={"name": "shape", "unit": ""},
-        inputs={**card, "ranges": ranges(x, columns)},
+        inputs=card,
         split=None,
         metrics={},
     )
+    model.applicability = Applicability.fit(summarise(x, columns))
     model.save(path)
     return model
 
@@ -439,7 +444,7 @@ def test_rows_of_gaia_spectra_are_accounted_for(tmp_path):
     model = MODELS["tree"](max_depth=3)
     x, y = {"spectrum": spectra.samples.value}, np.arange(40.0)
     model.fit(Examples(x, y), Examples(x, y), seed=0)
-    card = inputs_of({"spectrum": 0}, grid="gaia-xp", reader="gaia-xp", ranges=ranges(x, ()))
+    card = inputs_of({"spectrum": 0}, grid="gaia-xp", reader="gaia-xp")
     model.card.update(label={"name": "redshift", "unit": ""}, inputs=card, split=None, metrics={})
     model.save(tmp_path / "model")
     (tmp_path / "new").mkdir()
@@ -494,7 +499,10 @@ def _said(monkeypatch, capsys, *words):
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
-    return capsys.readouterr().out
+    out, err = capsys.readouterr()
+    # Each of the calls here gives one object that is unlike the training.
+    assert err.count("skyfuse: the level of 90% does not hold for 1 of ") == 1
+    return out
 
 
 def test_the_command_line_says_what_became_of_all(tables, tmp_path, monkeypatch, capsys):
@@ -505,7 +513,7 @@ def test_the_command_line_says_what_became_of_all(tables, tmp_path, monkeypatch,
     words = ["predict", folder / "kind", tmp_path / "new.csv", "-o", tmp_path / "out.csv"]
     assert _said(monkeypatch, capsys, *words).splitlines() == [
         f"{tmp_path / 'out.csv'}: given 300: 299 answered, 1 marked (no-input 1), 0 rejected",
-        "outside the range of the training: 1 of 299 answered (0.3%): u 1, u-g 1",
+        "outside of what the training taught: 1 of 299 answered (0.3%): u fainter 1, u-g redder 1",
     ]
     facts = json.loads(_said(monkeypatch, capsys, *words, "--json"))
     out = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)

@@ -4,8 +4,7 @@
 are, ``files`` their folders. The models: ``classic`` with ``boosted`` for LightGBM's text, ``networks`` with
 their ``architectures``, ``pytorch`` and ``train``, ``autoencoder``, ``template``, ``hybrid`` of the two,
 ``fusion`` of several. What is said about a prediction: ``uncertainty``, ``mixture`` of densities with several
-peaks, and ``ranges`` beyond which a model
-was never trained.
+peaks, and ``applicability``: whether the training held the like, as far as ``summaries`` of the inputs tell.
 """
 
 from skyfuse.models.base import Examples, History, Model, Output, Prediction

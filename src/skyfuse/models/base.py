@@ -20,6 +20,7 @@ from skyfuse.words import Kind, Modality, Progress
 
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
+    from skyfuse.models.applicability import Applicability
     from skyfuse.models.uncertainty import Conformal
 
 METRIC: Mapping[Kind, str] = {"regression": "RMSE", "classification": "log loss", "reconstruction": "MSE"}
@@ -248,6 +249,8 @@ class Model(ABC):
         Classification: names of the classes, in the order of the probabilities.
     interval : Conformal, optional
         Set by `calibrate`.
+    applicability : Applicability, optional
+        What its training looked like; whoever fits a model sets it.
     card : dict
         What `save` writes beside the model's own state; the caller fills ``label``, ``inputs``, ``split`` and
         ``metrics`` (see `skyfuse.models.files.Card`), loading fills everything.
@@ -270,6 +273,7 @@ class Model(ABC):
         self.kind: Kind = "regression"
         self.classes: tuple[str, ...] = ()
         self.interval: Conformal | None = None
+        self.applicability: Applicability | None = None
         self.card: dict[str, Any] = {}
         self.fitted = False
 
@@ -376,7 +380,7 @@ class Model(ABC):
                 f"training inputs are {lesson.shapes} and validation inputs are {shapes}",
                 remedy="take both from one dataset at the same zooms",
             )
-        self.fitted, self.interval = False, None
+        self.fitted, self.interval, self.applicability = False, None, None
         self.inputs, self.shapes, self.kind, self.classes = kinds, shapes, kind, classes
         history = self._fit(lesson)
         self.fitted = True

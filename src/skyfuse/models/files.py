@@ -23,6 +23,7 @@ from skyfuse.checksums import digest as file_digest
 from skyfuse.checksums import named_sha256, write_checksums
 from skyfuse.disk import named, parse_json, replaced, sha256
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
+from skyfuse.models.applicability import Applicability
 from skyfuse.models.base import Model
 from skyfuse.models.inputs import axes_of, kind_of, slots_of
 from skyfuse.models.registry import MODELS
@@ -44,6 +45,9 @@ TENSORS = "weights.safetensors"
 
 ARRAYS = "arrays.safetensors"
 """File of a classic model's arrays."""
+
+SAMPLE = "sample.safetensors"
+"""File of what is kept of a training part, to tell whom it has taught nothing of."""
 
 LIMIT = 4 * 2**30
 """Bytes beyond which a file of weights is not read, nor its hash taken: those of the models here are some
@@ -80,20 +84,19 @@ class Label(_Strict):
     definition: str = ""
 
 
-class Range(_Strict):
-    """What the training part holds of one input.
+class Training(_Strict):
+    """What is kept of the training part in `SAMPLE`.
 
     Attributes
     ----------
-    low, high : float, optional
-        Least and greatest finite value; None where there is none.
-    gaps : bool
-        Whether some object has no value.
+    names : list of str
+        See `skyfuse.models.applicability.Applicability`.
+    sha256 : str
+        Of the file.
     """
 
-    low: float | None
-    high: float | None
-    gaps: bool
+    names: list[str]
+    sha256: str
 
 
 class Cut(_Strict):
@@ -123,7 +126,7 @@ class Cut(_Strict):
 
 
 class Inputs(_Strict):
-    """Where the arrays that a model reads come from, how they were cut, and how far their values reach.
+    """Where the arrays that a model reads come from, and how they were cut.
 
     Attributes
     ----------
@@ -140,8 +143,6 @@ class Inputs(_Strict):
         Whether each spectrum was an object of its own; else each object came with its best spectrum.
     derive : dict of str to Cut
         What among the columns is derived from arrays, and how these were cut.
-    ranges : dict of str to Range
-        By the names of `skyfuse.models.ranges.summaries`.
     """
 
     inputs: dict[str, Cut]
@@ -150,7 +151,6 @@ class Inputs(_Strict):
     reader: Literal["cube", "table", "gaia-xp", "images", "scene"] | None = None
     every_spectrum: bool = False
     derive: dict[Literal["ew", "indices", "morphology"], Cut] = Field(default_factory=dict)
-    ranges: dict[str, Range] = Field(default_factory=dict)
 
 
 class Card(_Strict):
@@ -180,6 +180,7 @@ class Card(_Strict):
         Versions that wrote the model.
     interval : dict, optional
         The calibration, see `skyfuse.models.uncertainty.Conformal`.
+    training : Training, optional
     label : Label, optional
     inputs : Inputs, optional
     split : str, optional
@@ -200,6 +201,7 @@ class Card(_Strict):
     files: dict[str, str]
     libraries: dict[str, str]
     interval: dict[str, Any] | None = None
+    training: Training | None = None
     label: Label | None = None
     inputs: Inputs | None = None
     split: str | None = None
@@ -253,6 +255,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
             files={file: sha256(folder / file) for file in model.weights},
             libraries=libraries,
             interval=None if model.interval is None else model.interval.to_dict(),
+            training=_write_training(model, folder),
             **own,
         )
     except ValidationError as error:
@@ -262,6 +265,8 @@ def save_model(model: Model, folder: str | Path) -> Path:
     model.card = card.model_dump()
     content = json.dumps(model.card, indent=1, allow_nan=False).encode()
     weights = {file: f"sha256:{digest}" for file, digest in card.files.items()}
+    if card.training is not None:
+        weights[SAMPLE] = f"sha256:{card.training.sha256}"
     members = {
         path.relative_to(folder).as_posix(): file_digest(path) for path in folder.glob(f"*/{CHECKSUMS}")
     }
@@ -299,6 +304,8 @@ def load_model(folder: str | Path) -> Model:
         model._read(folder, card.state)
         if card.interval is not None:
             model.interval = Conformal.from_dict(card.interval, classes=len(card.classes))
+        if card.training is not None:
+            model.applicability = _read_training(card.training, folder)
     except ImportError as error:
         raise StoreError(
             f"holds a {card.name} model, which needs {error.name}",
@@ -378,31 +385,51 @@ def _class(card: Card, folder: Path) -> type[Model]:
             path=path,
         )
     for file, expected in card.files.items():
-        if not (folder / file).is_file():
-            raise StoreError("is missing", remedy=_REMEDY, path=folder / file)
-        if (folder / file).stat().st_size > LIMIT:
-            raise StoreError(f"is larger than {LIMIT} bytes", remedy=_REMEDY, path=folder / file)
-        if sha256(folder / file) != expected:
-            raise StoreError("is not the file that model.json describes", remedy=_REMEDY, path=folder / file)
+        _require(folder / file, expected)
     return model
 
 
-def write_arrays(arrays: dict[str, NDArray[Any]], folder: Path) -> None:
-    """Write a classic model's arrays as safetensors."""
+def _require(path: Path, expected: str) -> None:
+    """Refuse a file that is not the one that a card describes."""
+    if not path.is_file():
+        raise StoreError("is missing", remedy=_REMEDY, path=path)
+    if path.stat().st_size > LIMIT:
+        raise StoreError(f"is larger than {LIMIT} bytes", remedy=_REMEDY, path=path)
+    if sha256(path) != expected:
+        raise StoreError("is not the file that model.json describes", remedy=_REMEDY, path=path)
+
+
+def _write_training(model: Model, folder: Path) -> Training | None:
+    if model.applicability is None:
+        (folder / SAMPLE).unlink(missing_ok=True)
+        return None
+    with named(folder):
+        write_arrays(model.applicability.arrays, folder, SAMPLE)
+    return Training(names=list(model.applicability.names), sha256=sha256(folder / SAMPLE))
+
+
+def _read_training(told: Training, folder: Path) -> Applicability:
+    _require(folder / SAMPLE, told.sha256)
+    arrays = read_arrays(folder, Applicability.LAYOUT, SAMPLE, names=len(told.names), one=1, deciles=9)
+    return Applicability.of_arrays(tuple(told.names), arrays)
+
+
+def write_arrays(arrays: dict[str, NDArray[Any]], folder: Path, file: str = ARRAYS) -> None:
+    """Write a model's arrays as safetensors, by default a classic model's own."""
     from safetensors.numpy import save
 
     # It takes the bytes as they lie, whatever the strides say.
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     # Not by safetensors itself, whose error on a full disk is none of the system's.
-    (folder / ARRAYS).write_bytes(content)
+    (folder / file).write_bytes(content)
 
 
 Layout = Mapping[str, tuple[str, tuple[str, ...]]]
 """By name of an array its dtype, as numpy writes it shortly, and the names of its dimensions."""
 
 
-def read_arrays(folder: Path, layout: Layout, **sizes: int) -> dict[str, NDArray[Any]]:
-    """Read a classic model's arrays.
+def read_arrays(folder: Path, layout: Layout, file: str = ARRAYS, **sizes: int) -> dict[str, NDArray[Any]]:
+    """Read a model's arrays, by default a classic model's own.
 
     Parameters
     ----------
@@ -410,6 +437,8 @@ def read_arrays(folder: Path, layout: Layout, **sizes: int) -> dict[str, NDArray
     layout : mapping of str to (str, tuple of str)
         What the file must hold, no more and no less, e.g. ``{"mean": ("f8", ("features",))}``. A dimension is
         equally long wherever its name stands.
+    file : str
+        Its name.
     **sizes : int
         Lengths of the dimensions that are known before.
 
@@ -425,7 +454,7 @@ def read_arrays(folder: Path, layout: Layout, **sizes: int) -> dict[str, NDArray
     """
     from safetensors.numpy import load_file
 
-    path = folder / ARRAYS
+    path = folder / file
     told = _header(path)
     if set(told) != set(layout):
         raise StoreError(f"holds {sorted(told)} where {sorted(layout)} belong", remedy=_REMEDY, path=path)

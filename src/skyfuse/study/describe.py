@@ -62,9 +62,7 @@ def _flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for key, value in content.items():
         name = f"{prefix}{key}"
-        if key == "ranges" and isinstance(value, dict):
-            rows.append((name, f"{len(value)} entries"))
-        elif isinstance(value, dict) and value:
+        if isinstance(value, dict) and value:
             rows.extend(_flat(value, f"{name}."))
         elif key == "funnel" and isinstance(value, list):
             rows.extend((f"{name}.{step['name']}", step["count"]) for step in value)

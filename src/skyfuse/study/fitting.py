@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from skyfuse.checksums import damaged, seal
 from skyfuse.disk import json_sha256, read_json, read_parquet, write_json
 from skyfuse.errors import StoreError
+from skyfuse.models.applicability import Applicability
 from skyfuse.models.base import Examples, History, Model
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.inputs import Arrays
-from skyfuse.models.ranges import ranges
 from skyfuse.models.registry import MODELS
+from skyfuse.models.summaries import summarise
 from skyfuse.recipe import Recipe
 from skyfuse.study.cells import Cell, is_late, members, seed_of
 from skyfuse.study.feed import Feed, Lot
@@ -307,9 +308,11 @@ class Fitter:
         task = self.recipe.task
         columns = self.feed.columns(cell.change)
         inputs = card_inputs(self.dataset, cell.zooms, columns, self.recipe.smooth)
+        training = summarise(lot.inputs["train"], inputs.get("columns", ()), model.inputs)
+        model.applicability = Applicability.fit(training)
         model.card.update(
             label={"name": task.label, "unit": task.unit, "definition": task.definition},
-            inputs=inputs | {"ranges": ranges(lot.inputs["train"], inputs.get("columns", ()), model.inputs)},
+            inputs=inputs,
             split=self._source["split"],
             metrics={f"{part}_{name}": value for part in metrics for name, value in metrics[part].items()},
         )

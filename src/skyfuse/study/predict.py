@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from skyfuse.dataset.given import Given, open_given
 from skyfuse.dataset.ledger import free_name
@@ -18,7 +19,7 @@ from skyfuse.dataset.sources.protocol import Naming
 from skyfuse.errors import SkyfuseError, StoreError
 from skyfuse.models import load_model
 from skyfuse.models.base import Model, Prediction, joined
-from skyfuse.models.ranges import outside, without_input
+from skyfuse.models.summaries import summarise, without_input
 from skyfuse.models.uncertainty import propagate
 from skyfuse.study.describe import study_folder
 from skyfuse.study.predictions import set_names, told_pieces
@@ -77,9 +78,11 @@ def predict(
           model knows. With draws ``<label>_spread`` (standard deviation over the draws) or
           ``<label>_agreement`` (share of draws with the same class). All are missing where the status is not
           ``answered``;
-        - ``outside``: the inputs, joined by ``;``, that lie outside the range of the training part, or lack a
-          value where none lacked one there; see `skyfuse.models.ranges.outside`. Such an answer is an
-          extrapolation.
+        - ``outside``: in which ways, joined by ``;``, the object is none that the training could have
+          taught, e.g. ``r fainter;u missing``; empty where there is none, see
+          `skyfuse.models.applicability.Applicability.outside`. Such an answer is an extrapolation;
+        - ``<label>_level_holds``, beside intervals and sets: whether their stated level is meant for this
+          object, which is neither outside nor unknown.
 
         A model that was trained on objects with their best spectrum answers each object once; other spectra
         of it are marked ``repeat``. ``attrs["account"]`` holds the account of `account`.
@@ -182,18 +185,33 @@ def choose(path: Path) -> Choice:
 
 def _answers(fitted: Model, given: Given, label: str, progress: Progress | None) -> pd.DataFrame:
     """Return what the model tells of each row of the dataset; ``empty`` where there was nothing to read."""
-    inputs = fitted.card["inputs"]
-    predictions, beyond, empty = [], [], []
+    columns, known = fitted.card["inputs"]["columns"], fitted.applicability
+    predictions, empty = [], []
+    beyond: list[NDArray[np.object_]] = []
+    counts: Any = 0
     for x in fitted.read(given.dataset, progress=progress):
         predictions.append(fitted.predict(x))
-        beyond.append(outside(x, inputs["columns"], inputs["ranges"], fitted.inputs))
         empty.append(without_input(x, fitted.inputs))
-    told = pd.DataFrame(_told(joined(predictions), label))
-    told["outside"] = np.concatenate(beyond)
+        if known is not None:
+            summary = summarise(x, columns, fitted.inputs)
+            beyond.append(known.outside(summary))
+            counts += known.counts(summary)
+    prediction = joined(predictions)
+    told = pd.DataFrame(_told(prediction, label))
+    told["outside"] = np.concatenate(beyond) if known is not None else None
+    if prediction.level is not None and known is not None:
+        holds = told["outside"] == ""
+        if prediction.unknown is not None:
+            holds &= ~prediction.unknown
+        told[f"{label}{_HOLDS}"] = holds.astype("boolean")
+    told.attrs.update(level=prediction.level, drift=None if known is None else known.drift(counts))
     return told.assign(**{_EMPTY: np.concatenate(empty)})
 
 
 _EMPTY = "nothing to read"
+
+_HOLDS = "_level_holds"
+"""End of the name of the column that tells for whom a stated level is meant."""
 
 
 def _told(prediction: Prediction, label: str) -> dict[str, Any]:
@@ -231,6 +249,7 @@ def _table(given: Given, told: pd.DataFrame, choice: Choice) -> pd.DataFrame:
     records.columns = pd.Index([free_name(name, answers.columns) for name in records.columns])
     table = pd.concat([records, answers], axis=1)
     table.attrs[ACCOUNT] = account(table) | {
+        **told.attrs,
         "beside": given.others,
         "model": str(choice.model),
         "chosen": choice.why,
@@ -250,14 +269,23 @@ def account(table: pd.DataFrame) -> dict[str, Any]:
     -------
     dict
         ``given`` = ``answered`` + ``marked`` + ``rejected``; ``reasons``, how many of the latter two by
-        status and reason; of those answered, how many lie ``outside`` the range of the training, the
-        ``share``, and how many by input; and how many are ``unknown`` (None where the model cannot tell).
+        status and reason; of those answered, how many lie ``outside`` what the training could teach, their
+        ``share``, and in which ``ways``, with counts (None where the model does not tell what its training
+        looked like); for how many the stated level ``holds`` (None where none is stated); and how many are
+        ``unknown`` (None where the model cannot tell). Beside these `predict` tells the ``level``, and the
+        ``drift``: in which ways all objects that could be read lean to one side of the training, see
+        `skyfuse.models.applicability.Applicability.drift`.
     """
     status = table["status"]
     counts = {name: int((status == name).sum()) for name in ("answered", "marked", "rejected")}
     answered = table[status == "answered"]
-    names = answered["outside"].str.split(";").explode()
-    far = int((answered["outside"] != "").sum())
+    told = bool(answered["outside"].notna().all())
+    ways = answered["outside"].value_counts() if told else pd.Series(dtype=int)
+    far = int(ways.drop("", errors="ignore").sum()) if told else None
+    by_way: Counter[str] = Counter()
+    for way, count in ways.items():
+        by_way.update(dict.fromkeys(filter(None, str(way).split(";")), int(count)))
+    holds = next((name for name in reversed(table.columns) if str(name).endswith(_HOLDS)), None)
     return {
         "given": len(table),
         **counts,
@@ -265,8 +293,9 @@ def account(table: pd.DataFrame) -> dict[str, Any]:
             name: dict(Counter(table.loc[status == name, "reason"])) for name in ("marked", "rejected")
         },
         "outside": far,
-        "share": far / len(answered) if len(answered) else 0.0,
-        "inputs": dict(Counter(names[names != ""]).most_common()),
+        "share": None if far is None else far / max(len(answered), 1),
+        "ways": dict(by_way.most_common()),
+        "holds": None if holds is None else int(answered[holds].sum()),
         "unknown": int(answered["unknown"].sum()) if "unknown" in table else None,
     }
 
@@ -284,11 +313,39 @@ def summary(facts: Mapping[str, Any]) -> str:
     beside = f"; beside them: {listed(facts['beside'])}" if facts["beside"] else ""
     lines = [
         f"given {facts['given']}: {facts['answered']} answered, {one('marked')}, {one('rejected')}{beside}",
-        f"outside the range of the training: {facts['outside']} of {facts['answered']} answered "
-        f"({facts['share']:.1%})" + (f": {listed(facts['inputs'])}" if facts["outside"] else ""),
+        "outside of what the training taught: "
+        + (
+            "unknown, since the model does not tell what its training looked like"
+            if facts["outside"] is None
+            else f"{facts['outside']} of {facts['answered']} answered ({facts['share']:.1%})"
+            + (f": {listed(facts['ways'])}" if facts["outside"] else "")
+        ),
     ]
     if facts["unknown"] is not None:
         lines.append(f"none of the kind that the model knows: {facts['unknown']}")
     if facts["chosen"]:
         lines.append(f"model: {facts['model']} ({facts['chosen']})")
     return "\n".join(lines)
+
+
+def warnings(facts: Mapping[str, Any]) -> list[str]:
+    """Return for whom the level of intervals and sets is not meant, a line each; none where all is well."""
+    lines: list[str] = []
+    if facts["level"] is None or not facts["answered"]:
+        return lines
+    level = f"the level of {facts['level']:.0%}"
+    if facts["holds"] is None:
+        return [f"{level} may not hold: the model does not tell what its training looked like"]
+    apart = facts["answered"] - facts["holds"]
+    if apart:
+        lines.append(
+            f"{level} does not hold for {apart} of {facts['answered']} objects, unlike those of the "
+            f"training; the column that ends in {_HOLDS} marks them"
+        )
+    if facts["drift"]:
+        leaning = ", ".join(f"{name} ({apart:.2f})" for name, apart in [*facts["drift"].items()][:5])
+        lines.append(
+            f"{level} may not hold on the average: as a whole the objects lean away from the training: "
+            f"{leaning}; skyfuse calibrate MODEL --for DATA weighs the calibration for such a sample"
+        )
+    return lines
