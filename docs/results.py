@@ -90,6 +90,7 @@ def summary(folder: Path, note: str) -> dict[str, Any]:
         "seed": study.header["seed"],
         "scores": study.scores,
         "attainable": {name: limit for name in study.scores if (limit := study.attainable(name)) is not None},
+        "systems": _systems(study),
         "headline": best["cell"],
         "cells": [
             _cell(study, row) for row in records(study.results) if row["role"] in ("reference", "leak")
@@ -105,6 +106,17 @@ def _cell(study: Folder, row: dict[str, Any]) -> dict[str, Any]:
     costs = ("parameters_count", "train_seconds", "inference_seconds")
     scores = [f"test_{name}{end}" for name in study.scores for end in ("", "_low", "_high")]
     return _clean({name: row[name] for name in (*kept, *scores, *costs)})
+
+
+def _systems(study: Folder) -> list[dict[str, Any]]:
+    """Return the pairs of systems of the label, and with each other system every model's distance from it."""
+    models = records(study.ceilings)
+    return [
+        _clean({**pair, "models": [_clean(row) for row in models if row["system"] == pair["b"]]})
+        if pair["a"] == study.recipe.task.label
+        else _clean(pair)
+        for pair in records(study.systems)
+    ]
 
 
 def _differences(study: Folder) -> list[dict[str, Any]]:
@@ -313,6 +325,7 @@ def _section(name: str, content: dict[str, Any], recipe: Recipe) -> list[str]:
         lines += [f"In bold: the model chosen, {where}.", ""]
     for score, limit in content["attainable"].items():
         lines += [f"Attainable {metric_name(score)} on these test objects: {figure(limit)}.", ""]
+    lines += _told_of_systems(content)
     width = "set size" if content["kind"] == "classification" else "width"
     head = ["model", "input", *(metric_name(score) for score in scores)]
     head += [f"coverage ({percent(content['level'], 0)})", width] if covered else []
@@ -334,6 +347,35 @@ def _section(name: str, content: dict[str, Any], recipe: Recipe) -> list[str]:
         lines += [crossing(content["crossing"], content["level"]), ""]
     lines += _notes(content, primary)
     return lines
+
+
+def _told_of_systems(content: dict[str, Any]) -> list[str]:
+    """Return how far systems of the label lie from each other, and every model from what that allows."""
+    pairs = content.get("systems", [])
+    if not pairs:
+        return []
+    lines = [
+        "Other measurements of the label, on the test objects that have both; offset and scale of the "
+        "training part bring them to one mean and one spread. R² if all disagreement is the label's error, "
+        "and if both err alike.",
+        "",
+        _row(["label", "other", "objects", "offset", "scale", "rms as stated", "rms", "by stated errors"]),
+        _row(["---"] * 8),
+    ]
+    for pair in pairs:
+        told = [signed(pair["offset"]), number(pair["scale"])]
+        told += [figure(pair[name]) for name in ("raw", "rms", "stated")]
+        lines.append(_row([pair["a"], pair["b"], f"{pair['n']:,}", *told]))
+    names = ("model", "other", "R²", "if all is the label's", "if alike", "below", "RMSE", "RMSE − rms")
+    lines += ["", _row([*names]), _row(["---"] * 8)]
+    cells = {cell["cell"]: cell for cell in content["cells"]}
+    for row in (row for pair in pairs for row in pair.get("models", [])):
+        limits = [number(row[name]) for name in ("r2", "system_r2", "alike_r2")]
+        below = f"{number(row['distance'])} ({number(row['distance_low'])} to {number(row['distance_high'])})"
+        farther = f"{signed(row['farther'])} ({signed(row['farther_low'])} to {signed(row['farther_high'])})"
+        model = model_name(cells[row["cell"]]["model"])
+        lines.append(_row([model, row["system"], *limits, below, figure(row["rmse"]), farther]))
+    return [*lines, ""]
 
 
 def _notes(content: dict[str, Any], primary: str) -> list[str]:

@@ -44,6 +44,13 @@ class Input(Section):
     )
 
 
+class System(Section):
+    """The quantity of the label, as another catalogue or method states it."""
+
+    what: str = Field(description="How it was measured, in a few words.")
+    error: str | None = Field(None, description="Column with its standard deviation.")
+
+
 class Task(Section):
     """What is predicted."""
 
@@ -73,9 +80,46 @@ class Task(Section):
     attainable: str | None = Field(
         None, description="Column of the mock's truth with the σ of the label that no model can beat."
     )
+    error: str | None = Field(
+        None,
+        description="Column of the table with the standard deviation of each label, in its unit. It tells "
+        "what no model can beat, and training objects weigh by the share of the labels' variance that is "
+        "not their own error.",
+    )
+    systems: dict[str, System] = Field(
+        default_factory=dict,
+        description="Columns with the quantity of the label by other means, `log10(a)` for a logarithm. How "
+        "far they lie from it is stated beside every model; they are never inputs.",
+    )
+    learned: str | None = Field(
+        None,
+        description="One of `systems`, from which models learn in place of the label, brought to it by an "
+        "offset and a scale that the training part gives. The label judges.",
+    )
     magnitude: str | None = Field(
         None, description="Column of the table, `a-b` for a difference, by which results are broken down."
     )
+
+    def _faults(self) -> Iterator[Fault]:
+        if self.kind != "regression" and (self.error or self.systems):
+            yield Fault(
+                f"error and systems belong to a regression, and kind is {self.kind}",
+                "take them away",
+                ("kind", "error", "systems"),
+            )
+        if self.learned is not None and self.learned not in self.systems:
+            yield Fault(f"learned names {self.learned}", "name it in systems too", ("learned", "systems"))
+
+    def beside(self) -> list[str]:
+        """Return the columns that stand beside the label: other systems, and the errors of all of them."""
+        errors = [self.error, *(one.error for one in self.systems.values())]
+        return [*self.systems, *(name for name in errors if name is not None)]
+
+    def guarded(self) -> dict[str, str]:
+        """Return the columns that may not be inputs, each with the reason."""
+        found = dict.fromkeys(self.beside(), "the error of a label follows it")
+        found |= {name: f"the same quantity, by {one.what}" for name, one in self.systems.items()}
+        return {**self.forbidden, **found}
 
 
 class MockSource(Section):
@@ -541,7 +585,7 @@ class Recipe(Section):
 
     def _faults_of_columns(self) -> Iterator[Fault]:
         """Yield which columns give the answer away."""
-        reads = ("columns", "leaking", "task.label", "task.forbidden")
+        reads = ("columns", "leaking", "task.label", "task.forbidden", "task.error", "task.systems")
         for column in dict.fromkeys([*self.columns, *self.leaking]):
             reason = self.forbids(column)
             if reason is None and column in self.leaking:
@@ -571,7 +615,7 @@ class Recipe(Section):
         """
         if _touches(column, self.task.label):
             return "it is the label"
-        for name, reason in self.task.forbidden.items():
+        for name, reason in self.task.guarded().items():
             if _touches(column, DERIVED[name].columns if name in DERIVED else name):
                 return reason
         return None

@@ -124,17 +124,9 @@ def bootstrap(
         for name, outcome in outcomes.items()
     }
     variance = None if sigma is None else paired(y, sigma)[1] ** 2
-    _, group = np.unique(np.arange(len(y)) if groups is None else np.asarray(groups), return_inverse=True)
-    if len(group) != len(y):
-        raise DataError(f"{len(group)} groups for {len(y)} objects", remedy="give one group for each object")
-    n_groups = int(group.max()) + 1
-    if n_groups < 2:
-        raise DataError(
-            "one group alone cannot be resampled", remedy="test on objects of at least two groups"
-        )
     parts: dict[str, list[dict[str, NDArray[np.float64]]]] = {name: [] for name in outcomes}
     attainable = []
-    for counts in _counts(group, n_groups, samples, seed):
+    for counts in resamples(len(y), groups, samples, seed):
         if variance is not None:
             attainable.append(1 - (counts @ variance) / spread_of(y, counts))
         for name, outcome in outcomes.items():
@@ -149,10 +141,30 @@ def bootstrap(
     return Bootstrap(point, draws, known, np.concatenate(attainable))
 
 
-def _counts(group: NDArray[np.intp], n_groups: int, samples: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yield blocks of resamples as how often each object is drawn, shape (block, n)."""
+def resamples(n: int, groups: ArrayLike | None, samples: int, seed: int) -> Iterator[NDArray[np.float64]]:
+    """Yield blocks of resamples of n objects as how often each is drawn, shape (block, n).
+
+    Parameters
+    ----------
+    n : int
+    groups, samples, seed
+        As of `bootstrap`.
+
+    Raises
+    ------
+    DataError
+        The groups are not those of n objects, or there are fewer than two.
+    """
+    _, group = np.unique(np.arange(n) if groups is None else np.asarray(groups), return_inverse=True)
+    if len(group) != n:
+        raise DataError(f"{len(group)} groups for {n} objects", remedy="give one group for each object")
+    n_groups = int(group.max()) + 1
+    if n_groups < 2:
+        raise DataError(
+            "one group alone cannot be resampled", remedy="test on objects of at least two groups"
+        )
     rng = np.random.default_rng(seed)
-    block = max(1, _BLOCK // len(group))
+    block = max(1, _BLOCK // n)
     for start in range(0, samples, block):
         rows = min(block, samples - start)
         drawn = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=rows)

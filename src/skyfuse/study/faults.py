@@ -295,6 +295,7 @@ def of_tables(recipe: Recipe, sources: Sequence[Path]) -> Iterator[SkyfuseError]
     asked: list[tuple[Callable[..., Any], Any]] = [(with_label, recipe.task.label)]
     asked += [(expand_columns, [name]) for name in recipe.leaky_columns]
     asked += [(_column, name) for name in recipe.funnel.where]
+    asked += [(_column, name) for name in recipe.task.beside()]
     if recipe.split.column is not None:
         asked.append((find_column, recipe.split.column))
     for ask, name in asked:

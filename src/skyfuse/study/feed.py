@@ -38,11 +38,14 @@ class Lot:
         Arrays by part, see `skyfuse.models.base.Arrays`.
     labels : dict of str to ndarray
         Labels by part.
+    weight : ndarray, shape (n,), or None
+        Weights of the training part.
     """
 
     rows: Rows
     inputs: dict[str, Arrays]
     labels: dict[str, NDArray[Any]]
+    weight: NDArray[np.float64] | None = None
 
 
 class Feed:
@@ -122,14 +125,17 @@ class Feed:
         elif cell.change == "shuffled-bands":
             rng = np.random.default_rng(seed)
             inputs = {p: self._with_images(inputs[p], lambda image: _shuffled(image, rng)) for p in PARTS}
-        labels = {part: self.goal.label[rows[part]] for part in PARTS}
+        learned = self.goal.learned(number)
+        labels = {
+            part: (learned if part in ("train", "valid") else self.goal.label)[rows[part]] for part in PARTS
+        }
         if cell.size is not None:
             # One seed for all sizes: a smaller piece is part of every larger one.
             order = nested_order(labels["train"], bool(self.goal.classes), self.recipe.seed)[: cell.size]
             piece = np.sort(order)
             rows["train"], labels["train"] = rows["train"][piece], labels["train"][piece]
             inputs["train"] = {name: values[piece] for name, values in inputs["train"].items()}
-        return Lot(rows, inputs, labels)
+        return Lot(rows, inputs, labels, self.goal.weight(number, rows["train"]))
 
     def _with_images(
         self, arrays: Arrays, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]

@@ -105,10 +105,8 @@ class Fitter:
     def _fit(
         self,
         model: Model,
-        train: Arrays,
-        y: NDArray[Any],
-        valid: Arrays,
-        y_valid: NDArray[Any],
+        train: Examples,
+        valid: Examples,
         *,
         seed: int,
         **options: Any,
@@ -116,14 +114,15 @@ class Fitter:
         """Fit a model for the task, its classes balanced as the recipe says; return its history."""
         kind = self.recipe.task.kind
         if kind == "reconstruction":
-            parts = Examples(train), Examples(valid)
+            parts = Examples(train.x), Examples(valid.x)
             return model.fit(*parts, seed=seed, kind=kind, inputs=self._kinds, **options)
-        weight = None
         if kind == "classification" and not isinstance(model, LateFusion):
-            train, y, weight = self.feed.balanced(train, y, seed)
+            train = Examples(*self.feed.balanced(train.x, np.asarray(train.y), seed))
+        elif not model.weighs or isinstance(model, LateFusion):
+            train = Examples(train.x, train.y)
         return model.fit(
-            Examples(train, y, weight),
-            Examples(valid, y_valid),
+            train,
+            valid,
             seed=seed,
             kind=kind,
             inputs=self._kinds,
@@ -148,9 +147,10 @@ class Fitter:
     ) -> dict[str, float | None]:
         """Return the scores of one fit inside the training part, see `skyfuse.study.tune.Judge`."""
         model = MODELS[name](**parameters)
-        y = self.goal.label[rows]
+        y = self.goal.learned(0)[rows]
         x = take(arrays, fold.train)
-        self._fit(model, x, y[fold.train], take(arrays, fold.stop), y[fold.stop], seed=seed)
+        train = Examples(x, y[fold.train], self.goal.weight(0, rows[fold.train]))
+        self._fit(model, train, Examples(take(arrays, fold.stop), y[fold.stop]), seed=seed)
         shown = take(arrays, fold.held)
         table = frame(self.goal, rows[fold.held], "train", 0, model.predict(shown), self._baseline(x, shown))
         return self._outcome(table).score()
@@ -250,10 +250,8 @@ class Fitter:
         started = time.perf_counter()
         history = self._fit(
             model,
-            lot.inputs["train"],
-            lot.labels["train"],
-            lot.inputs["valid"],
-            lot.labels["valid"],
+            Examples(lot.inputs["train"], lot.labels["train"], lot.weight),
+            Examples(lot.inputs["valid"], lot.labels["valid"]),
             seed=seed,
             folder=own / "training",
             progress=lambda done, total, what: self._tell(f"{cell.name}: {what}"),

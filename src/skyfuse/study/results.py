@@ -16,6 +16,7 @@ from scipy.stats import beta
 
 from skyfuse.disk import read_json
 from skyfuse.recipe import Recipe
+from skyfuse.study import systems
 from skyfuse.study.cells import Cell, reference, seed_of
 from skyfuse.study.compare import LEVEL, Bootstrap, bootstrap, comparisons
 from skyfuse.study.metrics import (
@@ -209,6 +210,27 @@ class Findings:
         results = pd.DataFrame(rows)
         whole = (*(f"{name}_zoom" for name in arrays), "size", "parameters_count")
         return results.astype(dict.fromkeys(whole, "Int64"))
+
+    def systems(self) -> dict[str, pd.DataFrame]:
+        """Return how the systems of the label lie to each other, and what models reach beside them, by file.
+
+        See `skyfuse.study.systems.pairs` and `skyfuse.study.systems.ceilings`; nothing where there are none.
+        """
+        goal = self.goal
+        if len(goal.systems) < 2:
+            return {}
+        shown = {cell.name: self.tests[cell.name] for cell in self.cells if cell.role == "reference"}
+        return {
+            "systems": systems.pairs(goal.systems, goal.rounds),
+            "ceilings": systems.ceilings(
+                goal.systems,
+                goal.rounds,
+                shown,
+                groups=goal.groups,
+                samples=self.recipe.bootstrap,
+                seed=seed_of(self.recipe.seed, "systems"),
+            ),
+        }
 
     def comparisons(self, results: pd.DataFrame) -> pd.DataFrame:
         """Return the differences between cells, see `skyfuse.study.compare.comparisons`."""

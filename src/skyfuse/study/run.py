@@ -5,6 +5,7 @@ Everything a report needs lies in the study's folder::
     recipe.yaml  study.json  objects.parquet  data.json  tuning.sqlite  trials.parquet
     cells/<cell>/{cell.json, predictions.parquet, model/, gallery.parquet | latent.parquet, examples.parquet}
     results.parquet  comparisons.parquet  effects.parquet  coverage.parquet  binned.parquet
+    systems.parquet  ceilings.parquet
     embeddings.parquet  correlations.parquet  clusters.parquet  embeddings.json  report.html
 
 A cell is written under a temporary name and renamed when it is whole; within it, each round of a
@@ -340,6 +341,8 @@ class _Run:
         self._write("effects.parquet", findings.effects())
         self._write("coverage.parquet", findings.coverage())
         self._write("binned.parquet", findings.binned())
+        for name, table in findings.systems().items():
+            self._write(f"{name}.parquet", table)
         self._tell("embeddings")
         self._embed()
         self._step("embeddings")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from skyfuse.dataset.select import expand_columns, find_column, numbers
 from skyfuse.errors import DataError
-from skyfuse.recipe import Recipe
+from skyfuse.recipe import Recipe, Task
+from skyfuse.study import systems
+from skyfuse.study.systems import Measured
 from skyfuse.words import DERIVED, PARTS
 
 if TYPE_CHECKING:
@@ -56,9 +58,17 @@ class Target:
     groups : ndarray, shape (n,), or None
         Objects that share sky pixels, or are epochs of one, carry one group.
     attainable_sigma : ndarray of float64, shape (n,), or None
-        Standard deviation of each label given all that can be observed; NaN where the truth does not tell.
+        Standard deviation of each label given all that can be observed, by the truth or the catalogue's own
+        errors; NaN where the truth does not tell.
     magnitude : ndarray of float64, shape (n,), or None
         By which results are broken down.
+    systems : dict of str to Measured
+        The label and what else measured its quantity, by column; empty unless the task names errors or other
+        systems.
+    lessons : tuple of ndarray, each of shape (n,)
+        What models learn in each round, where that is not the label.
+    weights : tuple of ndarray, each of shape (n,)
+        Weight of each row in each round's training; empty where all weigh the same.
     columns, leaky : tuple of str
         Columns of the table that are inputs, without and with the leaking ones.
     """
@@ -72,6 +82,9 @@ class Target:
     magnitude: NDArray[np.float64] | None
     columns: tuple[str, ...]
     leaky: tuple[str, ...]
+    systems: dict[str, Measured] = field(default_factory=dict)
+    lessons: tuple[NDArray[np.float64], ...] = ()
+    weights: tuple[NDArray[np.float64], ...] = ()
 
     @property
     def rows(self) -> Rows:
@@ -82,6 +95,14 @@ class Target:
     def test(self) -> NDArray[np.int64]:
         """Rows of the test parts of all rounds, one after the other."""
         return np.concatenate([rows["test"] for rows in self.rounds])
+
+    def learned(self, number: int) -> NDArray[Any]:
+        """Return what models learn in a round, shape (n,): the label, or what stands for it."""
+        return self.lessons[number] if self.lessons else self.label
+
+    def weight(self, number: int, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Return how much rows weigh in a round's training; None where all weigh the same."""
+        return self.weights[number][rows] if self.weights else None
 
     def names(self, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[Any]:
         """Return labels as they are printed and stored: numbers, or names of classes (None for none)."""
@@ -151,7 +172,7 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
         test = np.concatenate([rows["test"] for rows in rounds])
         sigma = _attainable(table, truth, recipe.task.attainable, test)
     groups = table["group"].to_numpy(dtype=np.int64) if "group" in table else None
-    return Target(
+    goal = Target(
         label,
         classes,
         rounds,
@@ -161,6 +182,31 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
         _magnitude(recipe.task.magnitude, table),
         tuple(expand_columns(table, recipe.sound_columns)),
         tuple(expand_columns(table, recipe.leaky_columns)),
+    )
+    return (
+        goal if recipe.task.error is None and not recipe.task.systems else _measured(goal, recipe.task, table)
+    )
+
+
+def _measured(goal: Target, task: Task, table: pd.DataFrame) -> Target:
+    """Return a target with the errors of its labels, and what else measured their quantity."""
+    found = systems.measured(task, table, goal.label)
+    if task.learned is not None:
+        known = np.isfinite(found[task.learned].value)
+        rounds = [
+            {part: own[known[own]] if part in ("train", "valid") else own for part, own in rows.items()}
+            for rows in goal.rounds
+        ]
+        goal = replace(goal, rounds=rounds, folds=[fold[known[fold]] for fold in goal.folds])
+    sigma, error = goal.attainable_sigma, found[task.label].error
+    if sigma is None and error is not None:
+        sigma = systems.filled(error, float(np.std(goal.label[goal.rows["train"]])), goal.rows["train"])
+    return replace(
+        goal,
+        systems=found,
+        attainable_sigma=sigma,
+        lessons=systems.lessons(found, task.label, task.learned, goal.rounds) if task.learned else (),
+        weights=systems.weights(found, task, goal.rounds),
     )
 
 
@@ -315,7 +361,7 @@ def describe(recipe: Recipe, dataset: Dataset, goal: Target) -> dict[str, Any]:
                 "reason": reason,
                 "used": any(recipe.forbids(c) == reason for c in recipe.leaking),
             }
-            for column, reason in task.forbidden.items()
+            for column, reason in task.guarded().items()
         ],
         "funnel": dataset.funnel.to_json(),
         "parts": {part: len(rows) for part, rows in goal.rows.items()},

@@ -24,8 +24,9 @@ from skyfuse.study.report.common import FIXED_COLOURS, PALETTE, fusion_name, met
 from skyfuse.words import JOINT
 
 TABLES = ("objects", "results", "trials", "comparisons", "effects", "embeddings", "correlations", "coverage")
-OPTIONAL = ("binned", "clusters")
-"""Tables that only some studies have: redshifts by magnitude and redshift; clusters of embeddings."""
+OPTIONAL = ("binned", "clusters", "systems", "ceilings")
+"""Tables that only some studies have: redshifts by magnitude and redshift; clusters of embeddings; other
+systems of the label, and the models beside them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Folder:
         ``study.json`` and ``data.json``.
     objects, results, trials, comparisons, effects, embeddings, correlations, coverage : DataFrame
         The tables of the same names.
-    binned, clusters : DataFrame
+    binned, clusters, systems, ceilings : DataFrame
         Empty where the study has none.
     cells : dict of str to dict
         ``cell.json`` by cell.
@@ -60,6 +61,8 @@ class Folder:
     coverage: pd.DataFrame
     binned: pd.DataFrame
     clusters: pd.DataFrame
+    systems: pd.DataFrame
+    ceilings: pd.DataFrame
     cells: dict[str, dict[str, Any]]
 
     @property

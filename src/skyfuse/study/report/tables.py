@@ -40,6 +40,7 @@ def content(study: Folder) -> dict[str, Any]:
         "n": {part: best.get(f"n_{part}") for part in ("train", "valid", "calibration", "test")},
         "class_table": _class_table(study),
         "unknown": _unknown(study),
+        "systems": _systems(study),
         "guard": study.data["guard"],
         "looked": study.data.get("looked", {}),
         "leaks": _leaks(study),
@@ -102,6 +103,19 @@ def _unknown(study: Folder) -> list[dict[str, Any]]:
         if "unknown" in table and table["unknown"].notna().any():
             flagged = table["unknown"].fillna(False).astype(bool)
             found.append({"name": _names(study, row)["name"], "flagged": int(flagged.sum()), "n": len(table)})
+    return found
+
+
+def _systems(study: Folder) -> list[dict[str, Any]]:
+    """Return each other system of the label: how far it lies from it, and every model beside it."""
+    task = study.recipe.task
+    found = []
+    for name, system in task.systems.items():
+        models = [row for row in records(study.ceilings) if row["system"] == name]
+        pairs = [row for row in records(study.systems) if (row["a"], row["b"]) == (task.label, name)]
+        if models and pairs:
+            named = [{**row, "name": study.title(row["cell"])} for row in models]
+            found.append({**pairs[0], "what": system.what, "limits": models[0], "models": named})
     return found
 
 
