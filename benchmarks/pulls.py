@@ -23,7 +23,7 @@ from skyfuse.cube.layout import map_array, tile_path
 from skyfuse.cube.query import Cube
 from skyfuse.mock import write_mock
 from skyfuse.mock.images import GAIN
-from skyfuse.survey.sdss import BANDS
+from skyfuse.survey.sdss.instrument import BANDS
 
 
 def block_sum(array: np.ndarray, zoom: int) -> np.ndarray:

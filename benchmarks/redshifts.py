@@ -20,7 +20,7 @@ from skyfuse.cube.grid import SDSS
 from skyfuse.models import Examples
 from skyfuse.models.hybrid import Hybrid
 from skyfuse.models.template import Template
-from skyfuse.survey.sdss import read_spectrum
+from skyfuse.survey.sdss.spectra import read_spectrum
 
 CLASSES = ("GALAXY", "QSO", "STAR")
 ROUNDS = 5

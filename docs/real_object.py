@@ -14,7 +14,7 @@ import numpy as np
 
 from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
-from skyfuse.survey.sdss import BANDS
+from skyfuse.survey.sdss.instrument import BANDS
 
 
 def main(data: Path, output: Path) -> None:

@@ -16,7 +16,8 @@ from skyfuse.models.registry import register_model
 from skyfuse.survey.desi import CoaddReader
 from skyfuse.survey.lamost import SpectrumReader as LamostReader
 from skyfuse.survey.reader import Refused
-from skyfuse.survey.sdss import FrameReader, SpectrumReader
+from skyfuse.survey.sdss.frames import FrameReader
+from skyfuse.survey.sdss.spectra import SpectrumReader
 from skyfuse.testing import (
     TinyReader,
     check_instrument,

@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from skyfuse.survey.sdss import BANDS
+from skyfuse.survey.sdss.instrument import BANDS
 from tests.survey.files import frame_header, write_frame, write_spectrum
 
 SHAPE = (100, 130)

@@ -322,7 +322,7 @@ def test_names_that_are_no_utf8_are_as_good_as_others(tmp_path: Path) -> None:
 
 
 def test_an_unforeseen_exception_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skyfuse.survey.sdss import SpectrumReader, read_spectrum
+    from skyfuse.survey.sdss.spectra import SpectrumReader, read_spectrum
 
     sky = make_sky(tmp_path / "sky")
 

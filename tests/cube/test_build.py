@@ -23,7 +23,9 @@ from skyfuse.cube.staging import INDEXES
 from skyfuse.cube.tiles import group_objects, object_name
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.survey.records import SpectrumInfo
-from skyfuse.survey.sdss import BANDS, read_frame, read_spectrum
+from skyfuse.survey.sdss.frames import read_frame
+from skyfuse.survey.sdss.instrument import BANDS
+from skyfuse.survey.sdss.spectra import read_spectrum
 from tests.cube.sky import (
     frame_path,
     make_frame,

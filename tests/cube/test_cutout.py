@@ -87,7 +87,7 @@ def test_chord_and_unit_vectors_measure_angles() -> None:
 
 def test_catalogue_stars_stand_where_the_cutouts_of_real_frames_say(real_data) -> None:
     """Centroids of bright isolated stars against the place that the WCS predicts, native pixels."""
-    from skyfuse.survey.sdss import read_frame
+    from skyfuse.survey.sdss.frames import read_frame
 
     frame = read_frame(real_data / "sdss_frames" / "frame-r-004510-4-0030.fits.bz2")
     with fits.open(real_data / "sdss_frames" / "calibObj-004510-4-star.fits.gz") as hdus:

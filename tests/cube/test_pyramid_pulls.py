@@ -7,7 +7,8 @@ import pytest
 
 from skyfuse.cube.grid import HISS, SDSS
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
-from skyfuse.survey.sdss import read_frame, read_spectrum
+from skyfuse.survey.sdss.frames import read_frame
+from skyfuse.survey.sdss.spectra import read_spectrum
 from tests.survey.files import write_frame, write_spectrum
 
 SIZE = 1024

@@ -21,7 +21,7 @@ from skyfuse.cube.query import Cube
 from skyfuse.disk import read_json, write_json
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.sphere import Box, Cone
-from skyfuse.survey.sdss import read_frame
+from skyfuse.survey.sdss.frames import read_frame
 from tests.cube.sky import CENTRES, frame_path, make_sky, on_pixel
 
 

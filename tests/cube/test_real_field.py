@@ -12,7 +12,7 @@ from scipy.special import erf
 
 from skyfuse.cube.grid import zoom_wcs
 from skyfuse.cube.pyramid import image_levels
-from skyfuse.survey.sdss import read_frame
+from skyfuse.survey.sdss.frames import read_frame
 from skyfuse.survey.tables import read_table
 
 APERTURE = 7.43 / 0.396

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skyfuse.cube.contents import CubeImaging, CubeSpectroscopy
 from skyfuse.cube.grid import SpectralGrid
 from skyfuse.survey.records import Samples
-from skyfuse.survey.sdss import BANDS
+from skyfuse.survey.sdss.instrument import BANDS
 
 GRID = SpectralGrid("test", (64, 32, 16), (4000.0, 8000.0))
 SIZE = 16

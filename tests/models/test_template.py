@@ -17,7 +17,7 @@ from skyfuse.models.template import (
     star_type,
     weighted,
 )
-from skyfuse.survey.sdss import read_spectrum
+from skyfuse.survey.sdss.spectra import read_spectrum
 
 from .spectra import CLASSES, observe
 

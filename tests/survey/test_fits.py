@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from skyfuse.errors import FileError
 from skyfuse.survey import fits
-from skyfuse.survey.sdss import read_frame, read_spectrum
+from skyfuse.survey.sdss.frames import read_frame
+from skyfuse.survey.sdss.spectra import read_spectrum
 from tests.survey.files import read_any, recognise
 
 from .files import frame_hdus, spectrum_hdus, write_lamost

@@ -13,7 +13,7 @@ from skyfuse.dataset import features, quality, select
 from skyfuse.dataset.content import Content
 from skyfuse.dataset.morphology import morphology
 from skyfuse.errors import DataError
-from skyfuse.survey.sdss import BANDS
+from skyfuse.survey.sdss.instrument import BANDS
 from skyfuse.words import DERIVED, Progress, Sampled
 
 _REDSHIFTS = ("z", "redshift")

@@ -11,7 +11,7 @@ import sep
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from skyfuse.survey.sdss import BANDS
+from skyfuse.survey.sdss.instrument import BANDS
 
 NAN_SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.999999, 1.0)
 """Upper edges of the classes of NaN share (the last two: some valid bin is left; none is)."""

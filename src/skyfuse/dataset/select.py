@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import DataError, UsageError
 from skyfuse.survey.columns import floats
-from skyfuse.survey.sdss import BANDS
+from skyfuse.survey.sdss.instrument import BANDS
 
 SENTINEL = -99.0
 """Value by which the MPA-JHU tables mark a label that could not be measured."""

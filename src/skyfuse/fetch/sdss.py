@@ -36,8 +36,7 @@ from skyfuse.fetch.plan import (
 from skyfuse.fetch.skyserver import SkyServer
 from skyfuse.fetch.sql import Selection
 from skyfuse.sphere import Cone, chord, unit_vectors
-from skyfuse.survey.sdss import BANDS
-from skyfuse.survey.sdss.frames import FRAMES_BEHIND_R
+from skyfuse.survey.sdss.instrument import BANDS, FRAMES_BEHIND_R
 from skyfuse.words import Progress
 
 SPECTRA = "SpecObjAll AS s"

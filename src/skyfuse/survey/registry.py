@@ -11,20 +11,20 @@ from functools import cache
 
 from skyfuse.entrypoints import installed, load
 from skyfuse.errors import FileError, UsageError
-from skyfuse.survey import desi, lamost, sdss
+from skyfuse.survey import desi, lamost
 from skyfuse.survey.reader import Reader, SurveyFile
 from skyfuse.survey.records import Instrument
-from skyfuse.survey.sdss import sdssv, spspec
+from skyfuse.survey.sdss import frames, sdssv, spectra, spspec
 
 ENTRY_POINT = "skyfuse.readers"
 """Group of entry points under which an installed package names its readers."""
 
 BUILT_IN: tuple[Reader, ...] = (
-    sdss.SpectrumReader(),
+    spectra.SpectrumReader(),
     sdssv.SpectrumReader(),
     spspec.SpectrumReader(),
     lamost.SpectrumReader(),
-    sdss.FrameReader(),
+    frames.FrameReader(),
     desi.CoaddReader(),
 )
 """In the order in which they are asked: first those that need the primary header alone; the descriptions

@@ -13,7 +13,9 @@ from skyfuse.cube.build import build
 from skyfuse.cube.query import Cube
 from skyfuse.errors import DataError, FileError
 from skyfuse.survey.reader import SurveyFile
-from skyfuse.survey.sdss import FrameReader, SpectrumReader, read_spectrum, sdssv, spspec
+from skyfuse.survey.sdss import sdssv, spspec
+from skyfuse.survey.sdss.frames import FrameReader
+from skyfuse.survey.sdss.spectra import SpectrumReader, read_spectrum
 from tests.survey.files import recognise
 
 from ..files import spectrum_hdus, write_spectrum

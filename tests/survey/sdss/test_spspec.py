@@ -9,7 +9,7 @@ from astropy.io import fits
 from skyfuse.errors import FileError
 from skyfuse.survey import registry
 from skyfuse.survey.reader import Options, SurveyFile
-from skyfuse.survey.sdss import read_spectrum
+from skyfuse.survey.sdss.spectra import read_spectrum
 
 from ..files import write_sdssv, write_spectrum, write_spspec
 

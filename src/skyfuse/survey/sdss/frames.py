@@ -14,7 +14,7 @@ from skyfuse.survey import fits, wcs
 from skyfuse.survey.fits.faults import AGAIN
 from skyfuse.survey.reader import Options, SurveyFile
 from skyfuse.survey.records import Frame, FrameInfo
-from skyfuse.survey.sdss.instrument import BANDS, PIXEL_ARCSEC, SDSS
+from skyfuse.survey.sdss.instrument import BANDS, FRAMES_BEHIND_R, PIXEL_ARCSEC, SDSS
 
 # Electrons per DN, by camcol, bands u g r i z. Source of both tables: the SDSS data model page of `frame`,
 # "Calculating the uncertainties in the image", which gives two lines for some CCDs, "before" and "after" a
@@ -51,9 +51,6 @@ _TRACK = {"RUN": "iu", "CAMCOL": "iu", "FIELD": "iu", "FILTER": "S"}
 # The sky varies smoothly: one pixel in 16 each way is plenty for the median σ of empty pixels.
 _EMPTY_STEP = 16
 _CCD_ROWS = 2048
-# A star drifts over the CCDs in this order, two frames apart (Gunn et al. 1998, AJ 116, 3040), and FRAME
-# counts the frames of one CCD: the field, which numbers the sky, is FRAME less this. Real frames bear it out.
-FRAMES_BEHIND_R = {"r": 0, "i": 2, "u": 4, "z": 6, "g": 8}
 _SECONDS_A_DAY = 86400.0
 # DN²: the converter's 16 bits give 65,535 DN at most, so that no pixel's variance comes near this.
 _MOST_VARIANCE = 1e9

@@ -66,7 +66,8 @@ def read_spectrum(path: Path, *, keep_unknown: bool = False, keep_unclassified: 
     """Read a spectrum of DR7 or before.
 
     Wavelengths, vacuum and heliocentric, are ``log10 λ = COEFF0 + COEFF1 · i``. A pixel is invalid where its
-    error is 0 or not finite, or its mask has a bit as in `skyfuse.survey.sdss.read_spectrum`, or NODATA.
+    error is 0 or not finite, or its mask has a bit as in `skyfuse.survey.sdss.spectra.read_spectrum`, or
+    NODATA.
 
     Parameters
     ----------
