@@ -97,7 +97,7 @@ class SpectrumReader:
         return content, hdus, fits.table(content, hdus[2], path, _WANTED), sha256
 
     def read(self, path: Path, key: str, options: Options) -> Spectrum:
-        """Read the spectrum; `key` is empty. Valid pixels are as of `skyfuse.survey.sdss.spectra.read_spectrum`."""
+        """Read the spectrum; `key` is empty. Pixels are valid as of `spectra.read_spectrum`."""
         content, hdus, row, sha256 = self._row(path)
         info = _info(row, path)
         verdicts = {name: column for name, column in row.items() if name in VERDICTS}
