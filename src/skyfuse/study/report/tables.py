@@ -106,17 +106,19 @@ def _unknown(study: Folder) -> list[dict[str, Any]]:
     return found
 
 
-def _systems(study: Folder) -> list[dict[str, Any]]:
-    """Return each other system of the label: how far it lies from it, and every model beside it."""
+def _systems(study: Folder) -> dict[str, list[dict[str, Any]]]:
+    """Return how far every two systems of the label lie from each other, and every model beside each."""
     task = study.recipe.task
-    found = []
-    for name, system in task.systems.items():
-        models = [row for row in records(study.ceilings) if row["system"] == name]
-        pairs = [row for row in records(study.systems) if (row["a"], row["b"]) == (task.label, name)]
-        if models and pairs:
-            named = [{**row, "name": study.title(row["cell"])} for row in models]
-            found.append({**pairs[0], "what": system.what, "limits": models[0], "models": named})
-    return found
+    if not task.systems or not len(study.systems):
+        return {"pairs": [], "models": []}
+    models = [{**row, "name": study.title(row["cell"])} for row in records(study.ceilings)]
+    # Of the pairs, those with the label alone bound a model.
+    limits = {(task.label, row["system"]): row for row in models}
+    pairs = [
+        {**row, "what": task.systems[row["b"]].what, "limits": limits.get((row["a"], row["b"]))}
+        for row in records(study.systems)
+    ]
+    return {"pairs": pairs, "models": models}
 
 
 def _leaks(study: Folder) -> list[dict[str, Any]]:
