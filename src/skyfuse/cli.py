@@ -573,12 +573,7 @@ def predict(
     from skyfuse.study.predict import predict as predict_records
 
     output = table_path(output)
-    named = dict(text.partition("=")[::2] for text in columns or [])
-    if len(named) < len(columns or []) or not all(ours and theirs for ours, theirs in named.items()):
-        raise UsageError(
-            f"--column {' --column '.join(columns or [])} does not name two columns each, once",
-            remedy="write e.g. --column u=MAG_U",
-        )
+    named = _named(columns)
     with progress_bars() as progress:
         table = predict_records(
             model, data, draws=draws, seed=seed, id_column=id_column, columns=named, progress=progress
@@ -588,6 +583,49 @@ def predict(
     for line in warnings(facts):
         sys.stderr.write(f"skyfuse: {line}\n")
     say(f"{output}: {summary(facts)}", as_json, {"file": output, **facts})
+
+
+@app.command()
+def calibrate(
+    model: Annotated[
+        Path, typer.Argument(help="Folder of a saved model, or of a study: then the model that it chose.")
+    ],
+    data: Annotated[
+        Path, typer.Option("--for", help="Objects of the target, without labels: as for predict.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")] = Path(
+        "calibrated"
+    ),
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            help="MODEL=YOURS: the table's name for a column that the model reads; may be repeated.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Weigh a model's intervals or sets for another survey, or say why none can be promised there.
+
+    Example: skyfuse calibrate sfr-study --for newfield/ -o sfr-newfield
+    """
+    from skyfuse.study.calibrate import calibrate as calibrate_model
+    from skyfuse.study.calibrate import summary
+
+    with progress_bars() as progress:
+        facts = calibrate_model(model, data, output, columns=_named(columns), progress=progress)
+    say(f"{output}: {summary(facts)}", as_json, facts)
+
+
+def _named(columns: list[str] | None) -> dict[str, str]:
+    """Return the table's own names of columns by the model's, from words like u=MAG_U."""
+    named = dict(text.partition("=")[::2] for text in columns or [])
+    if len(named) < len(columns or []) or not all(ours and theirs for ours, theirs in named.items()):
+        raise UsageError(
+            f"--column {' --column '.join(columns or [])} does not name two columns each, once",
+            remedy="write e.g. --column u=MAG_U",
+        )
+    return named
 
 
 @app.command()

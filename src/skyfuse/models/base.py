@@ -21,6 +21,7 @@ from skyfuse.words import Kind, Modality, Progress
 if TYPE_CHECKING:
     from skyfuse.dataset.dataset import Dataset
     from skyfuse.models.applicability import Applicability
+    from skyfuse.models.shift import Evidence, Weighted
     from skyfuse.models.uncertainty import Conformal
 
 METRIC: Mapping[Kind, str] = {"regression": "RMSE", "classification": "log loss", "reconstruction": "MSE"}
@@ -247,10 +248,12 @@ class Model(ABC):
         What it was fitted for, see `skyfuse.words.Kind`.
     classes : tuple of str
         Classification: names of the classes, in the order of the probabilities.
-    interval : Conformal, optional
-        Set by `calibrate`.
+    interval : Conformal or Weighted, optional
+        Set by `calibrate`; weighted for a target survey by `skyfuse.study.calibrate`.
     applicability : Applicability, optional
         What its training looked like; whoever fits a model sets it.
+    evidence : Evidence, optional
+        What is kept of the objects that it was calibrated on; whoever calibrates it sets it.
     card : dict
         What `save` writes beside the model's own state; the caller fills ``label``, ``inputs``, ``split`` and
         ``metrics`` (see `skyfuse.models.files.Card`), loading fills everything.
@@ -272,8 +275,9 @@ class Model(ABC):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.kind: Kind = "regression"
         self.classes: tuple[str, ...] = ()
-        self.interval: Conformal | None = None
+        self.interval: Conformal | Weighted | None = None
         self.applicability: Applicability | None = None
+        self.evidence: Evidence | None = None
         self.card: dict[str, Any] = {}
         self.fitted = False
 
@@ -380,7 +384,7 @@ class Model(ABC):
                 f"training inputs are {lesson.shapes} and validation inputs are {shapes}",
                 remedy="take both from one dataset at the same zooms",
             )
-        self.fitted, self.interval, self.applicability = False, None, None
+        self.fitted, self.interval, self.applicability, self.evidence = False, None, None, None
         self.inputs, self.shapes, self.kind, self.classes = kinds, shapes, kind, classes
         history = self._fit(lesson)
         self.fitted = True

@@ -27,7 +27,9 @@ from skyfuse.models.applicability import Applicability
 from skyfuse.models.base import Model
 from skyfuse.models.inputs import axes_of, kind_of, slots_of
 from skyfuse.models.registry import MODELS
+from skyfuse.models.shift import Evidence, Weighted
 from skyfuse.models.uncertainty import Conformal
+from skyfuse.models.weighing import Ratio
 from skyfuse.words import Kind, Modality
 
 if TYPE_CHECKING:
@@ -93,10 +95,34 @@ class Training(_Strict):
         See `skyfuse.models.applicability.Applicability`.
     sha256 : str
         Of the file.
+    calibration : bool
+        Whether it holds an `skyfuse.models.shift.Evidence`, too.
     """
 
     names: list[str]
     sha256: str
+    calibration: bool
+
+
+class Target(_Strict):
+    """The survey that a calibration was weighed for, see `skyfuse.models.promise.Promise`.
+
+    Attributes
+    ----------
+    name : str
+        Of the file or folder.
+    sha256 : str
+        Of what the model read of its objects.
+    """
+
+    name: str
+    sha256: str = Field(pattern="[0-9a-f]{64}")
+    given: int = Field(ge=1)
+    outside: int = Field(ge=0)
+    calibrated: int = Field(ge=1)
+    effective: float = Field(gt=0)
+    spread: float = Field(ge=0)
+    apart: float = Field(ge=0, le=1)
 
 
 class Cut(_Strict):
@@ -181,6 +207,8 @@ class Card(_Strict):
     interval : dict, optional
         The calibration, see `skyfuse.models.uncertainty.Conformal`.
     training : Training, optional
+    target : Target, optional
+        For whom the calibration is weighed, of which `SAMPLE` holds the weights.
     label : Label, optional
     inputs : Inputs, optional
     split : str, optional
@@ -202,6 +230,7 @@ class Card(_Strict):
     libraries: dict[str, str]
     interval: dict[str, Any] | None = None
     training: Training | None = None
+    target: Target | None = None
     label: Label | None = None
     inputs: Inputs | None = None
     split: str | None = None
@@ -241,6 +270,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
     own["metrics"] = {key: _finite(value) for key, value in own.get("metrics", {}).items()}
     libraries = {"skyfuse": version("skyfuse"), "numpy": np.__version__}
     libraries |= {library: version(library) for library in model.libraries}
+    plain = model.interval.plain if isinstance(model.interval, Weighted) else model.interval
     try:
         card = Card(
             format=FORMAT,
@@ -254,8 +284,9 @@ def save_model(model: Model, folder: str | Path) -> Path:
             state=state,
             files={file: sha256(folder / file) for file in model.weights},
             libraries=libraries,
-            interval=None if model.interval is None else model.interval.to_dict(),
+            interval=None if plain is None else plain.to_dict(),
             training=_write_training(model, folder),
+            target=model.card["target"] if isinstance(model.interval, Weighted) else None,
             **own,
         )
     except ValidationError as error:
@@ -304,8 +335,10 @@ def load_model(folder: str | Path) -> Model:
         model._read(folder, card.state)
         if card.interval is not None:
             model.interval = Conformal.from_dict(card.interval, classes=len(card.classes))
+        if card.target is not None and card.training is None:
+            raise ValueError("a weighted calibration lacks its weights")
         if card.training is not None:
-            model.applicability = _read_training(card.training, folder)
+            _read_training(model, card, card.training, folder)
     except ImportError as error:
         raise StoreError(
             f"holds a {card.name} model, which needs {error.name}",
@@ -403,15 +436,42 @@ def _write_training(model: Model, folder: Path) -> Training | None:
     if model.applicability is None:
         (folder / SAMPLE).unlink(missing_ok=True)
         return None
+    kept = {"": model.applicability.arrays}
+    if model.evidence is not None:
+        kept[_EVIDENCE] = model.evidence.arrays
+    if isinstance(model.interval, Weighted):
+        kept[_RATIO] = model.interval.ratio.arrays
+    arrays = {f"{start}{name}": array for start, part in kept.items() for name, array in part.items()}
     with named(folder):
-        write_arrays(model.applicability.arrays, folder, SAMPLE)
-    return Training(names=list(model.applicability.names), sha256=sha256(folder / SAMPLE))
+        write_arrays(arrays, folder, SAMPLE)
+    names = list(model.applicability.names)
+    return Training(names=names, sha256=sha256(folder / SAMPLE), calibration=model.evidence is not None)
 
 
-def _read_training(told: Training, folder: Path) -> Applicability:
+_EVIDENCE, _RATIO = "calibration_", "ratio_"
+"""How the names of arrays begin that are not of the training part."""
+
+
+def _read_training(model: Model, card: Card, told: Training, folder: Path) -> None:
+    """Take up what is kept of the training part, of the calibration part, and the weights for a target."""
     _require(folder / SAMPLE, told.sha256)
-    arrays = read_arrays(folder, Applicability.LAYOUT, SAMPLE, names=len(told.names), one=1, deciles=9)
-    return Applicability.of_arrays(tuple(told.names), arrays)
+    parts: dict[str, Layout] = {"": Applicability.LAYOUT}
+    if told.calibration:
+        parts[_EVIDENCE] = Evidence.LAYOUT
+    if card.target is not None:
+        parts[_RATIO] = Ratio.LAYOUT
+    layout = {f"{start}{name}": one for start, part in parts.items() for name, one in part.items()}
+    sizes = {"names": len(told.names), "one": 1, "deciles": 9, "outputs": max(len(card.classes), 1)}
+    arrays = read_arrays(folder, layout, SAMPLE, **sizes)
+    kept = {start: {name: arrays[f"{start}{name}"] for name in part} for start, part in parts.items()}
+    model.applicability = Applicability.of_arrays(tuple(told.names), kept[""])
+    if told.calibration:
+        model.evidence = Evidence.of_arrays(kept[_EVIDENCE], classes=len(card.classes))
+    if card.target is not None:
+        if model.evidence is None or not isinstance(model.interval, Conformal):
+            raise ValueError("a weighted calibration lacks what is weighed")
+        ratio = Ratio.of_arrays(kept[_RATIO])
+        model.interval = Weighted(model.interval, model.evidence, ratio, model.applicability)
 
 
 def write_arrays(arrays: dict[str, NDArray[Any]], folder: Path, file: str = ARRAYS) -> None:

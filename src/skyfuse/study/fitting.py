@@ -24,6 +24,7 @@ from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.inputs import Arrays
 from skyfuse.models.registry import MODELS
+from skyfuse.models.shift import Evidence
 from skyfuse.models.summaries import summarise
 from skyfuse.recipe import Recipe
 from skyfuse.study.cells import Cell, is_late, members, seed_of
@@ -308,6 +309,8 @@ class Fitter:
         inputs = card_inputs(self.dataset, cell.zooms, columns, self.recipe.smooth)
         training = summarise(lot.inputs["train"], inputs.get("columns", ()), model.inputs)
         model.applicability = Applicability.fit(training)
+        if model.interval is not None:
+            model.evidence = Evidence.of(model, lot.inputs["calibration"], lot.labels["calibration"])
         model.card.update(
             label={"name": task.label, "unit": task.unit, "definition": task.definition},
             inputs=inputs,

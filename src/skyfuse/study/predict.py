@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from skyfuse.dataset.sources.protocol import Naming
 from skyfuse.errors import SkyfuseError, StoreError
 from skyfuse.models import load_model
 from skyfuse.models.base import Model, Prediction, joined
+from skyfuse.models.shift import Digest
 from skyfuse.models.summaries import summarise, without_input
 from skyfuse.models.uncertainty import propagate
 from skyfuse.study.describe import study_folder
@@ -96,32 +98,35 @@ def predict(
     DataError
         If the data lacks what the model reads, or was made on another wavelength grid or cutout size.
     """
-    choice, data = choose(Path(model)), Path(data)
-    if not data.exists():
-        raise StoreError("does not exist", path=data, remedy="give a cube, a dataset, a file or a folder")
-    fitted = load_model(choice.model)
-    inputs, label = fitted.card.get("inputs"), fitted.card.get("label")
-    if not inputs or not label:
-        raise StoreError(
-            "its card does not tell its inputs and its label",
-            path=choice.model,
-            remedy="fill card['inputs'] and card['label'] before saving it",
-        )
+    data = Path(data)
+    choice, fitted = usable(Path(model), data)
+    with opened(fitted, data, Naming(id_column, columns or {}), progress) as given:
+        # Of a reconstruction the label only colours the report's views.
+        name = RECONSTRUCTED if fitted.kind == "reconstruction" else fitted.card["label"]["name"]
+        told = _answers(fitted, given, name, progress)
+        if draws:
+            every = np.arange(len(given.dataset))
+            spread = propagate(fitted, given.dataset, every, draws=draws, seed=seed)
+            what = "agreement" if fitted.classes else "spread"
+            told[f"{name}_{what}"] = spread[what].to_numpy()
+        return _table(given, told, choice)
+
+
+@contextmanager
+def opened(fitted: Model, data: Path, naming: Naming, progress: Progress | None) -> Iterator[Given]:
+    """Give what some data holds for a model; what is made on the way goes away at the end.
+
+    Raises
+    ------
+    StoreError, UsageError, DataError
+        As `predict`; no error names what has gone.
+    """
     with TemporaryDirectory(prefix="skyfuse-predict-") as work:
         try:
-            naming = Naming(id_column, columns or {})
-            given = open_given(data, Path(work), inputs, naming=naming, progress=progress)
+            given = open_given(data, Path(work), fitted.card["inputs"], naming=naming, progress=progress)
             fitted.require_inputs(given.dataset, data)
-            # Of a reconstruction the label only colours the report's views.
-            name = RECONSTRUCTED if fitted.kind == "reconstruction" else label["name"]
-            told = _answers(fitted, given, name, progress)
-            if draws:
-                every = np.arange(len(given.dataset))
-                spread = propagate(fitted, given.dataset, every, draws=draws, seed=seed)
-                what = "agreement" if fitted.classes else "spread"
-                told[f"{name}_{what}"] = spread[what].to_numpy()
+            yield given
         except SkyfuseError as error:
-            # What is made on the way goes away.
             made = error.path is not None and error.path.is_relative_to(work)
             if made and isinstance(error.__cause__, OSError):
                 # The same command begins anew.
@@ -132,7 +137,27 @@ def predict(
             if work in error.remedy:
                 error.remedy = "see why with skyfuse build"
             raise
-    return _table(given, told, choice)
+
+
+def usable(path: Path, data: Path) -> tuple[Choice, Model]:
+    """Return the model that a folder stands for, loaded, once there is data for it.
+
+    Raises
+    ------
+    StoreError
+        If a folder is missing or damaged, or the model does not tell what it reads and predicts.
+    """
+    choice = choose(path)
+    if not data.exists():
+        raise StoreError("does not exist", path=data, remedy="give a cube, a dataset, a file or a folder")
+    fitted = load_model(choice.model)
+    if not fitted.card.get("inputs") or not fitted.card.get("label"):
+        raise StoreError(
+            "its card does not tell its inputs and its label",
+            path=choice.model,
+            remedy="fill card['inputs'] and card['label'] before saving it",
+        )
+    return choice, fitted
 
 
 @dataclass(frozen=True)
@@ -186,12 +211,15 @@ def choose(path: Path) -> Choice:
 def _answers(fitted: Model, given: Given, label: str, progress: Progress | None) -> pd.DataFrame:
     """Return what the model tells of each row of the dataset; ``empty`` where there was nothing to read."""
     columns, known = fitted.card["inputs"]["columns"], fitted.applicability
+    target, digest = fitted.card.get("target"), Digest()
     predictions, empty = [], []
     beyond: list[NDArray[np.object_]] = []
     counts: Any = 0
     for x in fitted.read(given.dataset, progress=progress):
         predictions.append(fitted.predict(x))
         empty.append(without_input(x, fitted.inputs))
+        if target is not None:
+            digest.update(x)
         if known is not None:
             summary = summarise(x, columns, fitted.inputs)
             beyond.append(known.outside(summary))
@@ -204,7 +232,11 @@ def _answers(fitted: Model, given: Given, label: str, progress: Progress | None)
         if prediction.unknown is not None:
             holds &= ~prediction.unknown
         told[f"{label}{_HOLDS}"] = holds.astype("boolean")
-    told.attrs.update(level=prediction.level, drift=None if known is None else known.drift(counts))
+    if target is not None:
+        target = {**target, "same": str(digest) == target["sha256"]}
+    told.attrs.update(
+        level=prediction.level, drift=None if known is None else known.drift(counts), target=target
+    )
     return told.assign(**{_EMPTY: np.concatenate(empty)})
 
 
@@ -272,9 +304,10 @@ def account(table: pd.DataFrame) -> dict[str, Any]:
         status and reason; of those answered, how many lie ``outside`` what the training could teach, their
         ``share``, and in which ``ways``, with counts (None where the model does not tell what its training
         looked like); for how many the stated level ``holds`` (None where none is stated); and how many are
-        ``unknown`` (None where the model cannot tell). Beside these `predict` tells the ``level``, and the
+        ``unknown`` (None where the model cannot tell). Beside these `predict` tells the ``level``; the
         ``drift``: in which ways all objects that could be read lean to one side of the training, see
-        `skyfuse.models.applicability.Applicability.drift`.
+        `skyfuse.models.applicability.Applicability.drift`; and the ``target`` that the calibration was
+        weighed for (None without), with whether these are the ``same`` objects.
     """
     status = table["status"]
     counts = {name: int((status == name).sum()) for name in ("answered", "marked", "rejected")}
@@ -323,6 +356,12 @@ def summary(facts: Mapping[str, Any]) -> str:
     ]
     if facts["unknown"] is not None:
         lines.append(f"none of the kind that the model knows: {facts['unknown']}")
+    if facts["target"] is not None:
+        target = facts["target"]
+        lines.append(
+            f"calibrated for {target['name']} ({target['given']} objects; effective sample size "
+            f"{target['effective']:.0f} of {target['calibrated']})"
+        )
     if facts["chosen"]:
         lines.append(f"model: {facts['model']} ({facts['chosen']})")
     return "\n".join(lines)
@@ -342,7 +381,13 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
             f"{level} does not hold for {apart} of {facts['answered']} objects, unlike those of the "
             f"training; the column that ends in {_HOLDS} marks them"
         )
-    if facts["drift"]:
+    if facts["target"] is not None:
+        if not facts["target"]["same"]:
+            lines.append(
+                f"{level} is meant for objects distributed as in {facts['target']['name']}, which the "
+                "calibration was weighed for; these are others"
+            )
+    elif facts["drift"]:
         leaning = ", ".join(f"{name} ({apart:.2f})" for name, apart in [*facts["drift"].items()][:5])
         lines.append(
             f"{level} may not hold on the average: as a whole the objects lean away from the training: "

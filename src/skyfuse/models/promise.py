@@ -1,0 +1,209 @@
+"""Whether the level of intervals or sets can be kept for a survey whose objects come without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfuse.errors import DataError
+from skyfuse.models.applicability import Applicability
+from skyfuse.models.shift import Evidence, Weighted
+from skyfuse.models.uncertainty import Conformal
+from skyfuse.models.weighing import Numbers, Weighing, apart, effective_size, weigh, weighted_rank
+
+STRAY = 0.05
+"""How far the coverage may stray from its level."""
+
+MOST_OUTSIDE = 0.1
+"""Share of a target's objects outside of the training beyond which nothing is promised for it."""
+
+MOST_APART = 0.95
+"""Probability of telling two samples apart beyond which they are taken for separable."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Unlabelled objects of a target, as far as a model tells of them.
+
+    Attributes
+    ----------
+    places : ndarray of float32, shape (n, axes)
+    values : ndarray of float64, shape (n, outputs)
+        As `Evidence.values`.
+    outside : ndarray of bool, shape (n,)
+        Whether the training held none of the like.
+    """
+
+    places: NDArray[np.float32]
+    values: Numbers
+    outside: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a weighted calibration rests on.
+
+    Attributes
+    ----------
+    given, outside : int
+        Objects of the target, and how many of them the training held none of the like of.
+    calibrated : int
+        Calibration objects.
+    effective : float
+        How many equally weighted ones would tell as much, see `effective_size`.
+    spread : float
+        Standard deviation of the coverage that so few leave.
+    apart : float
+        `Weighing.auc`.
+    """
+
+    given: int
+    outside: int
+    calibrated: int
+    effective: float
+    spread: float
+    apart: float
+
+
+def promised(
+    applicability: Applicability, plain: Conformal, evidence: Evidence, sample: Sample
+) -> tuple[Weighted, Promise]:
+    """Weigh a calibration for a target, or refuse where its level could not be kept.
+
+    Parameters
+    ----------
+    applicability : Applicability
+    plain : Conformal
+    evidence : Evidence
+    sample : Sample
+        Objects of the target.
+
+    Returns
+    -------
+    Weighted, Promise
+
+    Raises
+    ------
+    DataError
+        If no promise can be made: too few objects, too many outside of the training, samples that can be told
+        apart, too few calibration objects that count, weights that do not make the samples alike, or a shift
+        of the labels' shares that would explain the samples as well and break the promise.
+    """
+    n, inner = len(sample.outside), sample.places[~sample.outside]
+    outside = int(sample.outside.sum())
+    if outside > MOST_OUTSIDE * n:
+        raise _refusal(
+            f"{outside} of its {n} objects ({outside / n:.0%}) lie outside of what the training taught",
+            "cut it to objects like those of the training, which skyfuse predict tells, or train on such too",
+        )
+    weighing = weigh(applicability.points, inner)
+    if weighing.auc > MOST_APART:
+        raise _refusal(
+            f"its objects can be told from those of the training in {weighing.auc:.0%} of pairs: hardly any "
+            "of the calibration objects is like them",
+            "train and calibrate on objects of its kind",
+        )
+    weights = weighing.ratio(evidence.places)
+    effective = effective_size(weights)
+    weighted = Weighted(plain, evidence, weighing.ratio, applicability)
+    order = np.lexsort((evidence.numbers, evidence.scores))
+    last = weighted_rank(weights[order], np.array([np.median(weighing.target)]), plain.level)[0]
+    within = np.empty(len(order), dtype=bool)
+    within[order] = np.arange(len(order)) <= last
+    spread = float(np.sqrt(np.square(weights * (within - plain.level)).sum()) / weights.sum())
+    promise = Promise(n, outside, len(weights), effective, spread, weighing.auc)
+    if last == len(order) or 2 * spread > STRAY:
+        raise _refusal(
+            f"weighed for it, the {len(weights)} calibration objects tell as much as {effective:.0f}: the "
+            f"coverage would be known to ± {2 * spread:.2f} at best, and ± {STRAY:g} is wanted",
+            "calibrate on more objects like it",
+        )
+    points = applicability.points
+    _require_alike("the inputs", weighing.ratio(points), points, inner)
+    _require_alike("the model's predictions", weights, evidence.values, sample.values[~sample.outside])
+    if plain.tie is not None:
+        _require_no_label_shift(weighing, evidence, sample, within, plain.level)
+    return weighted, promise
+
+
+def _refusal(reason: str, remedy: str) -> DataError:
+    return DataError(f"no level can be promised for it: {reason}", remedy=remedy)
+
+
+def _require_alike(
+    what: str, weights: Numbers, values: NDArray[np.floating], target: NDArray[np.floating]
+) -> None:
+    """Refuse weights under which some numbers (n, k) are not distributed as in the target."""
+    allowed = 0.1 + 1.36 / np.sqrt(effective_size(weights))
+    most = max(apart(values[:, k], weights, target[:, k]) for k in range(values.shape[1]))
+    if most > allowed:
+        raise _refusal(
+            f"even weighed, the model's own objects are not like it: {what} are distributed otherwise "
+            f"(greatest difference {most:.2f}, {allowed:.2f} is allowed)",
+            "calibrate on objects of its kind",
+        )
+
+
+def label_shares(evidence: Evidence, target: Numbers) -> Numbers:
+    """Return the ratio of each class's share in a target to that among the calibration objects.
+
+    It is the one under which the classes that the model predicts for the target come out, were each class's
+    inputs alike in both (label shift; black box shift estimation: Lipton, Wang & Smola 2018, ICML 35).
+
+    Parameters
+    ----------
+    evidence : Evidence
+        Of a classification.
+    target : ndarray of float64, shape (n, classes)
+        Probabilities for the objects of the target.
+
+    Returns
+    -------
+    ndarray of float64, shape (classes,)
+        0 or more; 1 for classes that no calibration object has.
+    """
+    from scipy.optimize import nnls
+
+    classes = evidence.values.shape[1]
+    truth = evidence.truth.astype(np.int64)
+    # Mean probabilities by true class: soft counts are less noisy than those of the most probable class.
+    joint = np.stack([evidence.values[truth == k].sum(axis=0) for k in range(classes)], axis=1) / len(truth)
+    known = np.bincount(truth, minlength=classes) > 0
+    found = np.ones(classes)
+    found[known] = nnls(joint[:, known], target.mean(axis=0))[0]
+    return found
+
+
+def _require_no_label_shift(
+    weighing: Weighing, evidence: Evidence, sample: Sample, within: NDArray[np.bool_], level: float
+) -> None:
+    """Refuse where other shares of the classes explain the target as well, and would break the promise."""
+    inner = sample.values[~sample.outside]
+    ratio = label_shares(evidence, inner)
+    own = ratio[evidence.truth.astype(np.int64)]
+    coverage = float((own * within).sum() / own.sum())
+    if abs(coverage - level) <= STRAY:
+        return
+    # Which tells the two samples apart better: the inputs, or the classes alone?
+    classes = np.log(np.maximum(np.concatenate([evidence.values @ ratio, inner @ ratio]), 1e-12))
+    inputs = np.log(
+        np.concatenate([weighing.ratio(evidence.places), weighing.ratio(sample.places[~sample.outside])])
+    )
+    is_target = np.arange(len(classes)) >= len(evidence.truth)
+    if _loss(classes, is_target) > _loss(inputs, is_target) + 0.02:
+        return
+    shares = ratio * np.bincount(evidence.truth.astype(np.int64), minlength=len(ratio)) / len(evidence.truth)
+    raise _refusal(
+        "it may as well hold other shares of the classes (label shift: "
+        f"{', '.join(f'{share:.2f}' for share in shares)} in the order of the model's classes), and then its "
+        f"sets would cover {coverage:.2f}",
+        "calibrate on objects of its kind, or state the shares of its classes by a labelled part of it",
+    )
+
+
+def _loss(odds: Numbers, is_target: NDArray[np.bool_]) -> float:
+    """Return the log loss of log odds, both samples counting alike."""
+    losses = np.logaddexp(0, np.where(is_target, -odds, odds))
+    return float((losses[is_target].mean() + losses[~is_target].mean()) / 2)

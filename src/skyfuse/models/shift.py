@@ -1,0 +1,209 @@
+"""Intervals and sets for a survey whose objects are other ones than those that a model was calibrated on.
+
+Weighted conformal prediction (Tibshirani, Foygel Barber, Candès & Ramdas 2019, NeurIPS 32, eq. 8): where
+labels follow from the inputs alike in both samples and only the inputs are distributed otherwise (covariate
+shift), each calibration object counts by w(x), the ratio of the two densities of inputs, and each new object
+counts with its own weight as if its score were infinite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skyfuse.models.applicability import Applicability
+from skyfuse.models.inputs import Arrays, inside
+from skyfuse.models.mixture import Mixture, highest, surprise
+from skyfuse.models.summaries import summarise
+from skyfuse.models.uncertainty import Conformal, ties
+from skyfuse.models.weighing import Ratio, weighted_rank
+
+if TYPE_CHECKING:
+    from skyfuse.models.base import Model, Output
+
+Numbers = NDArray[np.float64]
+
+_LARGEST = 1e300  # a score beyond all others
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is kept of the objects that a model was calibrated on.
+
+    Attributes
+    ----------
+    places : ndarray of float32, shape (n, axes)
+        Where they stand in the axes of `skyfuse.models.applicability.Applicability`.
+    values : ndarray of float64, shape (n, outputs)
+        What the model tells of them: the value, or the probability of each class.
+    truth : ndarray of float64, shape (n,)
+        Labels, or indices of the true classes.
+    scores : ndarray of float64, shape (n,)
+        Regression: the error in units of the half-width of the object's own interval, or the surprise in
+        units of the calibration's threshold. Classification: 1 − probability of the true class.
+    numbers : ndarray of float64, shape (n,)
+        By which equal scores are ordered, see `skyfuse.models.uncertainty.ties`.
+    """
+
+    places: NDArray[np.float32]
+    values: Numbers
+    truth: Numbers
+    scores: Numbers
+    numbers: Numbers
+
+    LAYOUT: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        "places": ("f4", ("objects", "axes")),
+        "values": ("f8", ("objects", "outputs")),
+        "truth": ("f8", ("objects",)),
+        "scores": ("f8", ("objects",)),
+        "numbers": ("f8", ("objects",)),
+    }
+
+    @classmethod
+    def of(cls, model: Model, x: Arrays, y: ArrayLike) -> Self:
+        """Keep what a calibrated model tells of the objects that it was calibrated on.
+
+        Parameters
+        ----------
+        model : Model
+            With its `applicability` and `interval`.
+        x : dict of str to ndarray
+            As for `Model.calibrate`.
+        y : array_like, shape (n,)
+        """
+        if model.applicability is None or not isinstance(model.interval, Conformal):
+            raise ValueError("the model is not calibrated, or does not tell what its training looked like")
+        arrays = inside({name: x[name] for name in model._names.values()}, model.inputs)
+        output, truth = model._output(arrays), np.asarray(y, dtype=np.float64)
+        scores = _scores(model.interval, output, truth, arrays)
+        values = output.value.reshape(len(truth), -1)
+        return cls(places_of(model.applicability, arrays), values, truth, scores, ties(arrays))
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What is kept, by name."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], *, classes: int) -> Self:
+        """Rebuild what `arrays` gave, of a model of so many classes (0: a regression).
+
+        Raises
+        ------
+        ValueError
+            If the numbers make no sense together.
+        """
+        known = cls(**arrays)
+        indices = known.truth.astype(np.int64)
+        sound = (
+            len(known.scores) > 0
+            and (known.scores >= 0).all()
+            and ((known.numbers >= 0) & (known.numbers < 1)).all()
+            and (not classes or ((indices == known.truth) & (indices >= 0) & (indices < classes)).all())
+        )
+        if not sound:
+            raise ValueError("what it keeps of its calibration is damaged")
+        return known
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A calibration for objects that are distributed otherwise than those that it was learned from.
+
+    Attributes
+    ----------
+    plain : Conformal
+        The calibration of the model's own survey.
+    evidence : Evidence
+    ratio : Ratio
+        Density of the target's inputs over that of the model's own survey.
+    applicability : Applicability
+    """
+
+    plain: Conformal
+    evidence: Evidence
+    ratio: Ratio
+    applicability: Applicability
+
+    @property
+    def level(self) -> float:
+        """Probability that the interval or set holds the truth."""
+        return self.plain.level
+
+    def limits(self, output: Output, x: Arrays) -> dict[str, NDArray[Any]]:
+        """Return what holds the truth with probability `level`, see `Conformal.limits`.
+
+        Where an object's own weight is too large for any promise, the interval is infinite, and the set holds
+        all classes.
+        """
+        own = self.evidence
+        order = np.lexsort((own.numbers, own.scores))
+        weights = self.ratio(own.places)[order]
+        rank = weighted_rank(weights, self.ratio(places_of(self.applicability, x)), self.level)
+        scores = np.append(own.scores[order], np.inf)[rank]
+        if self.plain.tie is not None:
+            admitted = ties(x) <= np.append(own.numbers[order], 1.0)[rank]
+            missed = np.round(1 - output.value, 9)
+            return {"members": (missed < scores[:, None]) | ((missed == scores[:, None]) & admitted[:, None])}
+        plain = self.plain.limits(output, x)
+        endless = np.isinf(scores)
+        if output.mixture is not None and self.plain.score == "density":
+            return self._pieces(output.mixture, plain["pieces"], scores)
+        value, factor = output.value, np.where(endless, 0.0, scores)
+        low = value - factor * (value - plain["low"])
+        high = value + factor * (plain["high"] - value)
+        return {"low": np.where(endless, -np.inf, low), "high": np.where(endless, np.inf, high)}
+
+    def _pieces(self, mixture: Mixture, pieces: Numbers, scores: Numbers) -> dict[str, NDArray[Any]]:
+        found = pieces.copy()
+        # Thresholds are steps between the scores of the calibration objects: many objects share one.
+        for score in np.unique(scores):
+            rows = scores == score
+            if np.isinf(score):
+                found[rows] = np.nan
+                found[rows, 0] = (-np.inf, np.inf)
+            else:
+                chosen = Mixture(*(array[rows] for array in mixture))
+                found[rows] = highest(chosen, float(score) * self.plain.thresholds[0])
+        low, high = np.nanmin(found[:, :, 0], axis=1), np.nanmax(found[:, :, 1], axis=1)
+        return {"low": low, "high": high, "pieces": found}
+
+
+class Digest:
+    """SHA-256 of what a model read of some objects, by which the same objects are known again."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+
+    def update(self, x: Arrays) -> None:
+        """Take in the inputs of some more objects."""
+        for name in sorted(x):
+            self._sha.update(name.encode() + np.ascontiguousarray(x[name]).data)
+
+    def __str__(self) -> str:
+        return self._sha.hexdigest()
+
+
+def places_of(applicability: Applicability, arrays: Arrays) -> NDArray[np.float32]:
+    """Return where objects stand, from arrays as they are called inside a model."""
+    return applicability.places(summarise(arrays, ()))
+
+
+def _scores(plain: Conformal, output: Output, truth: Numbers, arrays: Arrays) -> Numbers:
+    if plain.tie is not None:
+        rows = np.arange(len(truth))
+        return np.asarray(np.round(1 - output.value[rows, truth.astype(np.int64)], 9))
+    if output.mixture is not None and plain.score == "density":
+        scores = surprise(output.mixture, truth) / max(plain.thresholds[0], 1e-12)
+        return np.minimum(scores, _LARGEST)
+    limits = plain.limits(output, arrays)
+    apart = truth - output.value
+    half = np.where(apart < 0, output.value - limits["low"], limits["high"] - output.value)
+    with np.errstate(over="ignore"):
+        scores = np.abs(apart) / np.maximum(half, 1e-300)
+    return np.minimum(scores, _LARGEST)
