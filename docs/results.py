@@ -95,6 +95,8 @@ def summary(folder: Path, note: str) -> dict[str, Any]:
         "cells": [
             _cell(study, row) for row in records(study.results) if row["role"] in ("reference", "leak")
         ],
+        "resolution": _resolution(study),
+        "tuning": _tuning(study),
         "differences": _differences(study),
         "flaws": [_clean(row) for row in records(study.effects)],
         "versions": study.header["versions"],
@@ -110,12 +112,32 @@ def _cell(study: Folder, row: dict[str, Any]) -> dict[str, Any]:
 
 def _systems(study: Folder) -> list[dict[str, Any]]:
     """Return the pairs of systems of the label, and with each other system every model's distance from it."""
-    models = records(study.ceilings)
+    models = [_clean(row) for row in records(study.ceilings)]
+    label = study.recipe.task.label
+    found = []
+    for pair in records(study.systems):
+        beside = [row for row in models if (label, row["system"]) == (pair["a"], pair["b"])]
+        found.append({**_clean(pair), "models": beside})
+    return found
+
+
+def _resolution(study: Folder) -> list[dict[str, Any]]:
+    """Return the score of each single input at each of its zooms."""
+    score = f"test_{study.primary}"
+    kept = study.results[study.results["role"].isin(["reference", "resolution"])]
+    rows = [row for row in records(kept) if row["fusion"] in study.arrays]
+    names = ("model", "fusion", score, f"{score}_low", f"{score}_high", "train_seconds")
+    found = [_clean({**{n: row[n] for n in names}, "zoom": row[f"{row['fusion']}_zoom"]}) for row in rows]
+    return found if any(row["role"] == "resolution" for row in rows) else []
+
+
+def _tuning(study: Folder) -> list[dict[str, Any]]:
+    """Return each point of each search, with its mean score over the folds."""
+    names = ("model", "fusion", "folds", "score", "score_std", "chosen", "seconds")
     return [
-        _clean({**pair, "models": [_clean(row) for row in models if row["system"] == pair["b"]]})
-        if pair["a"] == study.recipe.task.label
-        else _clean(pair)
-        for pair in records(study.systems)
+        {**_clean({name: row[name] for name in names}), "parameters": json.loads(row["parameters"])}
+        for row in records(study.trials)
+        if json.loads(row["parameters"])
     ]
 
 
@@ -346,7 +368,48 @@ def _section(name: str, content: dict[str, Any], recipe: Recipe) -> list[str]:
     if content.get("crossing"):
         lines += [crossing(content["crossing"], content["level"]), ""]
     lines += _notes(content, primary)
-    return lines
+    return [*lines, *_told_of_zooms(content, primary), *_told_of_searches(content, primary)]
+
+
+def _told_of_zooms(content: dict[str, Any], primary: str) -> list[str]:
+    """Return a table of the scores of single inputs by zoom."""
+    rows = content.get("resolution", [])
+    if not rows:
+        return []
+    zooms = sorted({row["zoom"] for row in rows})
+    by = {(row["model"], row["fusion"], row["zoom"]): row for row in rows}
+    lines = [f"{metric_name(primary)} by zoom:", "", _row(["model", "input", *(f"zoom {z}" for z in zooms)])]
+    lines.append(_row(["---"] * (len(zooms) + 2)))
+    for model, fusion in dict.fromkeys((row["model"], row["fusion"]) for row in rows):
+        own = [by.get((model, fusion, zoom)) for zoom in zooms]
+        names = [f"test_{primary}{end}" for end in ("", "_low", "_high")]
+        told = [
+            "" if row is None else "{} ({} to {})".format(*(number(row[name]) for name in names))
+            for row in own
+        ]
+        lines.append(_row([model_name(model), fusion_name(fusion), *told]))
+    return [*lines, ""]
+
+
+def _told_of_searches(content: dict[str, Any], primary: str) -> list[str]:
+    """Return each search in one line: its points with their scores over the folds, the chosen one in bold."""
+    rows = content.get("tuning", [])
+    lines = []
+    for model, fusion in dict.fromkeys((row["model"], row["fusion"]) for row in rows):
+        points = []
+        for row in rows:
+            if (row["model"], row["fusion"]) == (model, fusion):
+                values = ", ".join(
+                    f"{value:g}" if isinstance(value, float) else str(value)
+                    for value in row["parameters"].values()
+                )
+                told = f"{values}: {number(row['score'])} ± {number(row['score_std'])}"
+                points.append(f"**{told}**" if row["chosen"] else told)
+        names = ", ".join(next(row["parameters"] for row in rows if row["model"] == model))
+        lines.append(f"- {model_name(model)}, {fusion_name(fusion)} ({names}): {'; '.join(points)}.")
+    if not lines:
+        return []
+    return [f"{metric_name(primary)} over the folds of the training part (mean ± spread):", "", *lines, ""]
 
 
 def _told_of_systems(content: dict[str, Any]) -> list[str]:

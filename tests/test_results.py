@@ -125,3 +125,40 @@ def test_studies_of_other_kinds_and_rounds(results, tmp_path, monkeypatch):
     theirs = "*R² 0.308; MAE 0.19; RMSE 0.32* (LightGBM, early fusion; 11,179 galaxies; 60/20/20)"
     assert f"{theirs}; not comparable: different data" in row["regression"]
     assert any(line.startswith("Attainable MAE on these test objects: 0.0110") for line in lines)
+
+
+def test_searches_and_zooms_are_kept_as_the_study_has_them(results, tmp_path):
+    folder = write_folder(tmp_path / "study", "regression")
+    content = results.summary(folder, "")
+    trials = pd.read_parquet(folder / "trials.parquet")
+    trials = trials[trials["parameters"] != "{}"]
+    assert [row["score"] for row in content["tuning"]] == trials["score"].tolist()
+    chosen = trials[trials["chosen"].astype(bool)]
+    text = "\n".join(results._told_of_searches(content, "r2"))
+    assert text.count("**") == 2 * len(chosen) > 0
+    table = pd.read_parquet(folder / "results.parquet")
+    rows = table[table["role"].isin(["reference", "resolution"]) & (table["fusion"] == "spectrum")]
+    assert [row["test_r2"] for row in content["resolution"]] == rows["test_r2"].tolist()
+    assert [row["zoom"] for row in content["resolution"]] == rows["spectrum_zoom"].tolist()
+    assert "zoom" in "\n".join(results._told_of_zooms(content, "r2"))
+
+
+def test_what_else_measured_the_label_stands_beside_the_models(results):
+    pair = {
+        "a": "A",
+        "b": "B",
+        "n": 1234,
+        "offset": -0.1,
+        "scale": 0.7,
+        "raw": 0.5,
+        "rms": 0.3,
+        "stated": None,
+    }
+    limits = {"system_r2": 0.6, "alike_r2": 0.8, "r2": 0.75, "rmse": 0.25}
+    ends = {f"{name}{end}": 0.01 for name in ("farther", "distance") for end in ("", "_low", "_high")}
+    model = {"cell": "one", "system": "B", **limits, **ends}
+    content = {"systems": [{**pair, "models": [model]}], "cells": [{"cell": "one", "model": "tree"}]}
+    lines = results._told_of_systems(content)
+    assert "| A | B | 1,234 | −0.100 | 0.700 | 0.500 | 0.300 | – |" in lines
+    assert any(line.startswith("| Decision tree | B | 0.750 | 0.600 | 0.800 | 0.010 (") for line in lines)
+    assert results._told_of_systems({"systems": []}) == results._told_of_systems({}) == []
