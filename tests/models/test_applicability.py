@@ -92,15 +92,17 @@ def test_an_odd_form_is_far_from_the_training():
 
 def test_the_distance_is_that_to_the_third_nearest():
     rng = np.random.default_rng(6)
-    points, new = (rng.normal(size=(n, 4)).astype(np.float32) for n in (50, 20))
-    apart = np.sqrt(((new[:, None] - points[None]) ** 2).sum(axis=2))
-    np.testing.assert_allclose(
-        module._distances(points, new, 3, False), np.sort(apart, axis=1)[:, 2], rtol=1e-5
-    )
-    own = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
-    np.testing.assert_allclose(
-        module._distances(points, points, 3, True), np.sort(own, axis=1)[:, 3], rtol=1e-5
-    )
+    points, new = (rng.normal(size=(n, 4)).astype(np.float32) for n in (50, 200))
+    own = np.sort(np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2)), axis=1)
+    np.testing.assert_allclose(module._distances(points, 3), own[:, 3], rtol=1e-5)
+    assert module._distances(points[:2], 3).tolist() == pytest.approx([own_of(points[:2])] * 2)
+    apart = np.sort(np.sqrt(((new[:, None] - points[None]) ** 2).sum(axis=2)), axis=1)[:, 2]
+    limit = float(np.median(apart)) + 1e-4
+    assert np.array_equal(module._far(points, new, 3, limit), apart > limit)
+
+
+def own_of(two):
+    return float(np.sqrt(((two[0] - two[1]) ** 2).sum()))
 
 
 @pytest.mark.parametrize(

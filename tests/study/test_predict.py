@@ -339,6 +339,28 @@ def test_names_that_predictions_take_are_set_apart(tables, tmp_path):
     assert set(named["kind"]) == {"red", "blue"}
 
 
+def test_a_cell_that_is_no_number_costs_its_row_alone(tables, tmp_path):
+    folder, table = tables
+    odd = table.head(6).astype({"u": object, "g": object})
+    odd.loc[1, "u"], odd.loc[3, "g"], odd.loc[4, ["u", "g"]] = "faint!", "<22", "?"
+    odd.to_csv(tmp_path / "new.csv", index=False)
+    found = predict(folder / "value", tmp_path / "new.csv")
+    assert counts(found) == (6, 3, 0, 3)
+    assert found.attrs["account"]["reasons"]["rejected"] == {"no-number": 3}
+    assert found["objid"].tolist() == odd["objid"].tolist()
+    assert found["detail"].tolist()[1:5:2] == [
+        "u is 'faint!', which is no number",
+        "g is '<22', which is no number",
+    ]
+    whole = predict(folder / "value", folder / "new.csv")["value"]
+    assert found["value"].dropna().tolist() == whole[[0, 2, 5]].tolist()
+    # Where no row would be left, it is the column that is wrong.
+    odd.loc[[0, 2, 5], "g"] = "x"
+    odd.to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(DataError, match="holds no numbers: row 2 of 6 has 'faint!'"):
+        predict(folder / "value", tmp_path / "new.csv")
+
+
 def test_a_folder_of_tables_tells_those_of_no_use(tables, tmp_path):
     folder, table = tables
     table.head(3).to_csv(tmp_path / "a.csv", index=False)

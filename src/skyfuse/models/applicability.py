@@ -114,9 +114,10 @@ class Applicability:
         mean = standard.mean(axis=0) if len(standard) else np.zeros(standard.shape[1])
         axes = _principal(standard - mean)
         places = ((standard - mean) @ axes).astype(np.float32)
-        chosen = np.sort(np.random.default_rng(0).permutation(len(places))[:SAMPLE])
+        # In a random order, so that a search from the front soon meets some that are near.
+        chosen = np.random.default_rng(0).permutation(len(places))[:SAMPLE]
         points = np.ascontiguousarray(places[chosen])
-        own = np.sort(_distances(points, points, NEIGHBOURS, True)) if len(points) else np.zeros(1)
+        own = np.sort(_distances(points, NEIGHBOURS)) if len(points) else np.zeros(1)
         rank = min(int(np.ceil((len(own) + 1) * (1 - CHANCE))), len(own))
         gaps = np.array(~np.isfinite(values).all(axis=0), dtype=np.uint8)
         limit = own[rank - 1 : rank]
@@ -154,7 +155,8 @@ class Applicability:
         rest = np.flatnonzero(~(below | above | missing).any(axis=1))
         if len(rest) and len(self.points):
             inner = Summary(summary.names, values[rest], summary.form[rest])
-            far[rest, 0] = _distances(self.points, self.places(inner), NEIGHBOURS, False) > self.limit[0]
+            fewest = min(NEIGHBOURS, len(self.points))
+            far[rest, 0] = _far(self.points, self.places(inner), fewest, float(self.limit[0]))
         words = [words_of(name) for name in self.names]
         ways = [f"{name} {one}" for name, (one, _) in zip(self.names, words, strict=True)]
         ways += [f"{name} {one}" for name, (_, one) in zip(self.names, words, strict=True)]
@@ -329,36 +331,43 @@ def _principal(standard: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @njit(cache=True, nogil=True)
-def _distances(
-    points: NDArray[np.float32], new: NDArray[np.float32], rank: int, own: bool
-) -> NDArray[np.float64]:
-    """Return the distance of each new object to its `rank`-th nearest point, to the farthest of fewer.
-
-    With `own` the new objects are the points, and none is its own neighbour.
-    """
+def _distances(points: NDArray[np.float32], rank: int) -> NDArray[np.float64]:
+    """Return the distance of each point to its `rank`-th nearest other one, to the farthest of fewer."""
     m, axes = points.shape
     across = points.T.copy()
-    found = np.empty(len(new), np.float64)
+    found = np.zeros(m, np.float64)
     squares = np.empty(m, np.float32)
-    for i in range(len(new)):
+    for i in range(m):
         squares[:] = 0
         for k in range(axes):
-            place = new[i, k]
+            place = points[i, k]
             for j in range(m):
                 apart = across[k, j] - place
                 squares[j] += apart * apart
-        if own:
-            squares[i] = np.float32(np.inf)
-        nearest = np.full(rank, np.float32(np.inf))
-        for j in range(m):
-            if squares[j] < nearest[rank - 1]:
-                at = rank - 1
-                while at > 0 and nearest[at - 1] > squares[j]:
-                    nearest[at] = nearest[at - 1]
-                    at -= 1
-                nearest[at] = squares[j]
-        last = rank - 1
-        while last > 0 and nearest[last] == np.float32(np.inf):
-            last -= 1
-        found[i] = np.sqrt(np.float64(nearest[last])) if nearest[last] < np.inf else 0.0
+        squares[i] = np.float32(np.inf)
+        if m > 1:
+            last = min(rank, m - 1)
+            found[i] = np.sqrt(np.float64(np.partition(squares, last - 1)[last - 1]))
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _far(
+    points: NDArray[np.float32], new: NDArray[np.float32], fewest: int, limit: float
+) -> NDArray[np.bool_]:
+    """Return which new objects have fewer than `fewest` points within a distance."""
+    found = np.ones(len(new), np.bool_)
+    bound = limit * limit
+    for i in range(len(new)):
+        near = 0
+        for j in range(len(points)):
+            square = np.float32(0)
+            for k in range(points.shape[1]):
+                apart = points[j, k] - new[i, k]
+                square += apart * apart
+            if square <= bound:
+                near += 1
+                if near == fewest:
+                    found[i] = False
+                    break
     return found

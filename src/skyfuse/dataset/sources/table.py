@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from skyfuse import identifiers
 from skyfuse.dataset import select
@@ -83,6 +84,7 @@ class TableSource:
             named = pd.DataFrame({"file": file_name(file, path), "row": np.arange(len(table))})
             try:
                 named = pd.concat([named, _names_of(table, naming.rows)], axis=1)
+                table, faults = _without_words(table, wanted.columns, naming.columns)
                 found = _columns(without_sentinels(table)[0], wanted.columns, naming.columns)
             except DataError as error:
                 error.path = error.path or file
@@ -92,9 +94,11 @@ class TableSource:
                 ledger.add(named, row, "missing-column", error.fault, status="rejected")
                 first = first or error
                 continue
-            ledger.add(named, np.arange(count, count + len(table)))
-            inputs.append(found)
-            count += len(table)
+            sound = faults == ""
+            row = np.where(sound, count + np.cumsum(sound) - 1, -1)
+            ledger.add(named, row, "no-number", faults, status="rejected")
+            inputs.append(found[sound])
+            count += int(sound.sum())
         if not inputs:
             raise first or _no_table(path)
         material = Material(pd.concat(inputs, ignore_index=True), provenance={"reader": self.name})
@@ -126,6 +130,34 @@ def _columns(table: pd.DataFrame, columns: Sequence[str], names: Mapping[str, st
             with suppress(DataError):
                 found[name] = numbers(table, find_column(table, name))
     return pd.DataFrame(found)
+
+
+def _without_words(
+    table: pd.DataFrame, columns: Sequence[str], names: Mapping[str, str]
+) -> tuple[pd.DataFrame, NDArray[np.object_]]:
+    """Return a table whose columns that a model reads are numbers, and what stood in rows in place of one.
+
+    A column without any number stays as it is, and so does one of a table of which no row would be left:
+    there it is the column that is wrong.
+    """
+    faults = np.full(len(table), "", dtype=object)
+    mended = {}
+    for name in dict.fromkeys([*(part for column in columns for part in _parts(column)), *names.values()]):
+        try:
+            found = find_column(table, name)
+        except DataError:
+            continue
+        if found in mended or pd.api.types.is_numeric_dtype(table[found]):
+            continue
+        values = pd.to_numeric(table[found], errors="coerce")
+        words = (values.isna() & table[found].notna()).to_numpy(bool)
+        if words.any() and values.notna().any():
+            mended[found] = values.astype(np.float64)
+            for row in np.flatnonzero(words & (faults == "")):
+                faults[row] = f"{found} is {str(table[found].iloc[row])[:40]!r}, which is no number"
+    if not mended or not (faults == "").any():
+        return table, np.full(len(table), "", dtype=object)
+    return table.assign(**mended), faults
 
 
 def _parts(column: str) -> list[str]:
