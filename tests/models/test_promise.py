@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from skyfuse.errors import DataError
-from skyfuse.models import MODELS, Examples
+from skyfuse.models import MODELS, Conformal, Examples
 from skyfuse.models.applicability import Applicability
 from skyfuse.models.promise import Sample, label_shares, promised
 from skyfuse.models.shift import Evidence
@@ -53,12 +55,13 @@ def model():
 def test_a_shift_of_the_inputs_is_weighed_away(model):
     rng = np.random.default_rng(2)
     x, y = regression(rng, 2000, shift=0.8)
-    before = model.predict(x)
+    scores, width = model.interval.scores, np.abs(model.evidence.values[:, 0] - model.evidence.truth)
+    before = Conformal.of(replace(scores, value=width), "error", 0.9).limits(model._output(x), x)
     weighted, promise = asked(model, x)
-    model_output = model._output({"table": x["table"]})
-    limits = weighted.limits(model_output, x)
+    limits = weighted.limits(model._output(x), x)
     covered = np.mean((limits["low"] <= y) & (y <= limits["high"]))
-    assert np.mean((before.low <= y) & (y <= before.high)) < 0.87
+    # One width for all, not weighed, fails.
+    assert np.mean((before["low"] <= y) & (y <= before["high"])) < 0.87
     assert covered == pytest.approx(0.9, abs=3 * promise.spread)
     assert (promise.given, promise.calibrated) == (2000, 1500)
     # exp(−δ²) of objects count as equal ones between normal distributions δ apart: 0.53 of 1,500.
@@ -117,6 +120,9 @@ def test_a_shift_of_the_classes_that_breaks_the_promise_is_named():
 
     model = made(sky(3000, 0.08), sky(3000, 0.08), "logistic", ("galaxy", "star"))
     x, y = sky(3000, 0.45)
+    asked(model, x)  # Each class has its own threshold, which holds however many there are of it.
+    assert np.mean(model.predict(x).members[np.arange(3000), y]) == pytest.approx(0.9, abs=0.03)
+    model.interval = Conformal.of(model.interval.scores, "probability", 0.9)
     with pytest.raises(DataError, match=r"other shares of the classes \(label shift: 0\.5\d, 0\.4\d"):
         asked(model, x)
     # What it is refused for is true: weights alone would not cover.

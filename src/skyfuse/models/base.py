@@ -480,7 +480,9 @@ class Model(ABC):
         if not self.fitted:
             raise UsageError("the model is not fitted", remedy="call fit first, or load a saved model")
 
-    def calibrate(self, x: Arrays, y: ArrayLike, *, level: float = 0.9) -> None:
+    def calibrate(
+        self, x: Arrays, y: ArrayLike, *, level: float = 0.9, beside: Examples | None = None
+    ) -> None:
         """Learn from objects that took no part in the fit how far predictions are off.
 
         Afterwards `predict` gives intervals (regression) or sets of classes (classification) that hold the
@@ -494,6 +496,9 @@ class Model(ABC):
             Its labels, as for `fit`.
         level : float
             Between 0 and 1.
+        beside : Examples, optional
+            Other objects that the model was not fitted on, e.g. the validation part: they help to tell which
+            are difficult, and have no part in what is promised.
 
         Raises
         ------
@@ -510,9 +515,17 @@ class Model(ABC):
             )
         self._require_fitted()
         self.interval = None
-        arrays = self._inside(x)
-        labels = _checked(arrays, y, "calibration", self.kind, len(self.classes))
-        self.interval = Conformal.fit(self._output(arrays), labels, arrays, level=level)
+
+        def told(x: Arrays, y: ArrayLike | None, part: str) -> tuple[Output, NDArray[Any], Arrays]:
+            arrays = self._inside(x)
+            labels = _checked(arrays, y, part, self.kind, len(self.classes))
+            return self._output(arrays), labels, arrays
+
+        known = told(x, y, "calibration")
+        # Classes and densities tell by themselves what is difficult.
+        helped = beside is not None and self.kind == "regression" and known[0].mixture is None
+        helpers = told(beside.x, beside.y, "validation") if beside is not None and helped else None
+        self.interval = Conformal.fit(*known, level=level, beside=helpers)
 
     def _predict_dataset(self, dataset: Dataset, progress: Progress | None) -> Prediction:
         from skyfuse.dataset.dataset import Dataset

@@ -25,6 +25,7 @@ from skyfuse.disk import named, parse_json, replaced, sha256
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
 from skyfuse.models.applicability import Applicability
 from skyfuse.models.base import Model
+from skyfuse.models.difficulty import Difficulty
 from skyfuse.models.inputs import axes_of, kind_of, slots_of
 from skyfuse.models.registry import MODELS
 from skyfuse.models.shift import Evidence, Weighted
@@ -60,6 +61,9 @@ _HEADER = 2**20
 
 TEXT = "model.txt"
 """File of a LightGBM model."""
+
+DIFFICULTY = "difficulty.txt"
+"""File of what tells how difficult objects are."""
 
 _REMEDY = "train the model again, or get the folder again from where it came"
 
@@ -123,6 +127,20 @@ class Target(_Strict):
     effective: float = Field(gt=0)
     spread: float = Field(ge=0)
     apart: float = Field(ge=0, le=1)
+
+
+class Trees(_Strict):
+    """What the difficulty of objects is learned in, see `skyfuse.models.difficulty.Difficulty`.
+
+    Attributes
+    ----------
+    unit : float
+    sha256 : str
+        Of the file `DIFFICULTY`.
+    """
+
+    unit: float
+    sha256: str
 
 
 class Cut(_Strict):
@@ -206,6 +224,8 @@ class Card(_Strict):
         Versions that wrote the model.
     interval : dict, optional
         The calibration, see `skyfuse.models.uncertainty.Conformal`.
+    difficulty : Trees, optional
+        Of a calibration whose intervals follow it.
     training : Training, optional
     target : Target, optional
         For whom the calibration is weighed, of which `SAMPLE` holds the weights.
@@ -229,6 +249,7 @@ class Card(_Strict):
     files: dict[str, str]
     libraries: dict[str, str]
     interval: dict[str, Any] | None = None
+    difficulty: Trees | None = None
     training: Training | None = None
     target: Target | None = None
     label: Label | None = None
@@ -285,6 +306,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
             files={file: sha256(folder / file) for file in model.weights},
             libraries=libraries,
             interval=None if plain is None else plain.to_dict(),
+            difficulty=_write_difficulty(plain, folder),
             training=_write_training(model, folder),
             target=model.card["target"] if isinstance(model.interval, Weighted) else None,
             **own,
@@ -296,6 +318,8 @@ def save_model(model: Model, folder: str | Path) -> Path:
     model.card = card.model_dump()
     content = json.dumps(model.card, indent=1, allow_nan=False).encode()
     weights = {file: f"sha256:{digest}" for file, digest in card.files.items()}
+    if card.difficulty is not None:
+        weights[DIFFICULTY] = f"sha256:{card.difficulty.sha256}"
     if card.training is not None:
         weights[SAMPLE] = f"sha256:{card.training.sha256}"
     members = {
@@ -334,7 +358,10 @@ def load_model(folder: str | Path) -> Model:
         model.kind, model.classes = card.kind, tuple(card.classes)
         model._read(folder, card.state)
         if card.interval is not None:
-            model.interval = Conformal.from_dict(card.interval, classes=len(card.classes))
+            difficulty = _read_difficulty(card.difficulty, model, folder)
+            model.interval = Conformal.from_dict(
+                card.interval, classes=len(card.classes), difficulty=difficulty
+            )
         if card.target is not None and card.training is None:
             raise ValueError("a weighted calibration lacks its weights")
         if card.training is not None:
@@ -430,6 +457,23 @@ def _require(path: Path, expected: str) -> None:
         raise StoreError(f"is larger than {LIMIT} bytes", remedy=_REMEDY, path=path)
     if sha256(path) != expected:
         raise StoreError("is not the file that model.json describes", remedy=_REMEDY, path=path)
+
+
+def _write_difficulty(interval: Conformal | None, folder: Path) -> Trees | None:
+    difficulty = None if interval is None else interval.difficulty
+    if difficulty is None:
+        (folder / DIFFICULTY).unlink(missing_ok=True)
+        return None
+    with named(folder):
+        (folder / DIFFICULTY).write_text(difficulty.trees.text(), encoding="ascii")
+    return Trees(unit=difficulty.unit, sha256=sha256(folder / DIFFICULTY))
+
+
+def _read_difficulty(told: Trees | None, model: Model, folder: Path) -> Difficulty | None:
+    if told is None:
+        return None
+    _require(folder / DIFFICULTY, told.sha256)
+    return Difficulty.read(folder / DIFFICULTY, model.shapes, told.unit)
 
 
 def _write_training(model: Model, folder: Path) -> Training | None:

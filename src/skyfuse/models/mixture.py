@@ -64,14 +64,15 @@ def surprise(mixture: Mixture, y: Numbers) -> Numbers:
     return found
 
 
-def highest(mixture: Mixture, limit: float) -> Numbers:
-    """Return the places whose surprise is at most `limit`: the highest density region of mass 1 − e^−limit.
+def highest(mixture: Mixture, limit: Numbers) -> Numbers:
+    """Return the places whose surprise is at most a limit: the highest density region of mass 1 − e^−limit.
 
     Parameters
     ----------
     mixture : Mixture
         Of n objects, k distributions each.
-    limit : float
+    limit : ndarray of float64, shape (n,)
+        What is infinite holds everything.
 
     Returns
     -------
@@ -81,7 +82,7 @@ def highest(mixture: Mixture, limit: float) -> Numbers:
     n, k = mixture.centre.shape
     found = np.full((n, k, 2), np.nan)
     for rows, cells in _cells(mixture):
-        level = cells.level(np.exp(-limit))
+        level = cells.level(np.exp(-limit[rows]))
         for row, place, density, cut in zip(
             range(rows.start, rows.stop), cells.place, cells.log, level, strict=True
         ):
@@ -92,6 +93,8 @@ def highest(mixture: Mixture, limit: float) -> Numbers:
                 pieces[gap, 1] = pieces[gap + 1, 1]
                 pieces = np.delete(pieces, gap + 1, axis=0)
             found[row, : len(pieces)] = pieces
+    found[np.isinf(limit)] = np.nan
+    found[np.isinf(limit), 0] = -np.inf, np.inf
     return found
 
 
@@ -129,8 +132,8 @@ class _Cells:
         mass: Numbers = (share * self._mass).sum(axis=1) + self._outer * (log > self._low.min(axis=1))
         return mass
 
-    def level(self, mass: float) -> Numbers:
-        """Return the logarithm of the density below which so much mass lies, by bisection."""
+    def level(self, mass: Numbers) -> Numbers:
+        """Return the logarithm of the density below which so much mass of each object lies, by bisection."""
         low, high = self.log.min(axis=1), self.log.max(axis=1)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2

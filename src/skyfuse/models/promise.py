@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from skyfuse.errors import DataError
 from skyfuse.models.applicability import Applicability
 from skyfuse.models.shift import Evidence, Weighted
-from skyfuse.models.uncertainty import Conformal
+from skyfuse.models.uncertainty import Conformal, groups_of
 from skyfuse.models.weighing import Numbers, Weighing, apart, effective_size, weigh, weighted_rank
 
 STRAY = 0.05
@@ -108,13 +108,10 @@ def promised(
     weights = weighing.ratio(evidence.places)
     effective = effective_size(weights)
     weighted = Weighted(plain, evidence, weighing.ratio, applicability)
-    order = np.lexsort((evidence.numbers, evidence.scores))
-    last = weighted_rank(weights[order], np.array([np.median(weighing.target)]), plain.level)[0]
-    within = np.empty(len(order), dtype=bool)
-    within[order] = np.arange(len(order)) <= last
+    within, told = _within(plain, evidence, weights, float(np.median(weighing.target)))
     spread = float(np.sqrt(np.square(weights * (within - plain.level)).sum()) / weights.sum())
     promise = Promise(n, outside, len(weights), effective, spread, weighing.auc)
-    if last == len(order) or 2 * spread > STRAY:
+    if not told or 2 * spread > STRAY:
         raise _refusal(
             f"weighed for it, the {len(weights)} calibration objects tell as much as {effective:.0f}: the "
             f"coverage would be known to ± {2 * spread:.2f} at best, and ± {STRAY:g} is wanted",
@@ -123,9 +120,25 @@ def promised(
     points = applicability.points
     _require_alike("the inputs", weighing.ratio(points), points, inner)
     _require_alike("the model's predictions", weights, evidence.values, sample.values[~sample.outside])
-    if plain.tie is not None:
+    if plain.score == "probability":
         _require_no_label_shift(weighing, evidence, sample, within, plain.level)
     return weighted, promise
+
+
+def _within(
+    plain: Conformal, evidence: Evidence, weights: Numbers, own: float
+) -> tuple[NDArray[np.bool_], bool]:
+    """Return which calibration objects lie within the thresholds of a new object, and whether it has all."""
+    truth = evidence.truth.astype(np.int64)
+    within, finite = np.zeros(len(truth), dtype=bool), True
+    groups = groups_of(truth, len(plain.thresholds), plain.level)
+    for i, group in enumerate(groups):
+        order = np.flatnonzero(group)[np.lexsort((evidence.numbers[group], evidence.scores[group]))]
+        last = int(weighted_rank(weights[order], np.array([own]), plain.level)[0])
+        finite &= last < len(order)
+        below = order[: last + 1]
+        within[below if len(groups) == 1 else below[truth[below] == i]] = True
+    return within, finite
 
 
 def _refusal(reason: str, remedy: str) -> DataError:

@@ -18,17 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.models.applicability import Applicability
 from skyfuse.models.inputs import Arrays, inside
-from skyfuse.models.mixture import Mixture, highest, surprise
 from skyfuse.models.summaries import summarise
-from skyfuse.models.uncertainty import Conformal, ties
+from skyfuse.models.uncertainty import Conformal, groups_of
 from skyfuse.models.weighing import Ratio, weighted_rank
 
 if TYPE_CHECKING:
     from skyfuse.models.base import Model, Output
 
 Numbers = NDArray[np.float64]
-
-_LARGEST = 1e300  # a score beyond all others
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,9 @@ class Evidence:
     truth : ndarray of float64, shape (n,)
         Labels, or indices of the true classes.
     scores : ndarray of float64, shape (n,)
-        Regression: the error in units of the half-width of the object's own interval, or the surprise in
-        units of the calibration's threshold. Classification: 1 − probability of the true class.
+        See `skyfuse.models.uncertainty.Scores`.
     numbers : ndarray of float64, shape (n,)
-        By which equal scores are ordered, see `skyfuse.models.uncertainty.ties`.
+        By which equal scores are ordered.
     """
 
     places: NDArray[np.float32]
@@ -66,23 +62,23 @@ class Evidence:
 
     @classmethod
     def of(cls, model: Model, x: Arrays, y: ArrayLike) -> Self:
-        """Keep what a calibrated model tells of the objects that it was calibrated on.
+        """Keep what a model tells of the objects that it was just calibrated on.
 
         Parameters
         ----------
         model : Model
-            With its `applicability` and `interval`.
+            With its `applicability`, and its `interval` with scores.
         x : dict of str to ndarray
             As for `Model.calibrate`.
         y : array_like, shape (n,)
         """
-        if model.applicability is None or not isinstance(model.interval, Conformal):
+        scores = model.interval.scores if isinstance(model.interval, Conformal) else None
+        if model.applicability is None or scores is None:
             raise ValueError("the model is not calibrated, or does not tell what its training looked like")
         arrays = inside({name: x[name] for name in model._names.values()}, model.inputs)
-        output, truth = model._output(arrays), np.asarray(y, dtype=np.float64)
-        scores = _scores(model.interval, output, truth, arrays)
-        values = output.value.reshape(len(truth), -1)
-        return cls(places_of(model.applicability, arrays), values, truth, scores, ties(arrays))
+        truth = np.asarray(y, dtype=np.float64)
+        values = model._output(arrays).value.reshape(len(truth), -1)
+        return cls(places_of(model.applicability, arrays), values, truth, scores.value, scores.tie)
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -142,36 +138,17 @@ class Weighted:
         all classes.
         """
         own = self.evidence
-        order = np.lexsort((own.numbers, own.scores))
-        weights = self.ratio(own.places)[order]
-        rank = weighted_rank(weights, self.ratio(places_of(self.applicability, x)), self.level)
-        scores = np.append(own.scores[order], np.inf)[rank]
-        if self.plain.tie is not None:
-            admitted = ties(x) <= np.append(own.numbers[order], 1.0)[rank]
-            missed = np.round(1 - output.value, 9)
-            return {"members": (missed < scores[:, None]) | ((missed == scores[:, None]) & admitted[:, None])}
-        plain = self.plain.limits(output, x)
-        endless = np.isinf(scores)
-        if output.mixture is not None and self.plain.score == "density":
-            return self._pieces(output.mixture, plain["pieces"], scores)
-        value, factor = output.value, np.where(endless, 0.0, scores)
-        low = value - factor * (value - plain["low"])
-        high = value + factor * (plain["high"] - value)
-        return {"low": np.where(endless, -np.inf, low), "high": np.where(endless, np.inf, high)}
-
-    def _pieces(self, mixture: Mixture, pieces: Numbers, scores: Numbers) -> dict[str, NDArray[Any]]:
-        found = pieces.copy()
-        # Thresholds are steps between the scores of the calibration objects: many objects share one.
-        for score in np.unique(scores):
-            rows = scores == score
-            if np.isinf(score):
-                found[rows] = np.nan
-                found[rows, 0] = (-np.inf, np.inf)
-            else:
-                chosen = Mixture(*(array[rows] for array in mixture))
-                found[rows] = highest(chosen, float(score) * self.plain.thresholds[0])
-        low, high = np.nanmin(found[:, :, 0], axis=1), np.nanmax(found[:, :, 1], axis=1)
-        return {"low": low, "high": high, "pieces": found}
+        weights = self.ratio(own.places)
+        new = self.ratio(places_of(self.applicability, x))
+        found = []
+        for group in groups_of(own.truth.astype(np.int64), len(self.plain.thresholds), self.plain.level):
+            order = np.flatnonzero(group)[np.lexsort((own.numbers[group], own.scores[group]))]
+            rank = weighted_rank(weights[order], new, self.plain.level)
+            found.append(
+                (np.append(own.scores[order], np.inf)[rank], np.append(own.numbers[order], 1.0)[rank])
+            )
+        threshold, tie = (np.stack(side, axis=1) for side in zip(*found, strict=True))
+        return self.plain.limits(output, x, threshold=threshold, tie=tie)
 
 
 class Digest:
@@ -192,18 +169,3 @@ class Digest:
 def places_of(applicability: Applicability, arrays: Arrays) -> NDArray[np.float32]:
     """Return where objects stand, from arrays as they are called inside a model."""
     return applicability.places(summarise(arrays, ()))
-
-
-def _scores(plain: Conformal, output: Output, truth: Numbers, arrays: Arrays) -> Numbers:
-    if plain.tie is not None:
-        rows = np.arange(len(truth))
-        return np.asarray(np.round(1 - output.value[rows, truth.astype(np.int64)], 9))
-    if output.mixture is not None and plain.score == "density":
-        scores = surprise(output.mixture, truth) / max(plain.thresholds[0], 1e-12)
-        return np.minimum(scores, _LARGEST)
-    limits = plain.limits(output, arrays)
-    apart = truth - output.value
-    half = np.where(apart < 0, output.value - limits["low"], limits["high"] - output.value)
-    with np.errstate(over="ignore"):
-        scores = np.abs(apart) / np.maximum(half, 1e-300)
-    return np.minimum(scores, _LARGEST)

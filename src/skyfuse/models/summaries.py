@@ -73,6 +73,22 @@ def summarise(arrays: Arrays, columns: Sequence[str], kinds: Mapping[str, Modali
     return Summary(tuple(names), np.concatenate(values, axis=1), np.concatenate(forms, axis=1))
 
 
+def width_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how many numbers a `Summary` holds of an object.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Of one object in each array, by what it is called inside a model.
+    """
+    width = 0
+    for slot, kind in kinds_of(dict.fromkeys(shapes, ())).items():
+        first = shapes[slot][0]
+        own = {"table": first, "spectrum": 3 + min(BLOCKS, first), "image": 3 + first * RINGS}
+        width += own[kind]
+    return width
+
+
 def without_input(arrays: Arrays, kinds: Mapping[str, Modality] | None = None) -> NDArray[np.bool_]:
     """Return which objects have not a single valid value in one of the inputs."""
     empty = np.zeros(len(next(iter(arrays.values()))), dtype=bool)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import chdtrc
 
 from skyfuse.errors import DataError, UsageError
+from skyfuse.models.difficulty import Difficulty, Errors, learn
 from skyfuse.models.mixture import highest, surprise
 
 if TYPE_CHECKING:
@@ -20,15 +22,36 @@ if TYPE_CHECKING:
     from skyfuse.models.base import Model, Output
     from skyfuse.models.inputs import Arrays
 
-Score = Literal["error", "scaled", "density", "probability"]
-"""What is compared with a threshold: the absolute error; the same in units of the model's own scale; −ln of
-the mass of all labels less probable (`skyfuse.models.mixture`); 1 − probability of a class."""
+Numbers = NDArray[np.float64]
 
-MAX_BINS = 10
-"""Bins of the predicted value at most, each with an error quantile of its own."""
+Score = Literal["error", "density", "probability"]
+"""What is compared with a threshold: the absolute error, in units of the object's scale; −ln of the mass of
+all labels less probable (`skyfuse.models.mixture`); 1 − probability of a class."""
 
-MIN_BIN = 99
-"""Calibration objects a bin at least: a 90 % quantile of 99 errors covers 0.90 ± 0.03."""
+LEAST_OF_CLASS = 30
+"""Calibration objects of a class at least, for it to have a threshold of its own; at high levels more."""
+
+DIFFER = 0.01
+"""Probability of classes that are covered as unequally as these, or more, below which they are told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How badly a model's predictions for the calibration objects miss the truth.
+
+    Attributes
+    ----------
+    value : ndarray of float64, shape (n,)
+        See `Score`; larger is worse.
+    tie : ndarray of float64, shape (n,)
+        In [0, 1): orders equal scores.
+    group : ndarray of int64, shape (n,)
+        The true class of a classification, which may have a threshold of its own; else 0.
+    """
+
+    value: Numbers
+    tie: Numbers
+    group: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +62,13 @@ class Conformal:
     score of at most their ⌈(n + 1) · level⌉-th smallest one with a probability from `level` to
     level + 1/(n + 1) (Vovk, Gammerman & Shafer 2005, chapter 2; Angelopoulos & Bates 2021, arXiv:2107.07511).
 
-    Regression: the score is the absolute error, by bins of the predicted value (Mondrian; Vovk et al. 2005,
-    chapter 4), since large values of most labels are known less well; in units of the model's own scale where
-    it tells one. Of a model that tells a density the score is −ln of the mass of all labels less probable
-    (HPD-split; Izbicki, Shimizu & Stern 2022, JMLR 23, 87). Classification: the score is
-    1 − probability of the true class, and the set holds each class whose score does not exceed the threshold
-    (LAC; Sadinle, Lei & Wasserman 2019, JASA 114, 223); it may be empty.
+    Regression: the score is the absolute error over the object's scale, which is learned
+    (`skyfuse.models.difficulty`) on top of the model's own where it tells one. Of a model that tells a
+    density the score is −ln of the mass of all labels less probable (HPD-split; Izbicki, Shimizu & Stern
+    2022, JMLR 23, 87). Classification: the score is 1 − probability of the true class, and the set holds each
+    class whose score does not exceed the threshold (LAC; Sadinle, Lei & Wasserman 2019, JASA 114, 223); it
+    may be empty. Where the classes differ, each has a threshold from its own objects (Mondrian; Vovk et al.
+    2005, chapter 4), so that rare ones are covered as often as the others.
 
     Equal scores, the rule with trees, would let sets cover more than `level`. They are ordered by a number
     that is drawn from each object's own input bytes: as good as random, and the same in every call.
@@ -56,22 +80,33 @@ class Conformal:
     score : str
         See `Score`.
     thresholds : tuple of float
-        Of the score: in each bin of the predicted value, or the one for all.
-    edges : tuple of float
-        Predicted values at which the next bin begins; one less than `thresholds`.
-    tie : float, optional
-        Classification: a class whose score equals the threshold belongs to the set of an object whose own
-        number (`ties`) is at most this.
+        Of the score: one for all, or one for each class.
+    ties : tuple of float
+        Classification: a class whose score equals its threshold belongs to the set of an object whose own
+        number (`ties`) is at most this; one for each of `thresholds`.
+    difficulty : Difficulty, optional
+        Regression: what an object's scale is learned from; without it, it is that of the model, or 1.
+    scores : Scores, optional
+        Of the objects that it was calibrated on, in their order; not kept in files.
     """
 
     level: float
     score: Score
     thresholds: tuple[float, ...]
-    edges: tuple[float, ...] = ()
-    tie: float | None = None
+    ties: tuple[float, ...] = ()
+    difficulty: Difficulty | None = None
+    scores: Scores | None = field(default=None, compare=False)
 
     @classmethod
-    def fit(cls, output: Output, y: NDArray[Any], x: Arrays, *, level: float) -> Self:
+    def fit(
+        cls,
+        output: Output,
+        y: NDArray[Any],
+        x: Arrays,
+        *,
+        level: float,
+        beside: tuple[Output, NDArray[Any], Arrays] | None = None,
+    ) -> Self:
         """Calibrate on objects that took no part in the model's fit.
 
         Parameters
@@ -81,9 +116,11 @@ class Conformal:
         y : ndarray, shape (n,)
             True values, or indices of the true classes.
         x : dict of str to ndarray
-            Inputs of the model, from which ties are broken.
+            Inputs of the model, from which difficulty is learned and ties are broken.
         level : float
             Between 0 and 1.
+        beside : tuple of Output, ndarray and dict, optional
+            The same of objects that only help to learn difficulty, such as those of the validation part.
 
         Raises
         ------
@@ -94,22 +131,59 @@ class Conformal:
         """
         if not 0 < level < 1:
             raise UsageError(f"level is {level}", remedy="give a probability between 0 and 1, e.g. 0.9")
-        values, rank = output.value, _rank(len(y), level)
-        if values.ndim == 2:
-            scores = _scores(values)[np.arange(len(y)), y]
-            numbers = ties(x)
-            last = np.lexsort((numbers, scores))[rank - 1]
-            return cls(level, "probability", (float(scores[last]),), tie=float(numbers[last]))
+        _rank(len(y), level)
+        none = np.zeros(len(y))
+        if output.value.ndim == 2:
+            value = _missed(output.value)[np.arange(len(y)), y]
+            return cls.of(Scores(value, ties(x), y), "probability", level, classes=output.value.shape[1])
+        group = np.zeros(len(y), dtype=np.int64)
         if output.mixture is not None:
-            return cls(level, "density", (float(np.sort(surprise(output.mixture, y))[rank - 1]),))
-        errors = np.abs(values - y) / (1 if output.scale is None else output.scale)
-        edges = _edges(values, level)
-        bins = np.searchsorted(edges, values, side="right")
-        ordered = [np.sort(errors[bins == i]) for i in range(len(edges) + 1)]
-        thresholds = tuple(float(e[_rank(len(e), level) - 1]) for e in ordered)
-        return cls(level, "error" if output.scale is None else "scaled", thresholds, tuple(edges))
+            return cls.of(Scores(surprise(output.mixture, y), none, group), "density", level)
+        errors = _errors(output, y, x)
+        difficulty, scale = learn(errors, None if beside is None else _errors(*beside))
+        return cls.of(Scores(errors.size / scale, none, group), "error", level, difficulty=difficulty)
 
-    def limits(self, output: Output, x: Arrays) -> dict[str, NDArray[Any]]:
+    @classmethod
+    def of(
+        cls,
+        scores: Scores,
+        score: Score,
+        level: float,
+        *,
+        classes: int = 0,
+        difficulty: Difficulty | None = None,
+    ) -> Self:
+        """Return the calibration that scores of objects make.
+
+        Parameters
+        ----------
+        scores : Scores
+        score : str
+            Of what kind they are, see `Score`.
+        level : float
+        classes : int
+            Classification: how many classes there are.
+        difficulty : Difficulty, optional
+            What they are in units of.
+
+        Raises
+        ------
+        DataError
+            If there are too few objects for this level.
+        """
+        threshold, tie = _quantile(scores.value, scores.tie, level)
+        if score != "probability":
+            return cls(level, score, (threshold,), (), difficulty, scores)
+        within = (scores.value < threshold) | ((scores.value == threshold) & (scores.tie <= tie))
+        own = groups_of(scores.group, classes, level)
+        if not _differ([within[mask] for mask in own if not mask.all()]):
+            return cls(level, score, (threshold,), (tie,), None, scores)
+        found = [_quantile(scores.value[mask], scores.tie[mask], level) for mask in own]
+        return cls(level, score, tuple(t for t, _ in found), tuple(t for _, t in found), None, scores)
+
+    def limits(
+        self, output: Output, x: Arrays, *, threshold: Numbers | None = None, tie: Numbers | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Return what holds the truth with probability `level`.
 
         Parameters
@@ -117,7 +191,11 @@ class Conformal:
         output : Output
             What the model tells of n objects.
         x : dict of str to ndarray
-            Their inputs, from which ties are broken.
+            Their inputs.
+        threshold : ndarray of float64, shape (n, 1) or (n, classes), optional
+            Of each object in place of `thresholds`; what is infinite holds everything.
+        tie : ndarray of float64, of the same shape, optional
+            In place of `ties`; without it equal scores are within.
 
         Returns
         -------
@@ -128,36 +206,51 @@ class Conformal:
         Raises
         ------
         DataError
-            If the model does not tell what it was calibrated by.
+            If the model does not tell the density that it was calibrated by.
         """
-        values = output.value
-        if self.tie is not None:
-            scores, threshold = _scores(values), self.thresholds[0]
-            admitted = (ties(x) <= self.tie)[:, None]
-            return {"members": (scores < threshold) | ((scores == threshold) & admitted)}
-        if (
-            len(values)
-            and {"density": output.mixture, "scaled": output.scale}.get(self.score, values) is None
-        ):
-            raise DataError(
-                f"the model does not tell {_TOLD[self.score]}, by which it was calibrated",
-                remedy="calibrate it again",
-            )
-        if output.mixture is not None and self.score == "density":
-            pieces = highest(output.mixture, self.thresholds[0])
-            low, high = np.nanmin(pieces[:, :, 0], axis=1), np.nanmax(pieces[:, :, 1], axis=1)
-            return {"low": low, "high": high, "pieces": pieces}
-        half = np.array(self.thresholds)[np.searchsorted(self.edges, values, side="right")]
-        if output.scale is not None and self.score == "scaled":
-            half = half * output.scale
-        return {"low": values - half, "high": values + half}
+        value = output.value
+        if threshold is None:
+            threshold = np.array([self.thresholds])
+            tie = np.array([self.ties]) if self.ties else None
+        if self.score == "probability":
+            missed = _missed(value)
+            admitted = True if tie is None else ties(x)[:, None] <= tie
+            return {"members": (missed < threshold) | ((missed == threshold) & admitted)}
+        limit = np.broadcast_to(threshold[:, 0], len(value))
+        if self.score == "error":
+            half = limit * self.scale(output, x)
+            return {"low": value - half, "high": value + half}
+        if output.mixture is None:
+            if len(value):
+                raise DataError(
+                    "the model does not tell the density by which it was calibrated",
+                    remedy="calibrate it again",
+                )
+            return {"low": value, "high": value, "pieces": np.empty((0, 1, 2))}
+        pieces = highest(output.mixture, limit)
+        low, high = np.nanmin(pieces[:, :, 0], axis=1), np.nanmax(pieces[:, :, 1], axis=1)
+        return {"low": low, "high": high, "pieces": pieces}
+
+    def scale(self, output: Output, x: Arrays) -> Numbers:
+        """Return in what units each object's error is compared with the threshold of a regression, (n,)."""
+        own = np.ones(len(output.value)) if output.scale is None else output.scale
+        if self.difficulty is None or not len(own):
+            return own
+        return own * self.difficulty.scale(x, output.value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the calibration as JSON holds it."""
-        return asdict(self) | {"thresholds": list(self.thresholds), "edges": list(self.edges)}
+        """Return the calibration as JSON holds it, but for the difficulty."""
+        return {
+            "level": self.level,
+            "score": self.score,
+            "thresholds": list(self.thresholds),
+            "ties": list(self.ties),
+        }
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any], *, classes: int) -> Self:
+    def from_dict(
+        cls, state: Mapping[str, Any], *, classes: int, difficulty: Difficulty | None = None
+    ) -> Self:
         """Rebuild a calibration of a model of so many classes (0: a regression).
 
         Raises
@@ -165,27 +258,44 @@ class Conformal:
         TypeError, ValueError
             If the state is not one that `to_dict` gives.
         """
-        known = cls(
-            **{**state, "thresholds": tuple(state["thresholds"]), "edges": tuple(state.get("edges", ()))}
-        )
-        tie = () if known.tie is None else (known.tie,)
+        numbers = {key: tuple(state[key]) for key in ("thresholds", "ties")}
+        known = cls(**{**state, **numbers}, difficulty=difficulty)
+        every = (known.level, *known.thresholds, *known.ties)
         sound = (
-            all(isinstance(v, float) for v in (known.level, *known.thresholds, *known.edges, *tie))
-            and all(map(math.isfinite, (known.level, *known.thresholds, *known.edges, *tie)))
+            all(isinstance(number, float) and math.isfinite(number) for number in every)
             and 0 < known.level < 1
-            and min(known.thresholds, default=-1) >= 0
             and known.score in get_args(Score)
-            and len(known.thresholds) == len(known.edges) + 1
-            and all(a < b for a, b in zip(known.edges, known.edges[1:], strict=False))
-            and bool(tie) == bool(classes) == (known.score == "probability")
-            and (known.score in ("error", "scaled") or not known.edges)
+            and bool(classes) == (known.score == "probability")
+            and min(known.thresholds, default=-1) >= 0
+            and len(known.thresholds) in {1, classes or 1}
+            and len(known.ties) == (len(known.thresholds) if classes else 0)
+            and (known.score == "error" or difficulty is None)
         )
         if not sound:
             raise ValueError("the calibration is damaged")
         return known
 
 
-_TOLD = {"density": "a density", "scaled": "a scale"}
+def groups_of(group: NDArray[np.int64], thresholds: int, level: float) -> list[NDArray[np.bool_]]:
+    """Return which calibration objects each threshold is learned from, where there may be one for each class.
+
+    Parameters
+    ----------
+    group : ndarray of int64, shape (n,)
+        See `Scores`.
+    thresholds : int
+        How many there are: 1, or one for each class.
+    level : float
+
+    Returns
+    -------
+    list of ndarray of bool, shape (n,)
+        A class with too few objects takes the threshold of all.
+    """
+    every = np.ones(len(group), dtype=bool)
+    least = max(LEAST_OF_CLASS, _least(level))
+    own = [group == i for i in range(thresholds)]
+    return [every] if thresholds == 1 else [mask if mask.sum() >= least else every for mask in own]
 
 
 def ties(x: Arrays) -> NDArray[np.float64]:
@@ -210,9 +320,20 @@ def ties(x: Arrays) -> NDArray[np.float64]:
     return numbers
 
 
-def _scores(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+def _missed(probability: Numbers) -> Numbers:
     # Rounded, since sums in another order (other batches, another processor) would part equal scores.
     return np.round(1 - probability, 9)
+
+
+def _errors(output: Output, y: Numbers, x: Arrays) -> Errors:
+    size = np.abs(y - output.value)
+    return Errors(x, output.value, size if output.scale is None else size / output.scale)
+
+
+def _quantile(value: Numbers, tie: Numbers, level: float) -> tuple[float, float]:
+    """Return the score, and its number among equals, that new objects exceed with probability 1 - level."""
+    last = np.lexsort((tie, value))[_rank(len(value), level) - 1]
+    return float(value[last]), float(tie[last])
 
 
 def _rank(n: int, level: float) -> int:
@@ -230,27 +351,16 @@ def _least(level: float) -> int:
     return math.ceil(level / (1 - level) - 1e-9)
 
 
-def _edges(values: NDArray[np.float64], level: float) -> list[float]:
-    """Choose where bins of the predicted value begin: of about equal numbers, none of them too small."""
-    least = max(MIN_BIN, _least(level))
-    ordered = np.sort(values)
-    count = min(MAX_BINS, len(values) // least)
-    if count < 2:
-        return []
-    size = len(values) // count
-    # Errors of n objects cover ⌈(n + 1) · level⌉/(n + 1), up to 1/(n + 1) above the level, and so would all
-    # bins together. A few objects less a bin bring it down to the level; the last bin takes those left over.
-    size = min(range(max(least, size - size // 5), size + 1), key=lambda n: (_rank(n, level) / (n + 1), -n))
-    edges: list[float] = []
-    begin = 0
-    for i in range(1, count):
-        # The value at the quantile begins a bin, with all that equal it: a tree repeats its values.
-        edge = ordered[i * size]
-        start = int(np.searchsorted(ordered, edge, side="left"))
-        if start - begin >= least and len(values) - start >= least:
-            edges.append(float(edge))
-            begin = start
-    return edges
+def _differ(within: Sequence[NDArray[np.bool_]]) -> bool:
+    """Tell whether classes are covered more unequally than chance allows: Pearson's χ² test."""
+    if len(within) < 2:
+        return False
+    counts = np.array([[np.count_nonzero(one), np.count_nonzero(~one)] for one in within], dtype=np.float64)
+    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0) / counts.sum()
+    if not expected.all():
+        return False
+    squares = float(((counts - expected) ** 2 / expected).sum())
+    return bool(chdtrc(len(within) - 1, squares) < DIFFER)
 
 
 def propagate(model: Model, dataset: Dataset, rows: ArrayLike, *, draws: int = 20, seed: int) -> pd.DataFrame:

@@ -260,7 +260,10 @@ class Fitter:
         train_seconds = time.perf_counter() - started
         if self.recipe.task.kind != "reconstruction":
             model.calibrate(
-                lot.inputs["calibration"], lot.labels["calibration"], level=self.recipe.task.level
+                lot.inputs["calibration"],
+                lot.labels["calibration"],
+                level=self.recipe.task.level,
+                beside=Examples(lot.inputs["valid"], lot.labels["valid"]),
             )
         tables, inference_seconds = self._tested(model, lot, number)
         found = {part: self._outcome(table) for part, table in tables.items() if part != "calibration"}
