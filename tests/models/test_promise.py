@@ -28,21 +28,22 @@ def classes(rng, n, share):
     return {"table": (rng.normal(size=(n, 2)) + 1.6 * y[:, None]).astype(np.float32)}, y
 
 
-def made(train, calibration, name="knn", names=(), **params):
+def made(train, calibration, name="knn", names=(), others=None, **params):
     model = MODELS[name](**params)
     options = {"kind": "classification", "classes": names} if names else {}
     model.fit(Examples(*train), Examples(*calibration), seed=0, **options)
     model.calibrate(*calibration)
     model.applicability = Applicability.fit(summarise(train[0], ()))
-    model.evidence = Evidence.of(model, *calibration)
+    model.evidence = Evidence.of(model, *calibration, others)
     return model
 
 
-def asked(model, x):
+def asked(model, x, beside=None):
     summary = summarise(x, ())
     told = model.predict(x)
     values = told.value[:, None] if told.probability is None else told.probability
-    sample = Sample(model.applicability.places(summary), values, model.applicability.outside(summary) != "")
+    outside = model.applicability.outside(summary) != ""
+    sample = Sample(model.applicability.places(summary), values, outside, beside or {})
     return promised(model.applicability, model.interval, model.evidence, sample)
 
 
@@ -138,3 +139,30 @@ def test_sets_of_a_shifted_sample_are_promised():
     weighted, promise = asked(model, x)
     members = weighted.limits(model._output(x), x)["members"]
     assert np.mean(members[np.arange(len(y)), y]) == pytest.approx(0.9, abs=3 * promise.spread)
+
+
+def test_a_shift_of_what_the_model_does_not_read_is_named():
+    # Nearer galaxies of one magnitude have less mass; the magnitudes alone do not tell how near they are.
+    rng = np.random.default_rng(9)
+
+    def galaxies(n, near, far):
+        distance = rng.uniform(near, far, n)
+        x = rng.normal(size=(n, 2)).astype(np.float32)
+        y = x[:, 0] + 2 * np.log10(distance) + 0.05 * rng.normal(size=n)
+        return ({"table": x}, y), {"cz": distance, "ra": rng.uniform(0, 360, n)}
+
+    train, _ = galaxies(1500, 4200, 7200)
+    calibration, others = galaxies(1500, 4200, 7200)
+    model = made(train, calibration, "linear", others=others)
+    assert model.evidence.columns == ("cz",)
+    shifts = (3000, 7200, r"\d\d% of its objects lie outside"), (4200, 6000, "it is distributed otherwise")
+    for near, far, reason in shifts:
+        (x, _), known = galaxies(1500, near, far)
+        with pytest.raises(DataError, match=f"errors go with cz, which it does not read, and {reason}"):
+            asked(model, x, {"cz": known["cz"]})
+    # What it is refused for is true.
+    (x, y), _ = galaxies(1500, 3000, 7200)
+    told = model.predict(x)
+    assert np.mean((told.low <= y) & (y <= told.high)) < 0.82
+    (x, _), known = galaxies(1500, 4200, 7200)
+    assert asked(model, x, {"cz": known["cz"]})[1].beside == 1

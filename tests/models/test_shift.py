@@ -112,7 +112,8 @@ def test_pieces_of_a_density_are_weighed_too():
     plain = Conformal.fit(Output(centre.mean(axis=1), mixture=mixture), y, x, level=0.9)
     known = Applicability.fit(summarise(x, ()))
     scores = surprise(mixture, y)
-    own = Evidence(places_of(known, x), centre.mean(axis=1)[:, None], y, scores, rng.random(n))
+    values, none = centre.mean(axis=1)[:, None], np.empty((n, 0))
+    own = Evidence(places_of(known, x), values, y, scores, rng.random(n), none)
     weighted = Weighted(plain, own, equal(own.places.shape[1]), known)
     new = Output(centre.mean(axis=1)[:5], mixture=Mixture(*(array[:5] for array in mixture)))
     some = {"table": x["table"][:5]}
@@ -127,7 +128,7 @@ def test_pieces_of_a_density_are_weighed_too():
 def test_what_is_kept_of_a_calibration_is_checked():
     model = calibrated("tree", np.random.default_rng(5), 300, ("low", "high"), max_depth=3)
     own = model.evidence
-    again = Evidence.of_arrays(own.arrays, classes=2)
+    again = Evidence.of_arrays((), own.arrays, classes=2)
     assert all(np.array_equal(again.arrays[name], array) for name, array in own.arrays.items())
     for wrong in (
         replace(own, scores=own.scores - 2),
@@ -137,7 +138,7 @@ def test_what_is_kept_of_a_calibration_is_checked():
         Evidence(*(array[:0] for array in own.arrays.values())),
     ):
         with pytest.raises(ValueError, match="damaged"):
-            Evidence.of_arrays(wrong.arrays, classes=2)
+            Evidence.of_arrays((), wrong.arrays, classes=2)
 
 
 def test_a_digest_is_that_of_what_was_read():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from numpy.typing import NDArray
 from skyfuse.dataset.dataset import Dataset
 from skyfuse.dataset.ledger import Ledger
 from skyfuse.dataset.make import NOTHING_LEFT
+from skyfuse.dataset.select import find_column, numbers
+from skyfuse.dataset.sources.files import tables_in
 from skyfuse.dataset.sources.protocol import Naming, Source
 from skyfuse.dataset.sources.registry import SOURCES
 from skyfuse.dataset.wanted import Input, Wanted
 from skyfuse.errors import DataError, StoreError, UsageError
+from skyfuse.survey.tables import read_table, without_sentinels
 from skyfuse.words import Progress
 
 IDENTITY = ("object_id", "spectrum_id", "ra", "dec", "plate", "mjd", "fiberid", "source_id", "name")
@@ -145,3 +149,30 @@ def _of_dataset(dataset: Dataset) -> Given:
 def _given(dataset: Dataset, ledger: Ledger) -> Given:
     records, row = ledger.table()
     return Given(dataset, records, row, dict(ledger.others))
+
+
+def columns_beside(path: Path, given: Given, names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Return columns of some data that the model does not read, as far as it has them as numbers.
+
+    Parameters
+    ----------
+    path : path
+        The data.
+    given : Given
+        What was made of it.
+    names : sequence of str
+
+    Returns
+    -------
+    dict of str to ndarray of float64
+        Of all rows of the tables, or of the objects of a dataset; NaN where there is no value.
+    """
+    tables = [given.dataset.table]
+    if not (path / "dataset.json").is_file() and given.dataset.meta["source"].get("reader") == "table":
+        # What was made of tables holds no more than the model reads.
+        tables = [without_sentinels(read_table(file))[0] for file in tables_in([path]) if names]
+    found: dict[str, NDArray[np.float64]] = {}
+    for name in names:
+        with suppress(DataError):
+            found[name] = np.concatenate([numbers(table, find_column(table, name)) for table in tables])
+    return found

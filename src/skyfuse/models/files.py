@@ -101,11 +101,14 @@ class Training(_Strict):
         Of the file.
     calibration : bool
         Whether it holds an `skyfuse.models.shift.Evidence`, too.
+    beside : list of str
+        Columns of that.
     """
 
     names: list[str]
     sha256: str
     calibration: bool
+    beside: list[str]
 
 
 class Target(_Strict):
@@ -127,6 +130,7 @@ class Target(_Strict):
     effective: float = Field(gt=0)
     spread: float = Field(ge=0)
     apart: float = Field(ge=0, le=1)
+    beside: int = Field(ge=0)
 
 
 class Trees(_Strict):
@@ -489,7 +493,12 @@ def _write_training(model: Model, folder: Path) -> Training | None:
     with named(folder):
         write_arrays(arrays, folder, SAMPLE)
     names = list(model.applicability.names)
-    return Training(names=names, sha256=sha256(folder / SAMPLE), calibration=model.evidence is not None)
+    return Training(
+        names=names,
+        sha256=sha256(folder / SAMPLE),
+        calibration=model.evidence is not None,
+        beside=[] if model.evidence is None else list(model.evidence.columns),
+    )
 
 
 _EVIDENCE, _RATIO = "calibration_", "ratio_"
@@ -506,11 +515,13 @@ def _read_training(model: Model, card: Card, told: Training, folder: Path) -> No
         parts[_RATIO] = Ratio.LAYOUT
     layout = {f"{start}{name}": one for start, part in parts.items() for name, one in part.items()}
     sizes = {"names": len(told.names), "one": 1, "deciles": 9, "outputs": max(len(card.classes), 1)}
+    sizes["columns"] = len(told.beside)
     arrays = read_arrays(folder, layout, SAMPLE, **sizes)
     kept = {start: {name: arrays[f"{start}{name}"] for name in part} for start, part in parts.items()}
     model.applicability = Applicability.of_arrays(tuple(told.names), kept[""])
     if told.calibration:
-        model.evidence = Evidence.of_arrays(kept[_EVIDENCE], classes=len(card.classes))
+        columns, classes = tuple(told.beside), len(card.classes)
+        model.evidence = Evidence.of_arrays(columns, kept[_EVIDENCE], classes=classes)
     if card.target is not None:
         if model.evidence is None or not isinstance(model.interval, Conformal):
             raise ValueError("a weighted calibration lacks what is weighed")

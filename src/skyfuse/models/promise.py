@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +35,14 @@ class Sample:
         As `Evidence.values`.
     outside : ndarray of bool, shape (n,)
         Whether the training held none of the like.
+    beside : mapping of str to ndarray
+        Values of those of `Evidence.columns` that are known of them, none of them missing.
     """
 
     places: NDArray[np.float32]
     values: Numbers
     outside: NDArray[np.bool_]
+    beside: Mapping[str, Numbers]
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Promise:
         Standard deviation of the coverage that so few leave.
     apart : float
         `Weighing.auc`.
+    beside : int
+        Of what the model does not read and its errors go with, how much was compared.
     """
 
     given: int
@@ -65,6 +71,7 @@ class Promise:
     effective: float
     spread: float
     apart: float
+    beside: int
 
 
 def promised(
@@ -88,8 +95,9 @@ def promised(
     ------
     DataError
         If no promise can be made: too few objects, too many outside of the training, samples that can be told
-        apart, too few calibration objects that count, weights that do not make the samples alike, or a shift
-        of the labels' shares that would explain the samples as well and break the promise.
+        apart, too few calibration objects that count, weights that do not make the samples alike, a shift in
+        what the model does not read and its errors go with, or a shift of the labels' shares that would
+        explain the samples as well and break the promise.
     """
     n, inner = len(sample.outside), sample.places[~sample.outside]
     outside = int(sample.outside.sum())
@@ -110,7 +118,7 @@ def promised(
     weighted = Weighted(plain, evidence, weighing.ratio, applicability)
     within, told = _within(plain, evidence, weights, float(np.median(weighing.target)))
     spread = float(np.sqrt(np.square(weights * (within - plain.level)).sum()) / weights.sum())
-    promise = Promise(n, outside, len(weights), effective, spread, weighing.auc)
+    promise = Promise(n, outside, len(weights), effective, spread, weighing.auc, len(sample.beside))
     if not told or 2 * spread > STRAY:
         raise _refusal(
             f"weighed for it, the {len(weights)} calibration objects tell as much as {effective:.0f}: the "
@@ -120,6 +128,7 @@ def promised(
     points = applicability.points
     _require_alike("the inputs", weighing.ratio(points), points, inner)
     _require_alike("the model's predictions", weights, evidence.values, sample.values[~sample.outside])
+    _require_nothing_beside(weights, evidence, sample.beside)
     if plain.score == "probability":
         _require_no_label_shift(weighing, evidence, sample, within, plain.level)
     return weighted, promise
@@ -157,6 +166,25 @@ def _require_alike(
             f"(greatest difference {most:.2f}, {allowed:.2f} is allowed)",
             "calibrate on objects of its kind",
         )
+
+
+def _require_nothing_beside(weights: Numbers, evidence: Evidence, beside: Mapping[str, Numbers]) -> None:
+    """Refuse where what the errors go with differs though the inputs are weighed alike."""
+    allowed = 0.1 + 1.36 / np.sqrt(effective_size(weights))
+    for name, target in beside.items():
+        own = evidence.beside[:, evidence.columns.index(name)]
+        beyond = float(np.mean((target < own.min()) | (target > own.max())))
+        most = apart(own, weights, target)
+        if most > allowed or beyond > MOST_OUTSIDE:
+            reason = (
+                f"{beyond:.0%} of its objects lie outside of the calibration's range of it"
+                if beyond > MOST_OUTSIDE
+                else f"it is distributed otherwise even when weighed (greatest difference {most:.2f})"
+            )
+            raise _refusal(
+                f"the model's errors go with {name}, which it does not read, and {reason}",
+                f"train a model that reads {name}, or cut the data to a like range of it",
+            )
 
 
 def label_shares(evidence: Evidence, target: Numbers) -> Numbers:

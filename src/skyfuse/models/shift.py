@@ -9,7 +9,7 @@ counts with its own weight as if its score were infinite.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from skyfuse.models.base import Model, Output
 
 Numbers = NDArray[np.float64]
+
+CORRELATED = 0.2
+"""Rank correlation from which on errors go with a quantity: it then tells 4 % of their variance."""
+
+MOST_BESIDE = 16
+"""Quantities that are kept beside what a model reads, at most."""
+
+_MOSTLY = 0.9  # share of objects of which a quantity must be known
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,10 @@ class Evidence:
         See `skyfuse.models.uncertainty.Scores`.
     numbers : ndarray of float64, shape (n,)
         By which equal scores are ordered.
+    beside : ndarray of float64, shape (n, columns)
+        What the model does not read, and its errors go with all the same (see `telling`).
+    columns : tuple of str
+        Names of these.
     """
 
     places: NDArray[np.float32]
@@ -51,6 +63,8 @@ class Evidence:
     truth: Numbers
     scores: Numbers
     numbers: Numbers
+    beside: Numbers
+    columns: tuple[str, ...] = ()
 
     LAYOUT: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         "places": ("f4", ("objects", "axes")),
@@ -58,10 +72,13 @@ class Evidence:
         "truth": ("f8", ("objects",)),
         "scores": ("f8", ("objects",)),
         "numbers": ("f8", ("objects",)),
+        "beside": ("f8", ("objects", "columns")),
     }
 
     @classmethod
-    def of(cls, model: Model, x: Arrays, y: ArrayLike) -> Self:
+    def of(
+        cls, model: Model, x: Arrays, y: ArrayLike, others: Mapping[str, NDArray[np.floating]] | None = None
+    ) -> Self:
         """Keep what a model tells of the objects that it was just calibrated on.
 
         Parameters
@@ -71,22 +88,28 @@ class Evidence:
         x : dict of str to ndarray
             As for `Model.calibrate`.
         y : array_like, shape (n,)
+        others : mapping of str to ndarray, shape (n,), optional
+            What else is known of these objects, by name; NaN where it is not.
         """
         scores = model.interval.scores if isinstance(model.interval, Conformal) else None
         if model.applicability is None or scores is None:
             raise ValueError("the model is not calibrated, or does not tell what its training looked like")
         arrays = inside({name: x[name] for name in model._names.values()}, model.inputs)
         truth = np.asarray(y, dtype=np.float64)
-        values = model._output(arrays).value.reshape(len(truth), -1)
-        return cls(places_of(model.applicability, arrays), values, truth, scores.value, scores.tie)
+        value = model._output(arrays).value
+        errors = [scores.value] if model.classes else [scores.value, truth - value]
+        beside = telling(errors, others or {})
+        table = np.stack([*beside.values()], axis=1) if beside else np.empty((len(truth), 0))
+        places, told = places_of(model.applicability, arrays), value.reshape(len(truth), -1)
+        return cls(places, told, truth, scores.value, scores.tie, table, tuple(beside))
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What is kept, by name."""
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        """What is kept, by name, besides the names of columns."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "columns"}
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], *, classes: int) -> Self:
+    def of_arrays(cls, columns: tuple[str, ...], arrays: Mapping[str, NDArray[Any]], *, classes: int) -> Self:
         """Rebuild what `arrays` gave, of a model of so many classes (0: a regression).
 
         Raises
@@ -94,7 +117,7 @@ class Evidence:
         ValueError
             If the numbers make no sense together.
         """
-        known = cls(**arrays)
+        known = cls(**arrays, columns=columns)
         indices = known.truth.astype(np.int64)
         sound = (
             len(known.scores) > 0
@@ -149,6 +172,42 @@ class Weighted:
             )
         threshold, tie = (np.stack(side, axis=1) for side in zip(*found, strict=True))
         return self.plain.limits(output, x, threshold=threshold, tie=tie)
+
+
+def telling(errors: Sequence[Numbers], others: Mapping[str, NDArray[np.floating]]) -> dict[str, Numbers]:
+    """Return what a model's errors go with though it does not read it.
+
+    Where such a quantity is distributed otherwise in another survey, errors are, too, even of objects whose
+    inputs are alike: a shift that the inputs do not show. It counts where the rank correlation with an error
+    exceeds `CORRELATED` and four times what chance brings.
+
+    Parameters
+    ----------
+    errors : sequence of ndarray of float64, shape (n,)
+    others : mapping of str to ndarray, shape (n,)
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (n,)
+        Those that count, the strongest first, at most `MOST_BESIDE`; the median where there is no value.
+    """
+    from scipy.stats import spearmanr
+
+    found: dict[str, tuple[float, Numbers]] = {}
+    n = len(errors[0])
+    for name, values in others.items():
+        known = np.isfinite(values)
+        if known.sum() < _MOSTLY * n or np.ptp(values[known]) == 0:
+            continue
+        strength = max(
+            abs(float(spearmanr(values[known], error[known]).statistic))
+            for error in errors
+            if np.ptp(error[known]) > 0
+        )
+        if strength > max(CORRELATED, 4 / np.sqrt(n)):
+            found[name] = strength, np.where(known, values, np.median(values[known])).astype(np.float64)
+    order = sorted(found, key=lambda name: -found[name][0])
+    return {name: found[name][1] for name in order[:MOST_BESIDE]}
 
 
 class Digest:

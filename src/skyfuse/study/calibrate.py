@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skyfuse.dataset.given import columns_beside
 from skyfuse.dataset.sources.protocol import Naming
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
 from skyfuse.models.applicability import Applicability
@@ -76,6 +77,8 @@ def calibrate(
         )
     with opened(fitted, data, Naming(id_column, columns or {}), progress) as given:
         sample, digest = _sample(fitted, fitted.applicability, given.dataset, progress)
+        known = columns_beside(data, given, fitted.evidence.columns)
+    sample = replace(sample, beside={name: values[np.isfinite(values)] for name, values in known.items()})
     try:
         fitted.interval, promise = promised(fitted.applicability, plain, fitted.evidence, sample)
     except SkyfuseError as error:
@@ -101,11 +104,12 @@ def _sample(
         prediction = fitted.predict(x)
         told = prediction.value if prediction.probability is None else prediction.probability
         told = told.reshape(len(told), -1).astype(np.float64)
-        parts.append(Sample(known.places(summary), told, known.outside(summary) != ""))
+        parts.append(Sample(known.places(summary), told, known.outside(summary) != "", {}))
     whole = Sample(
         np.concatenate([part.places for part in parts]),
         np.concatenate([part.values for part in parts]),
         np.concatenate([part.outside for part in parts]),
+        {},
     )
     return whole, str(digest)
 
@@ -117,6 +121,7 @@ def summary(facts: Mapping[str, Any]) -> str:
         f"others from the training in {facts['apart']:.0%} of pairs (50 % where they are alike)",
         f"weighed, the {facts['calibrated']} calibration objects tell as much as {facts['effective']:.0f}: "
         f"the coverage is known to ± {2 * facts['spread']:.3f}",
+        f"columns that the model does not read and its errors go with: {facts['beside']} compared, alike",
         "this holds where labels follow from the inputs as in the model's own survey, which cannot be seen "
         "without labels",
     ]

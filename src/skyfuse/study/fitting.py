@@ -313,13 +313,27 @@ class Fitter:
         training = summarise(lot.inputs["train"], inputs.get("columns", ()), model.inputs)
         model.applicability = Applicability.fit(training)
         if model.interval is not None:
-            model.evidence = Evidence.of(model, lot.inputs["calibration"], lot.labels["calibration"])
+            model.evidence = Evidence.of(
+                model, lot.inputs["calibration"], lot.labels["calibration"], self._others(lot, columns)
+            )
         model.card.update(
             label={"name": task.label, "unit": task.unit, "definition": task.definition},
             inputs=inputs,
             split=self._source["split"],
             metrics={f"{part}_{name}": value for part in metrics for name, value in metrics[part].items()},
         )
+
+    def _others(self, lot: Lot, columns: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Return what the table tells of the calibration part besides label, inputs and what is forbidden."""
+        table = self.dataset.table.iloc[lot.rows["calibration"]]
+        apart = {self.recipe.task.label, *columns}
+        return {
+            name: table[name].to_numpy(np.float64, na_value=np.nan)
+            for name in map(str, table.columns)
+            if name not in apart
+            and pd.api.types.is_numeric_dtype(table[name])
+            and self.recipe.forbids(name) is None
+        }
 
     def _reconstructions(
         self, model: Any, lot: Lot, tables: Mapping[str, pd.DataFrame], growing: Path
