@@ -113,9 +113,11 @@ def test_any_input_gives_finite_answers(sets, flux, sigma):
     model = Template()
     model.shapes, model.kind, model.classes = {"spectrum": (234,)}, "classification", CLASSES
     model._take_up(sets[:2])
-    found = model._evidence({"spectrum": flux, "spectrum_sigma": sigma})
+    found, several = model._evidence({"spectrum": flux, "spectrum_sigma": sigma})
     assert np.isfinite(found.penalised).all()
     assert np.isfinite(found.redshift).all()
+    assert np.isfinite(several.redshift).all()
+    assert (several.width > 0).all()
 
 
 @pytest.mark.parametrize(

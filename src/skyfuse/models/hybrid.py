@@ -23,8 +23,11 @@ from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
 from skyfuse.models.base import History, Lesson, Model, Output
 from skyfuse.models.inputs import Arrays
+from skyfuse.models.peaks import CLOSE, PEAKS, Peaks, Posterior
 from skyfuse.models.template import (
+    LN10,
     Array,
+    Candidates,
     Evidence,
     Shifted,
     TemplateSet,
@@ -32,14 +35,17 @@ from skyfuse.models.template import (
     classes_of,
     evidence,
     explained,
+    least_evidence,
     lowest_of_class,
     normal_equations,
+    peaks,
     polynomials,
     probabilities,
     require_spectra,
     require_templates,
     restore_templates,
     template_layout,
+    vertex,
     weighted,
     write_templates,
     zoom_of,
@@ -87,6 +93,14 @@ class _Coarse:
         self.floats = tuple(
             a.astype(np.float32) for a in (shifted.vectors, shifted.products, shifted.polynomials)
         )
+
+
+class _Found(NamedTuple):
+    """What network and fits say of some spectra: evidence, candidates of a regression, log odds of cells."""
+
+    evidence: Evidence
+    peaks: Peaks | None
+    odds: Floats
 
 
 class Hybrid(Model):
@@ -221,9 +235,11 @@ class Hybrid(Model):
             layers = _train(inputs, label, self._cells, self.params, seed, lesson.progress)
             self._members.append(layers)
         found = [self._evidence(x) for x in (lesson.train, lesson.valid)]
-        significance = np.concatenate([e.significance for e, _ in found])
-        self._threshold = float(np.quantile(significance, self.params["rejection"]))
-        train, valid = (self._answer(*f) for f in found)
+        significance = np.concatenate([f.evidence.significance for f in found])
+        self._threshold = least_evidence(significance, self.params["rejection"])
+        if several := [f.peaks for f in found if f.peaks is not None]:
+            self._posterior = Posterior.fit(Peaks.joined(several), np.concatenate([lesson.y, lesson.y_valid]))
+        train, valid = (self._answer(f) for f in found)
         return lesson.history(train, valid)
 
     def _patterns(self, flux: Array, weight: Array, y: NDArray[Any]) -> tuple[list[Source], Array]:
@@ -367,65 +383,92 @@ class Hybrid(Model):
             return np.asarray(found[0])
         return np.asarray(logsumexp([log_softmax(y, axis=1) for y in found], axis=0))
 
-    def _evidence(self, x: Arrays) -> tuple[Evidence, Floats]:
+    def _evidence(self, x: Arrays) -> _Found:
         flux, weight = weighted(x, self._zoom)
         coarse = _coarser(flux, weight)
         odds = self._proposed(*coarse)
         n = len(flux)
         chi2, redshift = np.full((n, len(self._sets)), np.inf), np.zeros((n, len(self._sets)))
-        found = {}
+        tried = {i: self._proposals(i, odds) for i in self._wide}
+        curves = {i: self._fits(i, *coarse, shifts) for i, shifts in tried.items()}
+        at_best = {i: tried[i][np.arange(n), curves[i].argmin(axis=1)] for i in self._wide}
+        candidates = {}
         for i in self._wide:
-            cells = odds[:, self._first[i] : self._first[i] + self._count(i)]
-            count = min(PROPOSALS[self._sets[i].kind], cells.shape[1])
-            best = np.argpartition(-cells, count - 1, axis=1)[:, :count]
-            first = (self._shifted[i].shifts[0] + best * CELL + 1) // 2
-            found[i] = self._lowest(i, *coarse, np.concatenate([first, first + 1], axis=1))
-        for i in self._wide:
-            at = found[i][1]
             for j in self._wide:
                 # What one kind takes for its line another may too: each is tried where others are best.
                 if j != i:
-                    other, there = self._lowest(i, *coarse, found[j][1][:, None] + np.arange(-1, 2))
-                    at = np.where(other < found[i][0], there, at)
-            chi2[:, i], redshift[:, i] = self._settled(i, flux, weight, 2 * at)
+                    there = self._within(i, at_best[j][:, None] + np.arange(-1, 2))
+                    tried[i] = np.concatenate([tried[i], there], axis=1)
+                    curves[i] = np.concatenate([curves[i], self._fits(i, *coarse, there)], axis=1)
+            at = tried[i][np.arange(n), curves[i].argmin(axis=1)]
+            chi2[:, i], redshift[:, i], width = self._settled(i, flux, weight, 2 * at)
+            if self.kind == "regression":
+                candidates[i] = self._candidates(i, *coarse, tried[i], curves[i])
+                candidates[i].redshift[:, 0], candidates[i].width[:, 0] = redshift[:, i], width
         for i, s in enumerate(self._sets):
             if s.kind == "STAR" and i not in self._single:
-                chi2[:, i], redshift[:, i] = self._settled(i, flux, weight, np.zeros(n, dtype=np.int64))
+                chi2[:, i], redshift[:, i], _ = self._settled(i, flux, weight, np.zeros(n, dtype=np.int64))
         if len(self._single):
             chi2[:, self._single] = _at_rest(self._stars, self._shifted[0].polynomials, flux, weight)
         parameters = [templates.parameters for templates in self._shifted]
-        return evidence(chi2, redshift, parameters, flux, weight), odds
+        found = evidence(chi2, redshift, parameters, flux, weight)
+        return _Found(found, peaks(self._sets, found, candidates) if candidates else None, odds)
 
-    def _lowest(
-        self, i: int, flux: Floats, weight: Floats, shifts: NDArray[np.int64]
-    ) -> tuple[Array, NDArray[np.int64]]:
-        """Fit a set at some coarse shifts (n, k) of each spectrum: lowest χ² and its shift, both (n,)."""
+    def _proposals(self, i: int, odds: Floats) -> NDArray[np.int64]:
+        """Return coarse shifts of a set in the cells that the network finds most probable, (n, k)."""
+        cells = odds[:, self._first[i] : self._first[i] + self._count(i)]
+        count = min(PROPOSALS[self._sets[i].kind], cells.shape[1])
+        best = np.argpartition(-cells, count - 1, axis=1)[:, :count]
+        first = (self._shifted[i].shifts[0] + best * CELL + 1) // 2
+        return self._within(i, np.concatenate([first, first + 1], axis=1))
+
+    def _within(self, i: int, shifts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return coarse shifts, those out of a set's range at its ends."""
+        own = self._coarse[i].shifts
+        return np.clip(shifts, own[0], own[-1])
+
+    def _fits(self, i: int, flux: Floats, weight: Floats, shifts: NDArray[np.int64]) -> Array:
+        """Fit a set at some coarse shifts of each spectrum: χ², (n, k)."""
         templates = self._coarse[i]
-        shifts = np.clip(shifts, templates.shifts[0], templates.shifts[-1])
-        curve = _local(*templates.floats, flux, weight, templates.shifts[-1] - shifts)
-        best = curve.argmin(axis=1)[:, None]
-        lowest, at = (np.take_along_axis(a, best, axis=1)[:, 0] for a in (curve, shifts))
-        return lowest, at
+        return np.asarray(_local(*templates.floats, flux, weight, templates.shifts[-1] - shifts))
 
-    def _settled(self, i: int, flux: Array, weight: Array, at: NDArray[np.int64]) -> tuple[Array, Array]:
-        """Return the lowest χ² near a shift and the redshift of the parabola through three values."""
+    def _candidates(
+        self, i: int, flux: Floats, weight: Floats, shifts: NDArray[np.int64], curve: Array
+    ) -> Candidates:
+        """Return the best of the coarse shifts that were tried, those but the first with their parabolas."""
+        found = Candidates.none(len(flux))
+        reach = int(CLOSE / (LN10 * 2 * self._shifted[i].step))
+        curve, lowest = curve.copy(), curve.min(axis=1)
+        found.above[:, 0] = 0
+        own = self._coarse[i].shifts
+        for k in range(1, PEAKS):
+            last = np.take_along_axis(shifts, curve.argmin(axis=1)[:, None], axis=1)
+            curve[np.abs(shifts - last) <= reach] = np.inf
+            at = np.take_along_axis(shifts, curve.argmin(axis=1)[:, None], axis=1)
+            at = np.clip(at, own[0] + 1, own[-1] - 1)
+            three = self._fits(i, flux, weight, at + np.arange(-1, 2))
+            found.above[:, k] = np.where(
+                np.isfinite(curve).any(axis=1), np.maximum(three.min(axis=1) - lowest, 0), np.inf
+            )
+            found.redshift[:, k], found.width[:, k] = vertex(three, at[:, 0], 2 * self._shifted[i].step, 1)
+        return found
+
+    def _settled(self, i: int, flux: Array, weight: Array, at: NDArray[np.int64]) -> tuple[Array, ...]:
+        """Return the lowest χ² near a shift, and redshift and width of the parabola through three values."""
         templates = self._shifted[i]
         middle = np.clip(at, templates.shifts[0] + 1, templates.shifts[-1] - 1)
         shifts = middle[:, None] + np.arange(-1, 2)
         arrays = (templates.vectors, templates.products, templates.polynomials)
         curve = _local(*arrays, flux, weight, templates.shifts[-1] - shifts)
-        left, centre, right = curve.T
-        offset = 0.5 * (left - right) / np.maximum(left - 2 * centre + right, 1e-30)
-        logarithm = (middle + np.clip(offset, -1, 1)) * templates.step
-        return curve.min(axis=1), 10**logarithm - 1
+        return curve.min(axis=1), *vertex(curve, middle, templates.step, 1)
 
-    def _answer(self, found: Evidence, odds: Floats) -> Array:
-        if self.kind == "regression":
-            best = found.penalised.argmin(axis=1)
-            return np.asarray(found.redshift[np.arange(len(best)), best])
+    def _answer(self, found: _Found) -> Array:
+        if found.peaks is not None:
+            return self._posterior.values(found.peaks)
+        evidence, odds = found.evidence, found.odds
         if self._wide:
             return probabilities(
-                lowest_of_class(found.penalised, self._class, len(self.classes)), found.per_bin
+                lowest_of_class(evidence.penalised, self._class, len(self.classes)), evidence.per_bin
             )
         share = np.exp(odds.astype(np.float64) - odds.max(axis=1, keepdims=True))
         out = np.zeros((len(odds), len(self.classes)))
@@ -434,8 +477,10 @@ class Hybrid(Model):
         return np.asarray(out / out.sum(axis=1, keepdims=True))
 
     def _predict(self, x: Arrays) -> Output:
-        found, odds = self._evidence(x)
-        return Output(self._answer(found, odds), np.asarray(found.significance < self._threshold))
+        found = self._evidence(x)
+        mixture = None if found.peaks is None else self._posterior.mixture(found.peaks)
+        unknown = np.asarray(found.evidence.significance < self._threshold)
+        return Output(self._answer(found), unknown, mixture=mixture)
 
     def _write(self, folder: Path) -> dict[str, Any]:
         arrays, notes = write_templates(self._sets)
@@ -443,7 +488,8 @@ class Hybrid(Model):
             for i, (matrix, offset) in enumerate(layers):
                 arrays |= {f"layer.{m}.{i}.matrix": matrix, f"layer.{m}.{i}.offset": offset}
         files.write_arrays(arrays | {"mean": self._mean, "std": self._std}, folder)
-        return {"sets": notes, "threshold": self._threshold}
+        posterior = {"posterior": self._posterior._asdict()} if self.kind == "regression" else {}
+        return {"sets": notes, "threshold": self._threshold, **posterior}
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:
         notes = state["sets"]
@@ -465,6 +511,8 @@ class Hybrid(Model):
             for m in members
         ]
         self._threshold = float(state["threshold"])
+        if self.kind == "regression":
+            self._posterior = Posterior.from_dict(state["posterior"])
 
 
 def _coarser(flux: Array, weight: Array) -> tuple[Floats, Floats]:

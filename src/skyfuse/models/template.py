@@ -8,7 +8,7 @@ of the weighted least squares at all shifts are correlations (Tonry & Davis 1979
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -23,6 +23,7 @@ from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
 from skyfuse.models.base import METRIC, History, Lesson, Model, Output, loss
 from skyfuse.models.inputs import Arrays
+from skyfuse.models.peaks import CLOSE, KINDS, PEAKS, Peaks, Posterior, dips
 from skyfuse.startypes import has_m_bands
 from skyfuse.words import Kind
 
@@ -30,6 +31,8 @@ Array = NDArray[np.float64]
 
 STEP = 1e-4
 """Width of a bin in log10 λ."""
+
+LN10 = float(np.log(10.0))
 
 _FIRST_BIN = 35835  # of `SDSS`, log10 λ in units of STEP
 
@@ -50,6 +53,13 @@ _FILES = {
 """Template file (SDSS idlspec2d) and range of redshifts of each kind. Quasars begin where the pipeline's do
 and end before Lyman α leaves the grid; a star's speed is below 1,200 km/s. Galaxies end at 1, as the
 pipeline's do: beyond, little of the spectrum is left to contradict a wrong redshift."""
+
+EMPTY = 40.0
+"""`Evidence.significance` that empty sky hardly reaches. Of 47 sky fibres on the SDSS plates 1942, 1944 and
+1947 95 % lie below 37, of spectra of white noise 99 % below 19: what is left of the sky looks like lines."""
+
+_STAR_WIDTH = 1e-4
+"""Error of a star's ln(1 + z), about 30 km/s, on which nothing hangs."""
 
 _CHECKED = 200
 """Objects at most, of the training and of the validation part, on which the threshold of evidence is set."""
@@ -333,12 +343,40 @@ class Shifted:
 
     def redshift(self, chi2: Array) -> float:
         """Return the redshift of the lowest χ², by a parabola through it and its neighbours."""
-        best = int(chi2.argmin())
-        offset = 0.0
-        if 0 < best < len(chi2) - 1 and np.isfinite(chi2[best - 1 : best + 2]).all():
-            left, middle, right = chi2[best - 1 : best + 2]
-            offset = 0.5 * (left - right) / max(left - 2 * middle + right, 1e-30)
-        return float(10 ** ((self.shifts[best] + np.clip(offset, -0.5, 0.5)) * self.step) - 1)
+        return float(self.parabola(chi2, np.array([chi2.argmin()]))[0][0])
+
+    def parabola(self, chi2: Array, at: NDArray[np.int64]) -> tuple[Array, Array]:
+        """Return redshifts and their widths at minima of χ², see `vertex`; at the edge that of the bin."""
+        middle = np.clip(at, 1, len(chi2) - 2)
+        three = chi2[middle[:, None] + np.arange(-1, 2)]
+        three[(middle != at) | ~np.isfinite(three).all(axis=1)] = 0
+        return vertex(three, self.shifts[at], self.step, 0.5)
+
+
+def vertex(chi2: Array, shift: NDArray[np.int64], step: float, farthest: float) -> tuple[Array, Array]:
+    """Return the redshift of the parabola through three values of χ², and where χ² is one higher.
+
+    Parameters
+    ----------
+    chi2 : ndarray, shape (…, 3)
+        At the shift and one bin to either side.
+    shift : ndarray of int64, shape (…)
+    step : float
+        Width of a shift in log10(1 + z).
+    farthest : float
+        Bins by which the vertex may lie from the shift.
+
+    Returns
+    -------
+    redshift : ndarray, shape (…)
+    width : ndarray, shape (…)
+        In ln(1 + z), at most `CLOSE`.
+    """
+    left, middle, right = np.moveaxis(chi2, -1, 0)
+    curvature = np.maximum(left - 2 * middle + right, 1e-30)
+    offset = np.clip(0.5 * (left - right) / curvature, -farthest, farthest)
+    width = np.minimum(LN10 * step * np.sqrt(2 / curvature), CLOSE)
+    return np.asarray(10 ** ((shift + offset) * step) - 1), np.asarray(width)
 
 
 def smooth_chi2(flux: Array, weight: Array) -> Array:
@@ -388,7 +426,8 @@ class Evidence(NamedTuple):
         sets differ in their number of parameters.
     redshift : ndarray, shape (n, sets)
     significance : ndarray, shape (n,)
-        By how much the best set's χ² is below a smooth spectrum's.
+        By how much the best set's χ² is below a smooth spectrum's, in units of the χ² that it leaves a bin: σ
+        that are wrong by one factor do not change it.
     per_bin : ndarray, shape (n,)
         Lowest χ² a valid bin.
     """
@@ -399,14 +438,64 @@ class Evidence(NamedTuple):
     per_bin: Array
 
 
-def fit_all(shifted: Sequence[Shifted], flux: Array, weight: Array) -> Evidence:
+def fit_all(
+    sets: Sequence[TemplateSet], shifted: Sequence[Shifted], flux: Array, weight: Array
+) -> tuple[Evidence, Peaks]:
     """Fit every set of templates at every redshift to each of n spectra, given as `weighted` returns them."""
-    chi2, redshift = np.empty((len(flux), len(shifted))), np.empty((len(flux), len(shifted)))
-    for i in range(len(flux)):
+    n = len(flux)
+    chi2, redshift = np.empty((n, len(shifted))), np.empty((n, len(shifted)))
+    candidates = {j: Candidates.none(n) for j, s in enumerate(sets) if s.kind != "STAR"}
+    for i in range(n):
         for j, templates in enumerate(shifted):
             curve, _ = templates.fit(flux[i], weight[i])
             chi2[i, j], redshift[i, j] = curve.min(), templates.redshift(curve)
-    return evidence(chi2, redshift, [templates.parameters for templates in shifted], flux, weight)
+            if j in candidates:
+                at = dips(curve, PEAKS, int(CLOSE / (LN10 * templates.step)))
+                candidates[j].above[i, : len(at)] = curve[at] - chi2[i, j]
+                there = candidates[j].redshift[i], candidates[j].width[i]
+                there[0][: len(at)], there[1][: len(at)] = templates.parabola(curve, at)
+    found = evidence(chi2, redshift, [templates.parameters for templates in shifted], flux, weight)
+    return found, peaks(sets, found, candidates)
+
+
+class Candidates(NamedTuple):
+    """Redshifts of n objects at which a set of templates fits well, each array of shape (n, `PEAKS`).
+
+    Attributes
+    ----------
+    above : ndarray
+        χ² above the set's lowest; infinite where there is no candidate.
+    redshift, width : ndarray
+        See `vertex`.
+    """
+
+    above: Array
+    redshift: Array
+    width: Array
+
+    @classmethod
+    def none(cls, n: int) -> Candidates:
+        """Return room for candidates of n objects."""
+        return cls(np.full((n, PEAKS), np.inf), np.zeros((n, PEAKS)), np.full((n, PEAKS), CLOSE))
+
+
+def peaks(sets: Sequence[TemplateSet], found: Evidence, candidates: Mapping[int, Candidates]) -> Peaks:
+    """Return the candidates of all sets; of all stars, fitted near rest, the best."""
+    chi2, redshift, width, kind = [], [], [], []
+    for j, own in candidates.items():
+        chi2.append(found.penalised[:, j, None] + own.above)
+        redshift.append(own.redshift)
+        width.append(own.width)
+        kind += [KINDS.index(sets[j].kind)] * PEAKS
+    stars = np.array([j for j in range(len(sets)) if j not in candidates], dtype=np.int64)
+    if len(stars):
+        best = stars[found.penalised[:, stars].argmin(axis=1)][:, None]
+        chi2.append(np.take_along_axis(found.penalised, best, axis=1))
+        redshift.append(np.take_along_axis(found.redshift, best, axis=1))
+        width.append(np.full((len(best), 1), _STAR_WIDTH))
+        kind.append(KINDS.index("STAR"))
+    redshifts, widths, depths = (np.concatenate(arrays, axis=1) for arrays in (redshift, width, chi2))
+    return Peaks(redshifts, widths, depths, np.array(kind), found.per_bin)
 
 
 def evidence(chi2: Array, redshift: Array, parameters: Sequence[int], flux: Array, weight: Array) -> Evidence:
@@ -414,7 +503,24 @@ def evidence(chi2: Array, redshift: Array, parameters: Sequence[int], flux: Arra
     valid = np.maximum((weight > 0).sum(axis=1), 1)
     penalised = np.minimum(chi2, 1e30) + np.asarray(parameters) * np.log(valid)[:, None]
     best = np.take_along_axis(chi2, penalised.argmin(axis=1)[:, None], axis=1)[:, 0]
-    return Evidence(penalised, redshift, smooth_chi2(flux, weight) - best, best / valid)
+    per_bin = best / valid
+    significance = (smooth_chi2(flux, weight) - best) / np.maximum(per_bin, 1e-9)
+    return Evidence(penalised, redshift, significance, per_bin)
+
+
+def least_evidence(significance: Array, rejection: float) -> float:
+    """Return below which significance an object counts as unknown.
+
+    It is `EMPTY`, or what all but few known objects reach, whatever is less.
+
+    Parameters
+    ----------
+    significance : ndarray, shape (n,)
+        Of known objects.
+    rejection : float
+        Share of them that may lie below.
+    """
+    return min(float(np.quantile(significance, rejection)), EMPTY)
 
 
 def write_templates(sets: Sequence[TemplateSet]) -> tuple[dict[str, NDArray[Any]], list[list[Any]]]:
@@ -481,10 +587,11 @@ def require_templates(folder: str) -> list[TemplateSet]:
 class Template(Model):
     """Least-squares fit of eigentemplates and a quadratic at every redshift (Bolton et al. 2012).
 
-    Nothing is learned from the labels. Each kind of template has its range of redshifts; the class is that of
-    the lowest penalised χ² (see `Evidence`), the redshift that of the set which wins. An object is called
-    unknown where the best fit is hardly better than a smooth polynomial: by less than it is for all but a
-    share `rejection` of the objects given to `fit`.
+    Each kind of template has its range of redshifts; the class is that of
+    the lowest penalised χ² (see `Evidence`), the redshift the most probable of all kinds'
+    candidates (see `skyfuse.models.peaks.Posterior`, which alone learns from labels). An object is called
+    unknown where the best fit is hardly better than a smooth polynomial: as little as on empty sky (`EMPTY`),
+    or less than it is for all but a share `rejection` of the objects given to `fit`.
 
     Reads spectra at any zoom of the grid ``sdss``, with their σ where it is given.
 
@@ -507,6 +614,7 @@ class Template(Model):
 
     _sets: list[TemplateSet]
     _threshold: float
+    _posterior: Posterior
 
     def __init__(self, *, templates: str = "", rejection: float = 0.02) -> None:
         check_parameters(templates, rejection)
@@ -516,15 +624,17 @@ class Template(Model):
         require_spectra(lesson.shapes)
         self._take_up(require_templates(self.params["templates"]))
         random = np.random.default_rng(lesson.seed)
-        outputs, labels, significance = [], [], []
+        found, labels = [], []
         for x, y in ((lesson.train, lesson.y), (lesson.valid, lesson.y_valid)):
             rows = np.sort(random.permutation(len(y))[:_CHECKED])
-            found = self._evidence({name: array[rows] for name, array in x.items()})
-            outputs.append(self._answer(found))
+            found.append(self._evidence({name: array[rows] for name, array in x.items()}))
             labels.append(y[rows])
-            significance.append(found.significance)
-        self._threshold = float(np.quantile(np.concatenate(significance), self.params["rejection"]))
-        train, valid = (loss(out, y, lesson.kind) for out, y in zip(outputs, labels, strict=True))
+        significance = np.concatenate([one.significance for one, _ in found])
+        self._threshold = least_evidence(significance, self.params["rejection"])
+        if self.kind == "regression":
+            several = Peaks.joined([peaks for _, peaks in found])
+            self._posterior = Posterior.fit(several, np.concatenate(labels))
+        train, valid = (loss(self._answer(*f), y, lesson.kind) for f, y in zip(found, labels, strict=True))
         return History(train=[train], valid=[valid], best=0, metric=METRIC[lesson.kind])
 
     def _take_up(self, sets: list[TemplateSet]) -> None:
@@ -537,24 +647,26 @@ class Template(Model):
         self._zoom = zoom_of(self.shapes["spectrum"][0])
         self._shifted = [Shifted(s, self._zoom) for s in sets]
 
-    def _evidence(self, x: Arrays) -> Evidence:
-        return fit_all(self._shifted, *weighted(x, self._zoom))
+    def _evidence(self, x: Arrays) -> tuple[Evidence, Peaks]:
+        return fit_all(self._sets, self._shifted, *weighted(x, self._zoom))
 
-    def _answer(self, found: Evidence) -> Array:
+    def _answer(self, found: Evidence, several: Peaks) -> Array:
         if self.kind == "regression":
-            best = found.penalised.argmin(axis=1)
-            return np.asarray(found.redshift[np.arange(len(best)), best])
+            return self._posterior.values(several)
         lowest = lowest_of_class(found.penalised, self._class, len(self.classes))
         return probabilities(lowest, found.per_bin)
 
     def _predict(self, x: Arrays) -> Output:
-        found = self._evidence(x)
-        return Output(self._answer(found), np.asarray(found.significance < self._threshold))
+        found, several = self._evidence(x)
+        mixture = self._posterior.mixture(several) if self.kind == "regression" else None
+        unknown = np.asarray(found.significance < self._threshold)
+        return Output(self._answer(found, several), unknown, mixture=mixture)
 
     def _write(self, folder: Path) -> dict[str, Any]:
         arrays, notes = write_templates(self._sets)
         files.write_arrays(arrays, folder)
-        return {"sets": notes, "threshold": self._threshold}
+        posterior = {"posterior": self._posterior._asdict()} if self.kind == "regression" else {}
+        return {"sets": notes, "threshold": self._threshold, **posterior}
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:
         notes = state["sets"]
@@ -562,6 +674,8 @@ class Template(Model):
         require_spectra(self.shapes)
         self._take_up(restore_templates(arrays, notes, folder))
         self._threshold = float(state["threshold"])
+        if self.kind == "regression":
+            self._posterior = Posterior.from_dict(state["posterior"])
 
 
 def require_spectra(shapes: dict[str, tuple[int, ...]]) -> None:
