@@ -149,6 +149,9 @@ class Simulation(Section):
 
     objects: int = Field(ge=20, le=100_000_000, description="Number of simulated objects.")
     z_max: float = Field(0.1, gt=0.02, description="Highest redshift of the simulated galaxies.")
+    product: Literal["spectra", "lamost"] = Field(
+        "spectra", description="As whose spectra they are written: SDSS's, or LAMOST's of the stars."
+    )
 
 
 class Funnel(Section):

@@ -7,23 +7,22 @@ the full fit (`skyfuse.models.template.Template`) tries thousands of redshifts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
-from scipy.special import log_softmax, logsumexp
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax, logsumexp, softmax
 
-from skyfuse.cube.grid import SDSS
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
 from skyfuse.models.base import History, Lesson, Model, Output
 from skyfuse.models.inputs import Arrays
 from skyfuse.models.peaks import CLOSE, PEAKS, Peaks, Posterior
+from skyfuse.models.stars import SYSTEMS, Floats, Stars, bends, flattened, one_peaked
 from skyfuse.models.template import (
     LN10,
     Array,
@@ -50,9 +49,8 @@ from skyfuse.models.template import (
     write_templates,
     zoom_of,
 )
+from skyfuse.models.uncertainty import Conformal
 from skyfuse.words import Kind, Progress
-
-Floats = NDArray[np.float32]
 
 ZOOM = 2
 """Zoom at which spectra are drawn and fitted, 276 km/s a bin: a full fit loses neither class nor redshift
@@ -73,6 +71,9 @@ _SOURCES = 1000
 _CONTINUUM_TERMS = 4
 """Polynomial terms of the continuum that is taken off before the network looks for lines."""
 
+_HELD = 200
+"""Stars drawn for each member from the templates that it does not see."""
+
 _LAYERS = 3
 _MOST_MEMBERS = 99
 
@@ -83,6 +84,28 @@ class Source(NamedTuple):
     template: int
     shift: int
     amplitudes: Array
+
+
+class Held(NamedTuple):
+    """Stars drawn from templates that a network did not see: its probabilities (n, classes), and classes."""
+
+    probability: Array
+    label: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, arrays: Mapping[str, NDArray[Any]], folder: Path) -> Held:
+        """Take it out of a model's arrays, refusing numbers that are no probabilities or classes."""
+        found = cls(arrays["held.probability"], arrays["held.label"])
+        n, classes = found.probability.shape
+        sums = found.probability.sum(axis=1)
+        if (
+            not n
+            or not (found.probability >= 0).all()
+            or np.abs(sums - 1).max() > 1e-6
+            or not ((found.label >= 0) & (found.label < classes)).all()
+        ):
+            raise StoreError("holds no probabilities of stars", remedy="train the model again", path=folder)
+        return found
 
 
 class _Coarse:
@@ -109,10 +132,15 @@ class Hybrid(Model):
     A network with two hidden layers sees each spectrum with 8 native bins joined: the asinh of the deviation
     from a smooth continuum in units of σ, the flux in units of its own scale, and the signal-to-noise ratio.
     It gives a probability to each cell of redshift of galaxies and quasars, and to each type of star. The
-    best cells of each kind are fitted as `Template` fits all; stars are fitted at rest. Where all classes are
-    types of stars there is no redshift to propose: the network alone decides, from the spectrum over its
-    running mean, which does not depend on the flux calibration and so serves other surveys too. There it is
-    drawn with the cores of strong lines lost in some spectra, and gaps are bridged from their edges.
+    best cells of each kind are fitted as `Template` fits all; stars are fitted at rest. A redshift comes with
+    a density that has as many peaks as the fits leave open (`skyfuse.models.peaks`).
+
+    Where all classes are types of stars there is no redshift to propose: networks alone decide, from the
+    spectrum over its running mean, which does not depend on the flux calibration and so serves other surveys
+    too. They learn probabilities of the classes (`skyfuse.models.stars`), which are ordered by temperature:
+    sets of classes have no holes. Each of several members learns without a part of the templates; stars
+    drawn from that part show it what new stars are. `calibrate` then takes its objects or these, whatever is
+    harder to tell.
 
     Parameters
     ----------
@@ -130,6 +158,8 @@ class Hybrid(Model):
         Share of the hidden units left out at each step.
     members : int, default 1
         Networks, each trained on draws of its own; their mean probability counts.
+    system : str, default 'mk'
+        Who gives stars their types, see `skyfuse.startypes.shares`.
     rejection : float, default 0.02
         Share of known objects that may be called unknown, see `Template`.
     threads : int, default 1
@@ -153,6 +183,7 @@ class Hybrid(Model):
             "learning_rate": 2e-3,
             "dropout": 0.1,
             "members": 1,
+            "system": "mk",
             "rejection": 0.02,
             "threads": 1,
         }
@@ -162,6 +193,8 @@ class Hybrid(Model):
         super().__init__(**self.completed(params))
         params = self.params
         check_parameters(params["templates"], params["rejection"])
+        if params["system"] not in SYSTEMS:
+            raise UsageError(f"system is {params['system']!r}", remedy=f"give one of {', '.join(SYSTEMS)}")
         whole = ("epochs", "width", "members", "threads")
         if (
             min(params[name] for name in whole) < 1
@@ -196,7 +229,7 @@ class Hybrid(Model):
         self._basis = polynomials(self._shifted[0].bins // 2, _CONTINUUM_TERMS)
         self._single = np.array([i for i, s in enumerate(sets) if len(s.vectors) == 1])
         stars = [self._shifted[i].at(0)[0] for i in self._single]
-        self._stars = np.array(stars) if stars else np.zeros((0, self._shifted[0].bins))
+        self._starlight = np.array(stars) if stars else np.zeros((0, self._shifted[0].bins))
         self._types = sorted({s.type for s in sets if s.kind == "STAR"})
         # Cells: each wide set's redshifts one after the other, then the types of stars.
         self._first: dict[int, int] = {}
@@ -206,11 +239,11 @@ class Hybrid(Model):
             self._cells += self._count(i)
         self._star = {name: self._cells + i for i, name in enumerate(self._types)}
         self._cells += len(self._types)
-        cell_class = np.zeros(self._cells, dtype=np.int64)
-        for s, label in zip(sets, self._class, strict=True):
-            if s.kind == "STAR":
-                cell_class[self._star[s.type]] = label
-        self._cell_class = cell_class
+        self._stars = None
+        if not self._wide:
+            system = self.params["system"]
+            self._stars = Stars(sets, self._shifted, self._class, self.classes, system)
+            self._cells = len(self.classes)
 
     def _count(self, i: int) -> int:
         """Return the number of cells of a set."""
@@ -223,17 +256,14 @@ class Hybrid(Model):
         rows = np.sort(random.permutation(len(lesson.y))[:_SOURCES])
         flux, weight = weighted({name: a[rows] for name, a in lesson.train.items()}, self._zoom)
         sources, noise = self._patterns(flux, weight, lesson.y[rows])
-        self._members = []
-        for member in range(self.params["members"]):
-            drawn, label = self._draw(sources, noise, random)
-            inputs = self._inputs(*_coarser(*drawn))
-            if not member:
-                self._mean, self._std = inputs.mean(axis=0), inputs.std(axis=0) + np.float32(1e-3)
-            inputs -= self._mean
-            inputs /= self._std
-            seed = lesson.seed + member
-            layers = _train(inputs, label, self._cells, self.params, seed, lesson.progress)
-            self._members.append(layers)
+        self._members: list[list[tuple[Floats, Floats]]] = []
+        self._held = None
+        if self._stars is None:
+            for member in range(self.params["members"]):
+                drawn, label = self._draw(sources, noise, random)
+                self._learn(self._inputs(*_coarser(*drawn)), label, lesson.seed + member, lesson.progress)
+        else:
+            self._held = self._learn_stars(self._stars, noise, random, lesson)
         found = [self._evidence(x) for x in (lesson.train, lesson.valid)]
         significance = np.concatenate([f.evidence.significance for f in found])
         self._threshold = least_evidence(significance, self.params["rejection"])
@@ -241,6 +271,46 @@ class Hybrid(Model):
             self._posterior = Posterior.fit(Peaks.joined(several), np.concatenate([lesson.y, lesson.y_valid]))
         train, valid = (self._answer(f) for f in found)
         return lesson.history(train, valid)
+
+    def _learn(self, inputs: Floats, label: NDArray[Any], seed: int, progress: Progress | None) -> None:
+        """Train one more member on drawn spectra."""
+        if not self._members:
+            self._mean, self._std = inputs.mean(axis=0), inputs.std(axis=0) + np.float32(1e-3)
+        inputs -= self._mean
+        inputs /= self._std
+        self._members.append(_train(inputs, label, self._cells, self.params, seed, progress))
+
+    def _learn_stars(
+        self, stars: Stars, noise: Array, random: np.random.Generator, lesson: Lesson
+    ) -> Held | None:
+        """Train the members; return what each makes of stars like the templates that it did not see."""
+        count = self.params["members"]
+        every = np.arange(len(self._sets))
+        parts = stars.parts(count, random) if count > 1 else [every[:0]]
+        probability, label = [], []
+        for member, part in enumerate(parts):
+            drawn = stars.draw(self.params["draws"], np.setdiff1d(every, part), noise, random)
+            inputs = self._inputs(*_coarser(drawn.flux, drawn.weight))
+            self._learn(inputs, drawn.target, lesson.seed + member, lesson.progress)
+            if len(part):
+                new = stars.draw(_HELD, part, noise, random)
+                odds = self._odds(self._members[-1:], *_coarser(new.flux, new.weight))
+                probability.append(one_peaked(softmax(odds.astype(np.float64), axis=1), stars.ordered))
+                label.append([random.choice(len(p), p=p / p.sum()) for p in new.target.astype(np.float64)])
+        return Held(np.concatenate(probability), np.concatenate(label)) if probability else None
+
+    def calibrate(self, x: Arrays, y: ArrayLike, *, level: float = 0.9) -> None:
+        """Calibrate on objects that took no part in the fit, see `Model.calibrate`.
+
+        Spectra drawn from templates do not show what stars unlike these are. So types of stars are calibrated
+        on stars like templates that a member did not see as well, and the larger sets count.
+        """
+        super().calibrate(x, y, level=level)
+        if self._held is not None and self.interval is not None:
+            ties = {"held": self._held.probability.astype(np.float32)}
+            own = Conformal.fit(Output(self._held.probability), self._held.label, ties, level=level)
+            if own.thresholds > self.interval.thresholds:
+                self.interval = own
 
     def _patterns(self, flux: Array, weight: Array, y: NDArray[Any]) -> tuple[list[Source], Array]:
         """Describe training spectra by templates; return these and their σ in units of their median flux."""
@@ -296,15 +366,6 @@ class Hybrid(Model):
         flux /= np.maximum(np.abs(np.median(flux, axis=1, keepdims=True)), 0.1)
         sigma = noise[random.integers(len(noise), size=n)]
         sigma *= 10 ** random.uniform(-0.3, 0.4, size=(n, 1))
-        if not self._wide:
-            # Another survey has other resolution and noise, in all and along the spectrum.
-            for row in range(n):
-                flux[row] = gaussian_filter1d(flux[row], random.uniform(0.05, 0.8))
-            sigma *= 10 ** random.uniform(-1, 0, size=(n, 1))
-            sigma *= np.exp(random.uniform(-1, 1, size=(n, 1)) * np.linspace(-1, 1, bins))
-            # Its pipeline may reject the cores of strong lines with the outliers, as LAMOST's does.
-            depth = 1 - flux / np.maximum(_running(flux), 1e-3)
-            sigma[(depth > random.uniform(0.1, 0.6, size=(n, 1))) & (random.random((n, 1)) < 0.5)] = np.nan
         good = np.isfinite(sigma)
         weight = np.where(good, 1 / np.where(good, sigma, 1.0) ** 2, 0.0)
         flux += np.where(good, sigma, 0.0) * random.standard_normal(flux.shape)
@@ -330,26 +391,12 @@ class Hybrid(Model):
         m = len(templates.vectors)
         shift = int(random.integers(templates.shifts[0], templates.shifts[-1] + 1))
         flux = np.concatenate([[1.0], random.normal(0, 0.3, m - 1)]) @ templates.at(shift)[:m]
-        x = np.linspace(0, 1, len(flux))
-        bend = np.zeros(len(flux))
-        for order in range(1, 6):
-            wave = np.cos(np.pi * order * x + random.uniform(0, 2 * np.pi))
-            bend += random.normal(0, 0.25 / (order + 1)) * wave
-        return flux * np.exp(bend), self._star[name]
+        return flux * bends(1, len(flux), random)[0], self._star[name]
 
     def _inputs(self, value: Floats, joined: Floats) -> Floats:
         """Return what the network sees of spectra as `_coarser` gives them."""
-        if not self._wide:
-            good = (joined > 0).astype(np.float64)
-            mean = _running(value * good) / np.maximum(_running(good), 1e-12)
-            floor = 0.05 * np.median(np.abs(value), axis=1, keepdims=True) + 1e-30
-            ratio = np.clip(value / np.maximum(mean, floor), -1, 3) - 1
-            # A gap is no continuum: it may be the core of a line, which its wings betray.
-            at = np.arange(good.shape[1])
-            for row in np.flatnonzero((good == 0).any(axis=1)):
-                there = good[row] > 0
-                ratio[row] = np.interp(at, at[there], ratio[row, there], 0, 0) if there.any() else 0
-            return ratio.astype(np.float32)
+        if self._stars is not None:
+            return flattened(value, joined)
         lit = joined * value
         basis = self._basis
         _, amplitudes = explained(*normal_equations(basis, lit, joined))
@@ -366,13 +413,13 @@ class Hybrid(Model):
             axis=1,
         )
 
-    def _proposed(self, value: Floats, joined: Floats) -> Floats:
-        """Return the network's log odds of each cell, (n, cells)."""
+    def _odds(self, members: Sequence[list[tuple[Floats, Floats]]], value: Floats, joined: Floats) -> Floats:
+        """Return the log odds that some networks give to each cell, (n, cells)."""
         x = self._inputs(value, joined)
         x -= self._mean
         x /= self._std
         found = []
-        for layers in self._members:
+        for layers in members:
             y = x
             for i, (matrix, offset) in enumerate(layers):
                 y = y @ matrix + offset
@@ -386,7 +433,7 @@ class Hybrid(Model):
     def _evidence(self, x: Arrays) -> _Found:
         flux, weight = weighted(x, self._zoom)
         coarse = _coarser(flux, weight)
-        odds = self._proposed(*coarse)
+        odds = self._odds(self._members, *coarse)
         n = len(flux)
         chi2, redshift = np.full((n, len(self._sets)), np.inf), np.zeros((n, len(self._sets)))
         tried = {i: self._proposals(i, odds) for i in self._wide}
@@ -409,7 +456,7 @@ class Hybrid(Model):
             if s.kind == "STAR" and i not in self._single:
                 chi2[:, i], redshift[:, i], _ = self._settled(i, flux, weight, np.zeros(n, dtype=np.int64))
         if len(self._single):
-            chi2[:, self._single] = _at_rest(self._stars, self._shifted[0].polynomials, flux, weight)
+            chi2[:, self._single] = _at_rest(self._starlight, self._shifted[0].polynomials, flux, weight)
         parameters = [templates.parameters for templates in self._shifted]
         found = evidence(chi2, redshift, parameters, flux, weight)
         return _Found(found, peaks(self._sets, found, candidates) if candidates else None, odds)
@@ -466,15 +513,11 @@ class Hybrid(Model):
         if found.peaks is not None:
             return self._posterior.values(found.peaks)
         evidence, odds = found.evidence, found.odds
-        if self._wide:
+        if self._stars is None:
             return probabilities(
                 lowest_of_class(evidence.penalised, self._class, len(self.classes)), evidence.per_bin
             )
-        share = np.exp(odds.astype(np.float64) - odds.max(axis=1, keepdims=True))
-        out = np.zeros((len(odds), len(self.classes)))
-        for cell, i in enumerate(self._cell_class):
-            out[:, i] += share[:, cell]
-        return np.asarray(out / out.sum(axis=1, keepdims=True))
+        return one_peaked(softmax(odds.astype(np.float64), axis=1), self._stars.ordered)
 
     def _predict(self, x: Arrays) -> Output:
         found = self._evidence(x)
@@ -487,9 +530,17 @@ class Hybrid(Model):
         for m, layers in enumerate(self._members):
             for i, (matrix, offset) in enumerate(layers):
                 arrays |= {f"layer.{m}.{i}.matrix": matrix, f"layer.{m}.{i}.offset": offset}
-        files.write_arrays(arrays | {"mean": self._mean, "std": self._std}, folder)
+        arrays |= {"mean": self._mean, "std": self._std}
+        if self._held is not None:
+            arrays |= {"held.probability": self._held.probability, "held.label": self._held.label}
+        files.write_arrays(arrays, folder)
         posterior = {"posterior": self._posterior._asdict()} if self.kind == "regression" else {}
-        return {"sets": notes, "threshold": self._threshold, **posterior}
+        return {
+            "sets": notes,
+            "threshold": self._threshold,
+            "held": self._held is not None,
+            **posterior,
+        }
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:
         notes = state["sets"]
@@ -500,6 +551,8 @@ class Hybrid(Model):
             for i in range(_LAYERS):
                 layout[f"layer.{m}.{i}.matrix"] = ("f4", (units[i], units[i + 1]))
                 layout[f"layer.{m}.{i}.offset"] = ("f4", (units[i + 1],))
+        if state["held"]:
+            layout |= {"held.probability": ("f8", ("held", "cells")), "held.label": ("i8", ("held",))}
         arrays = files.read_arrays(folder, layout)
         require_spectra(self.shapes)
         self._take_up(restore_templates(arrays, notes, folder))
@@ -511,6 +564,7 @@ class Hybrid(Model):
             for m in members
         ]
         self._threshold = float(state["threshold"])
+        self._held = Held.read(arrays, folder) if state["held"] else None
         if self.kind == "regression":
             self._posterior = Posterior.from_dict(state["posterior"])
 
@@ -520,12 +574,6 @@ def _coarser(flux: Array, weight: Array) -> tuple[Floats, Floats]:
     pairs = (len(flux), -1, 2)
     lit, joined = (weight * flux).reshape(pairs).sum(axis=2), weight.reshape(pairs).sum(axis=2)
     return (lit / np.maximum(joined, 1e-30)).astype(np.float32), joined.astype(np.float32)
-
-
-def _running(values: Array) -> Array:
-    """Return the running mean along the spectrum: Gaussian, σ 40 native bins, wider than lines."""
-    bins = values.shape[1]
-    return np.asarray(gaussian_filter1d(values, 40 * bins / SDSS.sizes[0], axis=1, mode="nearest"))
 
 
 @njit(cache=True, nogil=True, fastmath=True)

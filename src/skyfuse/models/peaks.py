@@ -24,6 +24,9 @@ KINDS = ("GALAXY", "QSO", "STAR")
 PEAKS = 3
 """Candidates of galaxies and of quasars at most; of stars there is one."""
 
+KEPT = 3
+"""Candidates of all kinds that a density holds; what more would add does not show."""
+
 CLOSE = 0.01
 """Error of ln(1 + z) within which a candidate counts as the true one, and two candidates as one."""
 
@@ -125,23 +128,19 @@ class Posterior(NamedTuple):
         return np.asarray(np.exp(odds - logsumexp(odds, axis=1, keepdims=True)))
 
     def mixture(self, peaks: Peaks) -> Mixture:
-        """Return two normal distributions of redshift for each candidate, (n, 2 k)."""
+        """Return two normal distributions of redshift for each of the `KEPT` likeliest candidates."""
         weight = self.weights(peaks)
-        far = np.array(self.far)[peaks.kind]
-        there = weight > 0
-        centre = np.where(there, peaks.redshift, np.nan)
-        noise = _scaled(peaks)
-        sigma = [
-            np.where(there, (1 + peaks.redshift) * np.hypot(noise, np.array(floor)[peaks.kind]), 1.0)
-            for floor in (self.narrow, self.wide)
-        ]
-        mixture = Mixture(
-            np.concatenate([centre, centre], axis=1),
-            np.concatenate(sigma, axis=1),
-            np.concatenate([weight * (1 - far), weight * far], axis=1),
+        order = np.argsort(-weight, axis=1, kind="stable")[:, :KEPT]
+        redshift, noise, weight = (
+            np.take_along_axis(a, order, axis=1) for a in (peaks.redshift, _scaled(peaks), weight)
         )
+        weight /= weight.sum(axis=1, keepdims=True)
+        narrow, wide, far = (np.array(a)[peaks.kind[order]] for a in (self.narrow, self.wide, self.far))
+        weight = np.concatenate([weight * (1 - far), weight * far], axis=1)
+        sigma = (1 + redshift) * np.stack([np.hypot(noise, narrow), np.hypot(noise, wide)])
         # A distribution without weight is not used.
-        return mixture._replace(centre=np.where(mixture.weight > 0, mixture.centre, np.nan))
+        centre = np.where(weight > 0, np.concatenate([redshift, redshift], axis=1), np.nan)
+        return Mixture(centre, np.concatenate(list(sigma), axis=1), weight)
 
     def values(self, peaks: Peaks) -> Array:
         """Return the most probable redshift of each object, (n,)."""

@@ -74,6 +74,8 @@ class TemplateSet(NamedTuple):
         ``GALAXY``, ``QSO`` or ``STAR``.
     type : str
         Spectral class of stars as a letter or word (``A``, ``WD``, ``CV``); of others the kind.
+    name : str
+        Of stars in the file, ``F6IV (28527)``; of others the kind.
     first : int
         log10 λ of the first bin in units of 1e-4.
     vectors : ndarray of float64, shape (m, bins)
@@ -83,6 +85,7 @@ class TemplateSet(NamedTuple):
 
     kind: str
     type: str
+    name: str
     first: int
     vectors: Array
     low: float
@@ -140,12 +143,13 @@ def read_templates(folder: str | Path) -> list[TemplateSet]:
             raise UsageError("holds invalid numbers", remedy="get the templates again", path=path)
         if names:
             wavelength = 10 ** (STEP * (first + np.arange(vectors.shape[1])))
-            for called, row in zip(map(star_type, names), vectors, strict=True):
+            for own, row in zip(names, vectors, strict=True):
+                called = star_type(own)
                 letter = "M" if called == "K" and has_m_bands(wavelength, row) else called
-                sets.append(TemplateSet(kind, letter, first, row[None], low, high))
+                sets.append(TemplateSet(kind, letter, own, first, row[None], low, high))
         else:
             star = kind == "CV"
-            sets.append(TemplateSet("STAR" if star else kind, kind, first, vectors, low, high))
+            sets.append(TemplateSet("STAR" if star else kind, kind, kind, first, vectors, low, high))
     return sets
 
 
@@ -526,7 +530,7 @@ def least_evidence(significance: Array, rejection: float) -> float:
 def write_templates(sets: Sequence[TemplateSet]) -> tuple[dict[str, NDArray[Any]], list[list[Any]]]:
     """Return templates as arrays for `skyfuse.models.files.write_arrays` and the rest as JSON."""
     arrays = {f"templates.{i}": s.vectors.astype(np.float32) for i, s in enumerate(sets)}
-    return arrays, [[s.kind, s.type, s.first, s.low, s.high] for s in sets]
+    return arrays, [[s.kind, s.type, s.name, s.first, s.low, s.high] for s in sets]
 
 
 def template_layout(notes: Sequence[Sequence[Any]]) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -546,12 +550,11 @@ def restore_templates(
     """
     sets = []
     for i, note in enumerate(notes):
-        kind, star, first, low, high = note
+        kind, star, name, first, low, high = note
         if kind not in ("GALAXY", "QSO", "STAR") or not -0.02 <= low < high < 10 or abs(first) > 10**5:
             raise StoreError("describes no templates", remedy="train the model again", path=folder)
-        sets.append(
-            TemplateSet(kind, str(star), int(first), arrays[f"templates.{i}"].astype(np.float64), low, high)
-        )
+        vectors = arrays[f"templates.{i}"].astype(np.float64)
+        sets.append(TemplateSet(kind, str(star), str(name), int(first), vectors, low, high))
     return sets
 
 

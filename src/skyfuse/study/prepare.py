@@ -100,7 +100,7 @@ def prepare(
             paths[-1],
             objects=recipe.simulate.objects,
             seed=recipe.mock.seed,
-            products=["spectra"],
+            products=[recipe.simulate.product],
             z_max=recipe.simulate.z_max,
             shares=recipe.mock.shares,
             templates=templates,
