@@ -562,7 +562,7 @@ def test_cards_that_claim_endless_features_or_members_cost_nothing(saved):
     with pytest.raises(StoreError, match="does not name 2147483647 features"):
         load_model(folder)
     with pytest.raises(UsageError, match="members 1000000000"):
-        MODELS["hybrid"](members=10**9)
+        MODELS["star-types"](members=10**9)
 
 
 @pytest.fixture

@@ -3,15 +3,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from skyfuse.errors import UsageError
-from skyfuse.models import Examples, load_model
-from skyfuse.models.base import Output
-from skyfuse.models.hybrid import Held, Hybrid
 from skyfuse.models.stars import Stars, bends, flattened, one_peaked
-from skyfuse.models.template import Shifted, classes_of
-from skyfuse.models.uncertainty import Conformal
-
-from .spectra import observe
+from skyfuse.models.template import Shifted, TemplateSet, classes_of
 
 TYPES = ("A", "G", "M")
 
@@ -53,6 +46,18 @@ def test_flattened_spectra_forget_the_calibration_but_not_the_lines():
     assert plain[0, 200] < -0.35
 
 
+def test_a_lost_core_of_a_line_is_no_continuum():
+    flux = np.ones((1, 468), np.float32)
+    flux[0, 200:205] = 0.7
+    weight = np.ones_like(flux)
+    whole = flattened(flux, weight)
+    weight[0, 202] = 0
+    lost = flattened(np.where(weight > 0, flux, 0), weight)
+    assert whole[0, 202] < -0.2
+    assert lost[0, 202] == pytest.approx(lost[0, 201:204:2].mean(), abs=1e-6)
+    assert lost[0, 202] < -0.2
+
+
 def test_bends_are_smooth_factors_about_one():
     found = bends(400, 200, np.random.default_rng(0))
     assert (found > 0).all()
@@ -61,8 +66,6 @@ def test_bends_are_smooth_factors_about_one():
 
 
 def test_parts_hold_each_template_once_and_classes_evenly():
-    from skyfuse.models.template import TemplateSet
-
     names = [f"{letter}{digit}V" for letter in TYPES for digit in range(0, 10, 2)]
     own = [TemplateSet("STAR", name[0], name, 34842, np.ones((1, 5933)), -0.004, 0.004) for name in names]
     index = np.array([TYPES.index(name[0]) for name in names])
@@ -80,59 +83,3 @@ def test_drawn_stars_are_of_their_templates(sets):
     assert set(drawn.target.argmax(axis=1)) == {0, 2}
     assert np.abs((drawn.target > 0.5).sum(axis=0) - [30, 0, 30]).max() < 15
     assert np.median(drawn.flux[drawn.weight > 0]) == pytest.approx(1, abs=0.05)
-
-
-@pytest.fixture(scope="module")
-def typed(folder, sets):
-    x, y, _ = observe(sets, 60, seed=3, kinds=TYPES)
-    model = Hybrid(templates=str(folder), draws=600, epochs=2, width=32)
-    model.fit(Examples(x, y), Examples(x, y), seed=0, kind="classification", classes=TYPES)
-    return model
-
-
-def test_the_harder_calibration_counts(typed, sets):
-    x, y, _ = observe(sets, 60, seed=4, kinds=TYPES)
-    typed._held = None
-    typed.calibrate(x, y)
-    assert typed.interval is not None
-    easy = typed.interval.thresholds
-    random = np.random.default_rng(5)
-    probability = random.dirichlet(np.ones(3), 200)
-    typed._held = Held(probability, random.integers(0, 3, 200))
-    typed.calibrate(x, y)
-    ties = {"x": probability.astype(np.float32)}
-    hard = Conformal.fit(Output(probability), typed._held.label, ties, level=0.9).thresholds
-    assert easy < hard == typed.interval.thresholds
-    sure = np.eye(3)[y] * 0.97 + 0.01
-    typed._held = Held(sure, y)
-    typed.calibrate(x, y)
-    assert typed.interval.thresholds == easy
-
-
-def test_held_stars_are_saved_and_damage_is_refused(tmp_path, typed):
-    random = np.random.default_rng(6)
-    typed._held = Held(random.dirichlet(np.ones(3), 20), random.integers(0, 3, 20))
-    loaded = load_model(typed.save(tmp_path / "model"))
-    np.testing.assert_array_equal(loaded._held.probability, typed._held.probability)
-    np.testing.assert_array_equal(loaded._held.label, typed._held.label)
-    for name, value in (("probability", -1.0), ("label", 3)):
-        arrays = {"held.probability": typed._held.probability.copy(), "held.label": typed._held.label.copy()}
-        arrays[f"held.{name}"].flat[0] = value
-        with pytest.raises(Exception, match="holds no probabilities of stars"):
-            Held.read(arrays, tmp_path)
-
-
-def test_members_learn_without_a_part_of_the_templates(folder, sets):
-    """With three templates and three members each part is one class, which the other members alone know."""
-    x, y, _ = observe(sets, 60, seed=3, kinds=TYPES)
-    model = Hybrid(templates=str(folder), draws=400, epochs=1, width=8, members=3)
-    model.fit(Examples(x, y), Examples(x, y), seed=0, kind="classification", classes=TYPES)
-    assert len(model._members) == 3
-    assert model._held is not None
-    assert len(model._held.label) == 600
-    assert np.bincount(model._held.label).tolist() == [200, 200, 200]
-
-
-def test_an_unknown_system_is_refused():
-    with pytest.raises(UsageError, match="give one of mk, lamost"):
-        Hybrid(system="harvard")

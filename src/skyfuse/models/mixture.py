@@ -128,7 +128,9 @@ class _Cells:
         """Return the mass of all places less dense than each object's own (logarithm of a) density."""
         # Along a straight line of logarithms the mass grows as the density does.
         rise = np.maximum(self._high - self._low, 1e-12)
-        share = np.expm1(np.clip(log[:, None] - self._low, 0, rise)) / np.expm1(rise)
+        part = np.clip(log[:, None] - self._low, 0, rise)
+        # (e^part − 1)/(e^rise − 1), written so that no rise is too large.
+        share = np.exp(part - rise) * np.expm1(-part) / np.expm1(-rise)
         mass: Numbers = (share * self._mass).sum(axis=1) + self._outer * (log > self._low.min(axis=1))
         return mass
 

@@ -43,6 +43,7 @@ BUILT_IN = {
     "pca": "skyfuse.models.autoencoder:PrincipalComponents",
     "template": "skyfuse.models.template:Template",
     "hybrid": "skyfuse.models.hybrid:Hybrid",
+    "star-types": "skyfuse.models.starnet:StarTypes",
     "late": "skyfuse.models.fusion:LateFusion",
 }
 """Where each class lies."""

@@ -10,10 +10,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from skyfuse.cube.grid import SDSS
-from skyfuse.models.template import Array, Shifted, TemplateSet
+from skyfuse.models.template import Array, Floats, Shifted, TemplateSet
 from skyfuse.startypes import SEQUENCE, Star, shares, star_of
-
-Floats = NDArray[np.float32]
 
 SYSTEMS = ("mk", "lamost")
 """Who gives types, see `skyfuse.startypes.shares`."""

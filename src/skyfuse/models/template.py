@@ -28,6 +28,7 @@ from skyfuse.startypes import has_m_bands
 from skyfuse.words import Kind
 
 Array = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 STEP = 1e-4
 """Width of a bin in log10 λ."""
@@ -230,6 +231,13 @@ def _joined(flux: NDArray[np.float32], sigma: NDArray[np.float32], block: int) -
                 value[i, j] = total / count
                 weight[i, j] = count * count / variance
     return value, weight
+
+
+def coarser(flux: Array, weight: Array) -> tuple[Floats, Floats]:
+    """Join two bins by their weights; return flux and weight in single precision."""
+    pairs = (len(flux), -1, 2)
+    lit, joined = (weight * flux).reshape(pairs).sum(axis=2), weight.reshape(pairs).sum(axis=2)
+    return (lit / np.maximum(joined, 1e-30)).astype(np.float32), joined.astype(np.float32)
 
 
 @njit(cache=True, nogil=True)
