@@ -197,7 +197,7 @@ class StarTypes(Model):
         like templates that a member did not see as well, and the larger sets count.
         """
         super().calibrate(x, y, level=level)
-        if self._held is not None and self.interval is not None:
+        if self._held is not None and isinstance(self.interval, Conformal):
             ties = {"held": self._held.probability.astype(np.float32)}
             own = Conformal.fit(Output(self._held.probability), self._held.label, ties, level=level)
             if own.thresholds > self.interval.thresholds:

@@ -20,6 +20,10 @@ _MIXED, _NEAR = 0.6, 3.0
 """Share of stars that lie between two templates, and subtypes by which these may differ."""
 
 
+_STRENGTH = 0.8, 1.2
+"""Range of factors on the depth of lines: stars differ in metals, and stray light fills lines."""
+
+
 class Drawn(NamedTuple):
     """Some drawn spectra.
 
@@ -149,6 +153,8 @@ def bends(n: int, bins: int, random: np.random.Generator) -> Array:
 def _observed(flux: Array, noise: Array, random: np.random.Generator) -> tuple[Array, Array]:
     """Return flux and weight of spectra as another survey would see them; flux has a median of 1."""
     n, bins = flux.shape
+    mean = running(flux)
+    flux = mean + random.uniform(*_STRENGTH, size=(n, 1)) * (flux - mean)
     # Another survey has other resolution and noise, in all and along the spectrum.
     flux = np.array([gaussian_filter1d(one, random.uniform(0.05, 0.8)) for one in flux])
     sigma = noise[random.integers(len(noise), size=n)] * 10 ** random.uniform(-1.3, 0.4, size=(n, 1))
