@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -13,7 +14,7 @@ from scipy.special import log_softmax, logsumexp, softmax
 
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import files
-from skyfuse.models.base import History, Lesson, Model, Output
+from skyfuse.models.base import Examples, History, Lesson, Model, Output
 from skyfuse.models.inputs import Arrays
 from skyfuse.models.stars import SYSTEMS, Stars, flattened, one_peaked
 from skyfuse.models.template import (
@@ -32,7 +33,7 @@ from skyfuse.models.template import (
     write_templates,
     zoom_of,
 )
-from skyfuse.models.uncertainty import Conformal
+from skyfuse.models.uncertainty import Conformal, Scores
 from skyfuse.words import Kind, Progress
 
 ZOOM = 2
@@ -190,18 +191,27 @@ class StarTypes(Model):
         train, valid = (self._predict(x) for x in (lesson.train, lesson.valid))
         return lesson.history(train, valid)
 
-    def calibrate(self, x: Arrays, y: ArrayLike, *, level: float = 0.9) -> None:
+    def calibrate(
+        self, x: Arrays, y: ArrayLike, *, level: float = 0.9, beside: Examples | None = None
+    ) -> None:
         """Calibrate on objects that took no part in the fit, see `Model.calibrate`.
 
         Spectra drawn from templates do not show what stars unlike these are. So sets are calibrated on stars
-        like templates that a member did not see as well, and the larger sets count.
+        like templates that a member did not see as well, and the larger sets count. All classes have one
+        threshold, so that sets have no holes.
         """
-        super().calibrate(x, y, level=level)
-        if self._held is not None and isinstance(self.interval, Conformal):
+        super().calibrate(x, y, level=level, beside=beside)
+        known = [self.interval]
+        if self._held is not None:
             ties = {"held": self._held.probability.astype(np.float32)}
-            own = Conformal.fit(Output(self._held.probability), self._held.label, ties, level=level)
-            if own.thresholds > self.interval.thresholds:
-                self.interval = own
+            known.append(Conformal.fit(Output(self._held.probability), self._held.label, ties, level=level))
+        alike = [
+            _alike(one.scores, level)
+            for one in known
+            if isinstance(one, Conformal) and one.scores is not None
+        ]
+        # `scores` are those of the objects given, which a survey without labels weighs.
+        self.interval = replace(max(alike, key=lambda one: one.thresholds), scores=alike[0].scores)
 
     def _scaled(self, inputs: Floats) -> Floats:
         return np.asarray((inputs - self._mean) / self._std)
@@ -255,6 +265,12 @@ class StarTypes(Model):
             for m in members
         ]
         self._held = Held.read(arrays, folder) if state["held"] else None
+
+
+def _alike(scores: Scores, level: float) -> Conformal:
+    """Return a calibration with one threshold for all classes."""
+    alike = replace(scores, group=np.zeros_like(scores.group))
+    return Conformal.of(alike, "probability", level, classes=1)
 
 
 def _noise(flux: Array, weight: Array) -> Array:
