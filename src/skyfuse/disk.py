@@ -86,6 +86,24 @@ def named(place: str | Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Tell of a disk that cannot be written, as a full one, by the file or folder that is meant.
+
+    Raises
+    ------
+    StoreError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot be written ({error.strerror or error})",
+            remedy="make room on its disk or give permission, then run the same command again to go on",
+            path=place,
+        ) from error
+
+
 class BusyError(StoreError):
     """Another process writes the folder."""
 

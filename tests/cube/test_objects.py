@@ -132,6 +132,19 @@ def test_names_are_those_of_the_table(sky: Path, tmp_path: Path) -> None:
     assert {*Cube.open(report.out).objects["source_id"].dropna()} == {"007", "NGC 5", "named-2"}
 
 
+def test_numbers_of_rows_make_no_object_of_two_tables(sky: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.csv", tmp_path / "other.csv"
+    one.write_text("id,ra,dec\n1,150.001,2.0\n2,10.0,40.0\n")
+    # The first is elsewhere, the second the same object.
+    other.write_text(f"id,ra,dec\n1,150.001,{2 + 10 / 3600}\n2,{10 + 0.4 / 3600},40.0\n")
+    report = build([sky], tmp_path / "a.cube", objects=[one, other], workers=1)
+    assert (report.asked, report.sources) == (6, 2)
+    assert report.rejected == {"duplicate": 1, "same-name": 1}
+    (reject,) = [reject for reject in report.rejects if reject.reason == "same-name"]
+    assert f"holds source 1, 10″ from that of {one}; give each object a name of its own" in reject.message
+    assert reject.path == str(other)
+
+
 def test_tables_that_name_nothing_are_counted(sky: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("source_id,ra,dec\n")
     (tmp_path / "other.csv").write_text("source_id,mag\n1,2\n")

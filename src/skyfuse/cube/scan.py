@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 
 from skyfuse.cube.cutout import frame_geometry
-from skyfuse.disk import parse_json, sha256
-from skyfuse.errors import FileError, StoreError, UsageError, shown
+from skyfuse.disk import parse_json, sha256, writing
+from skyfuse.errors import FileError, UsageError, shown
+from skyfuse.sphere import unit_vectors
 from skyfuse.survey.objecttable import read_sources
 from skyfuse.survey.reader import Partner, Reader, Refused, SurveyFile
 from skyfuse.survey.records import FrameInfo, SpectrumInfo
 from skyfuse.survey.registry import added, marks_of, reader_of
+
+MATCH_ARCSEC = 1.0
+"""Spectra and rows of tables closer than this are one object."""
 
 CHUNK = 64
 """Files that one scan task looks at."""
@@ -393,28 +397,18 @@ def scan(
 
 
 def _append(cache: Path, records: Iterable[Record]) -> None:
-    try:
-        _append_lines(cache, records)
-    except OSError as error:
-        raise StoreError(
-            f"cannot be written ({error.strerror or error})",
-            remedy="make room or give permission, then run the same command again to go on",
-            path=cache,
-        ) from error
-
-
-def _append_lines(cache: Path, records: Iterable[Record]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with cache.open("ab+") as file:
-        # A line that a killed build left half-written must not swallow the next one.
-        end = file.seek(0, os.SEEK_END)
-        if end:
-            file.seek(end - 1)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        for record in records:
-            line = json.dumps(record, allow_nan=False).encode()
-            file.write(line + b"\t" + _mark(line) + b"\n")
+    with writing(cache):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with cache.open("ab+") as file:
+            # A line that a killed build left half-written must not swallow the next one.
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+            for record in records:
+                line = json.dumps(record, allow_nan=False).encode()
+                file.write(line + b"\t" + _mark(line) + b"\n")
 
 
 def _mark(line: bytes) -> bytes:
@@ -464,6 +458,12 @@ def _name_of(entry: Mapping[str, Mapping[str, Any]]) -> str | None:
         if kind in entry:
             return str(entry[kind][key])
     return f"source {entry['object']['source_id']}" if "object" in entry else None
+
+
+def _arcsec(place: tuple[float, float], fields: Mapping[str, Any]) -> float:
+    """Return how far from a position that of a row is."""
+    one, other = unit_vectors([place[0], fields["ra"]], [place[1], fields["dec"]])
+    return float(3600 * np.degrees(2 * np.arcsin(np.linalg.norm(one - other) / 2)))
 
 
 def is_unchanged(record: Record) -> bool:
@@ -567,6 +567,7 @@ class _Sorter:
         self.partners: list[str] = []
         self.asked = len(rejects)
         self.kept: dict[str, str] = {}
+        self.places: dict[str, tuple[float, float]] = {}
         self.doubled: set[str] = set()
 
     def add(self, record: Record) -> None:
@@ -592,13 +593,19 @@ class _Sorter:
             return
         if name in self.kept:
             other = self.kept[name]
-            where = (
-                f"as {shown(other)} does; keep one of the two" if other != file.path else "twice; keep one"
-            )
+            reason, where = "duplicate", "twice; keep one"
+            if other != file.path:
+                where = f"as {shown(other)} does; keep one of the two"
+            if kind == "object" and (apart := _arcsec(self.places[name], fields)) > MATCH_ARCSEC:
+                # Numbers of rows, most likely: two objects, of which neither is the other's repetition.
+                reason = "same-name"
+                where = f"{apart:.3g}″ from that of {shown(other)}; give each object a name of its own"
             message = f"{shown(file.path)}: holds {name}, {where}"
-            self.rejects.append(Reject(file.path, "duplicate", message, fields["key"]))
+            self.rejects.append(Reject(file.path, reason, message, fields["key"]))
             self.doubled.add(other)
             return
+        if kind == "object":
+            self.places[name] = fields["ra"], fields["dec"]
         self.kept[name] = file.path
         if kind == "frame":
             corners, radius = tuple(fields.pop("corners")), fields.pop("radius")

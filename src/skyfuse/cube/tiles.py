@@ -21,6 +21,7 @@ from skyfuse.cube.grid import SpectralGrid, grid_named, healpix29
 from skyfuse.cube.layout import COMPONENTS, FORMAT, TILE_ORDER, VERSION, ArrayWriter, create_arrays, tile_path
 from skyfuse.cube.pyramid import image_levels, spectrum_levels
 from skyfuse.cube.scan import (
+    MATCH_ARCSEC,
     FrameSource,
     ObjectSource,
     Reject,
@@ -40,8 +41,6 @@ from skyfuse.survey.records import Frame, FrameInfo, Imaging, Instrument, Sample
 from skyfuse.survey.registry import reader_named
 
 DEEPEST_ORDER = 11
-MATCH_ARCSEC = 1.0
-"""Spectra closer than this are epochs of one object."""
 
 # Cutouts of so many objects are in memory at a time (0.7 MB with their zooms and uncertainties).
 _BATCH = 16

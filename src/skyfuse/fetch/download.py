@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from skyfuse.disk import locked
+from skyfuse.disk import locked, writing
 from skyfuse.errors import DataError, FileError, StoreError
 from skyfuse.fetch.answers import require_plain, require_same, sendable, total_of, validator_of
 from skyfuse.fetch.bounds import MOST
 from skyfuse.fetch.checks import check
 from skyfuse.fetch.client import CHUNK, FORM, Client
-from skyfuse.fetch.ledger import Ledger, Row, Tally, Wanted, writing
+from skyfuse.fetch.ledger import Ledger, Row, Tally, Wanted
 from skyfuse.fetch.places import BAD_NAME, size_of, target_of, unsafe
 from skyfuse.fetch.tries import TryError, failed_try
 from skyfuse.words import Progress

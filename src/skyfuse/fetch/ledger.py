@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from skyfuse.disk import is_of_disk, parse_json
+from skyfuse.disk import is_of_disk, parse_json, writing
 from skyfuse.errors import DataError, StoreError
 
 NAME = "ledger.sqlite"
@@ -563,24 +563,6 @@ def _unreadable(error: Exception, path: Path) -> StoreError:
 
 def _damaged(what: str, path: Path) -> StoreError:
     return StoreError(f"is damaged ({printable(what)})", path=path, remedy=_DAMAGED)
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Tell of a disk that cannot be written, as a full one, by the folder that is meant.
-
-    Raises
-    ------
-    StoreError
-    """
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"cannot be written ({error.strerror or error})",
-            path=folder,
-            remedy="make room on its disk or see to its permissions; the same command goes on",
-        ) from error
 
 
 def printable(text: str) -> str:

@@ -19,10 +19,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from skyfuse import identifiers
-from skyfuse.disk import read_json, replaced, sha256, write_json
+from skyfuse.disk import read_json, replaced, sha256, write_json, writing
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.fetch.archives import CITE
-from skyfuse.fetch.ledger import Ledger, writing
+from skyfuse.fetch.ledger import Ledger
 from skyfuse.sphere import Box, Cone
 from skyfuse.survey.tables import read_table
 
