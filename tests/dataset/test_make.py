@@ -252,6 +252,40 @@ def test_split_by_files(tmp_path: Path) -> None:
     assert set(range(40)) <= set(other["train"].tolist())
 
 
+@pytest.mark.parametrize(
+    ("names", "one"),
+    [
+        (np.arange(40) + 1, False),
+        (np.roll(np.arange(40), 7), False),
+        # Not all of the numbers: names of a catalogue.
+        (2 * np.arange(40) + 1, True),
+        ([f"NGC {k}" for k in range(40)], True),
+    ],
+    ids=["from 1", "from 0, in another order", "with gaps", "words"],
+)
+def test_numbers_of_rows_tie_no_two_tables(tmp_path: Path, names: Any, one: bool) -> None:
+    table = catalogue().drop(columns="objID")
+    table = table.assign(source=np.repeat(["one", "two"], 40), id=[*names, *names])
+    # Objects that stand in the test part, too, would be left out of the training part.
+    plan = {} if one else {"split": SplitPlan(column="source", test=("two",), folds=2)}
+    made = make(tmp_path / "d", table, label="z", **plan)
+    group = made.table["group"].to_numpy()
+    assert (group[:40] == group[40:]).all() == one
+    assert len(set(group)) == (40 if one else 80)
+
+
+def test_places_tell_whether_two_tables_name_one_object(tmp_path: Path) -> None:
+    names = 3 * np.arange(40) + 1
+    table = catalogue().drop(columns="objID")
+    table = table.assign(source=np.repeat(["one", "two"], 40), id=[*names, *names])
+    table["ra"], table["dec"] = np.tile(np.arange(40.0), 2), np.repeat([0.0, 40 / 3600], 40)
+    for shift, one in ((0.0, True), (1.0, False)):
+        moved = table.assign(dec=table["dec"] + shift * (table["source"] == "two"))
+        made = make(tmp_path / str(one), moved, label="z")
+        group = made.table["group"].to_numpy()
+        assert (group[:40] == group[40:]).all() == one
+
+
 # ----------------------------------------------------------------------------------------------------- arrays
 
 

@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 from skyfuse import identifiers
 from skyfuse.dataset import groups
 from skyfuse.errors import DataError
+from skyfuse.sphere import chord, unit_vectors
 from skyfuse.survey.objecttable import IDS, position_names
+
+FAR_ARCSEC = 60.0
+"""Rows of one name that lie further apart are two objects: more than positions of one object ever differ."""
 
 
 def identified(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,11 +58,40 @@ def name_keys(table: pd.DataFrame) -> NDArray[np.int64]:
             code = identifiers.codes(table[own])[0]
         except DataError:
             continue
+        if _by_chance(table, own, code):
+            continue
         held = np.bincount(code[code >= 0], minlength=1)
         # What so many rows share is no object's name, but that of a survey or of nothing.
         if held.max() <= max(2, groups.LARGEST_GROUP * len(table)):
             return code
     return np.full(len(table), -1, dtype=np.int64)
+
+
+def _by_chance(table: pd.DataFrame, own: str, code: NDArray[np.int64]) -> bool:
+    """Tell whether a column names rows of several tables alike that are different objects.
+
+    Where positions are told, by these: most rows of one name lie more than `FAR_ARCSEC` apart. Else where the
+    column only numbers the rows of each table, from 0 or 1 on.
+    """
+    order = np.argsort(code, kind="stable")
+    first, second = order[:-1], order[1:]
+    alike = (code[first] == code[second]) & (code[first] >= 0)
+    if not alike.any():
+        return False
+    if {"ra", "dec"} <= set(table):
+        at = unit_vectors(*(table[name].to_numpy(np.float64, na_value=np.nan) for name in ("ra", "dec")))
+        apart = np.linalg.norm(at[first[alike]] - at[second[alike]], axis=1)
+        if np.isfinite(apart).any():
+            return bool(np.nanmedian(apart) > chord(FAR_ARCSEC / 3600))
+    if "source" not in table:
+        return False
+    numbers = identifiers.whole_numbers(table[own])
+    if numbers.isna().any() or not pd.api.types.is_integer_dtype(numbers):
+        return False
+    each = [numbers[rows].sort_values().to_numpy() for rows in table.groupby("source").indices.values()]
+    return len(each) > 1 and all(
+        rows[0] in (0, 1) and np.array_equal(rows, rows[0] + np.arange(len(rows))) for rows in each
+    )
 
 
 def storable(table: pd.DataFrame) -> pd.DataFrame:
