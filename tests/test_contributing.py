@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -20,6 +21,24 @@ from skyfuse.cube.query import Cube
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+ALL = """
+import json, runpy, sys
+from skyfuse.cli import app
+
+for program, *words in json.loads(sys.argv[1]):
+    print(program, *words, flush=True)
+    if program == "skyfuse":
+        app(words, prog_name=program, standalone_mode=False)
+        continue
+    sys.argv = words[words[0] == "-m":]
+    try:
+        (runpy.run_module if words[0] == "-m" else runpy.run_path)(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+"""Runs the lines of the guides, one after the other."""
+
 
 class Workshop:
     """A folder in which the guides are followed, with a place for packages that the next process sees."""
@@ -28,36 +47,36 @@ class Workshop:
         self.folder, self.packages = folder, folder / "packages"
         places = [str(self.packages), str(Path(skyfuse.__file__).parents[1])]
         self.environment = os.environ | {"PYTHONPATH": os.pathsep.join(places), "COLUMNS": "200"}
-        self.told = ""
+        lines = []
         for language, text in BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
             if language == "sh":
-                for line in text.splitlines():
-                    self.run(*shlex.split(line))
+                lines += [shlex.split(line) for line in text.splitlines()]
             else:
                 path = folder / text.splitlines()[0].removeprefix("# ")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text, encoding="utf-8")
                 if path.parent.name == path.parents[1].name:
                     (path.parent / "__init__.py").touch()
-
-    def run(self, program: str, *arguments: str) -> None:
-        """Run a line of a guide; what differs from a user's is that nothing is asked of the network."""
+        (program, *install), *others, last = lines
+        assert program == "pip"
+        # What differs from a user's is that nothing is asked of the network.
         offline = ["--no-deps", "--no-build-isolation", "--no-index", "-q", "--target", str(self.packages)]
-        command = {
-            "pip": ["-m", "pip", *arguments, *offline],
-            "python": list(arguments),
-            "skyfuse": ["-m", "skyfuse", *arguments],
-        }[program]
+        self.run("-m", "pip", *install, *offline)
+        # One process for nearly all of them, since each takes seconds to start.
+        self.run("-c", ALL, json.dumps(others))
+        self.run("-m", *last)
+
+    def run(self, *arguments: str) -> None:
+        """Run Python in the folder."""
         done = subprocess.run(
-            [sys.executable, *command],
+            [sys.executable, *arguments],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{program} {arguments}: {done.stdout}{done.stderr}"
-        self.told += done.stdout
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from astropy.cosmology import Planck18
 
 from skyfuse.errors import DataError
 from skyfuse.study import leakage
-from skyfuse.study.leakage import LEVEL, told_of_classes, told_of_numbers
+from skyfuse.study.leakage import EXACT, LEVEL, told_of_classes, told_of_numbers
 from skyfuse.study.run import Study
 from skyfuse.study.tasks import target
 from skyfuse.survey.tables import read_table, without_sentinels
@@ -85,6 +85,17 @@ OF_NUMBERS = {
     "bins of one size": lambda z, rng: {"v": pd.qcut(z, 5, labels=False)},
     "fold": lambda z, rng: {"v": np.abs(z - 0.1)},
     "whole part and fraction": lambda z, rng: {"first": np.floor(30 * z), "second": 30 * z % 1},
+    "sum of three": lambda z, rng: {
+        "first": (one := rng.normal(0, 2 * z.std(), len(z))) + (two := rng.normal(0, z.std(), len(z))),
+        "second": two - one + z,
+        "third": two + 5,
+    },
+    "product of four": lambda z, rng: {
+        "first": (one := rng.uniform(1, 9, len(z))) * z**2,
+        "second": one * (two := rng.uniform(1, 9, len(z))),
+        "third": two / (three := rng.uniform(1, 9, len(z))),
+        "fourth": three,
+    },
     "one of many": lambda z, rng: {f"bin{k}": pd.qcut(z, 16, labels=False) == k for k in range(16)},
 }
 OF_CLASSES = {
@@ -285,6 +296,7 @@ def test_no_honest_column_of_a_real_table_is_taken_for_the_label(name, label, co
         numbers = table[label].to_numpy(dtype=np.float64)
         told, level = told_of_numbers(values, numbers), LEVEL["regression"]
         assert leakage._pairs(values, numbers, (), level) == {}
+        assert leakage.of_sums(values, numbers, EXACT["regression"]) == (0.0, [])
     assert dict(zip(columns, told, strict=True)) == {
         column: score for column, score in zip(columns, told, strict=True) if score < level
     }

@@ -22,9 +22,11 @@ from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.recipe import Recipe
 from skyfuse.sections import validated
 from skyfuse.strictyaml import parse_yaml
-from skyfuse.study.leakage import LEVEL, MOST, gives, of_columns
+from skyfuse.study.leakage import LEVEL, MOST, gives, of_columns, of_sums
 from skyfuse.survey.objecttable import position_names
 from skyfuse.survey.tables import read_table, without_sentinels
+
+_TOGETHER = "give the label away together"
 
 LEAST_ROWS = 100
 """Rows with a label below which no parts of a split are worth a study."""
@@ -257,39 +259,17 @@ def _leaks(
         found = of_columns(data, dict.fromkeys(rest, False), values[rows], classes, level)
         found = [one for one in found if gives(one)]
         for one in found:
+            if len(one.inputs) > 2 and not classes:
+                told |= dict.fromkeys(one.inputs, _TOGETHER)
+                continue
             others = "" if len(one.inputs) == 1 else f" with {' and '.join(one.inputs[1:])}"
             told.setdefault(one.inputs[0], f"gives the label away{others}")
         if not found:
-            together = [] if classes else _jointly(data, values[rows], level)
+            together = [] if classes else of_sums(data, values[rows], level)[1]
             if not together:
                 break
-            told |= {rest[i]: "give the label away together, by a sum" for i in together}
+            told |= {rest[i]: _TOGETHER for i in together}
     return told
-
-
-def _jointly(data: NDArray[np.float64], label: NDArray[np.float64], level: float) -> list[int]:
-    """Return the columns of which a linear fit tells a number to a level, those of the greatest weight.
-
-    The fit is made on one half of the rows and scored on the other.
-    """
-    half = len(data) // 2
-    if data.shape[1] > half // 3:
-        return []
-    middle = np.nanmedian(data, axis=0)
-    filled = np.where(np.isnan(data), middle, data) - middle
-    filled /= np.maximum(filled.std(axis=0), np.finfo(np.float64).tiny)
-
-    def fitted(columns: NDArray[np.int64]) -> tuple[float, NDArray[Any]]:
-        ready = np.column_stack([np.ones(len(filled)), filled[:, columns]])
-        weights = np.linalg.lstsq(ready[:half], label[:half], rcond=None)[0]
-        left = label[half:] - ready[half:] @ weights
-        return 1 - float(np.mean(left**2) / np.var(label[half:])), weights[1:]
-
-    score, weights = fitted(np.arange(data.shape[1]))
-    if score < level:
-        return []
-    order = np.argsort(-np.abs(weights))
-    return next(order[:n].tolist() for n in range(1, len(order) + 1) if fitted(order[:n])[0] >= level)
 
 
 def _written(

@@ -17,6 +17,8 @@ tells, several may:
 
 - Pairs of columns by a linear fit, each side plain or in logarithms: sums, differences, products, ratios, a
   label cut into whole part and fraction.
+- Up to `FEW` columns by a linear fit, all plain or all in logarithms, that leaves nothing but rounding on
+  objects which it has not seen: a formula.
 - Classes: columns of which each tells one class from all others: a one-hot code, shares of votes.
 - Columns with at most `FEW` values together, by a tree of few leaves that is scored on objects which it has
   not seen: bits, digits.
@@ -27,10 +29,11 @@ that pipelines or eyes give, about one in a hundred is wrong, which scores 0.97.
 reach the level, the recipe names it in `trusted`. Of pixels and bins, whose light models are made to read,
 only an exact copy of a number is refused; what else reaches the level is told.
 
-Not found are: three columns or more of many values that tell the label only together, and two that so tell
-one of many classes; a code that several pixels or bins share, or that stands in the last digits of a number;
-bits of which few objects have all; a copy with noise above a tenth of the label's spread; a column that tells
-one of several classes; and anything in fewer than `LEAST` training objects.
+Not found are: three columns or more of many values that tell the label only together, by a sum with noise or
+by what is no sum or product, and two that so tell one of many classes; a code that several pixels or bins
+share, or that stands in the last digits of a number; bits of which few objects have all; a copy with noise
+above a tenth of the label's spread; a column that tells one of several classes; and anything in fewer than
+`LEAST` training objects.
 """
 
 from __future__ import annotations
@@ -55,13 +58,14 @@ LEVEL = {"regression": 0.99, "classification": 0.97}
 """Score from which an input gives the label away, by kind of task."""
 EXACT = {"regression": 0.9999, "classification": np.inf}
 """The same for a pixel or bin, which measures nothing but light: a bright line tells a redshift to 0.999, and
-where classes differ in brightness one pixel tells them apart."""
+where classes differ in brightness one pixel tells them apart; and for sums of many columns, which a mass may
+honestly come close to."""
 LEAST = 50
 """Training objects below which nothing can be told."""
 MOST = 2000
 """Training objects that are looked at, drawn at random."""
 FEW = 16
-"""Values of a column up to which it may be part of a code."""
+"""Values of a column up to which it may be part of a code; columns that a formula has at most."""
 
 _FIRST, _HOPEFUL = 200, 0.1
 _SHARE = {"regression": 0.9, "classification": 0.3}
@@ -330,6 +334,13 @@ def _together(
         score, used = _each_class(values, label, level)
         if score >= level:
             found.append(Finding(tuple(names[i] for i in used), score, allowed=False, level=level))
+    else:
+        exact = EXACT["regression"]
+        rest = [i for i in range(len(names)) if not any(i in pair for pair in pairs)]
+        score, used = of_sums(values[:, rest], label, exact)
+        if score >= exact and len(used) <= FEW:
+            inputs = tuple(names[rest[i]] for i in used)
+            found.append(Finding(inputs, score, allowed=False, level=exact))
     few = [i for i in range(len(names)) if 1 < len(np.unique(values[:, i])) <= FEW]
     if len(few) > 1:
         score, used = _coded(values[:, few], label, classes)
@@ -359,20 +370,97 @@ def _of_wrong(wrong: float, counts: NDArray[np.int64]) -> float:
     return 1 - 2 * float(wrong) / float(1 - np.sum((counts / counts.sum()) ** 2))
 
 
+def of_sums(values: NDArray[np.float64], label: NDArray[np.float64], level: float) -> tuple[float, list[int]]:
+    """Return how much a linear fit of many columns tells of a number, and few columns that tell so much.
+
+    All columns are plain or all in logarithms, and so is the label. Each fit is made on one half of the
+    objects that have all values and scored on the other; columns that many objects lack are left out.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, columns)
+        NaN where missing.
+    label : ndarray, shape (n,)
+        In an order that has nothing to do with the values.
+    level : float
+        Score below which nothing is found.
+
+    Returns
+    -------
+    score : float
+        0 where it is below the level.
+    columns : list of int
+        Without any of them the score is below the level.
+    """
+    for x in _sides(values):
+        columns, rows = _known_together(x)
+        if len(columns) < 2:
+            continue
+        for y in _targets(label):
+            score, used = _summed(x[rows][:, columns], y[rows], level)
+            if used:
+                return score, sorted(columns[i] for i in used)
+    return 0.0, []
+
+
+def _known_together(x: NDArray[np.float64]) -> tuple[list[int], NDArray[np.int64]]:
+    """Return columns, those with the fewest gaps, and the rows that have them all: many for each of them."""
+    known = np.isfinite(x)
+    whole = np.ones(len(x), bool)
+    columns: list[int] = []
+    for column in np.argsort(-known.sum(axis=0), kind="stable").tolist():
+        left = whole & known[:, column]
+        if left.sum() < max(2 * LEAST, 6 * (len(columns) + 1)):
+            break
+        if np.ptp(x[left, column]) > 0:
+            columns, whole = [*columns, column], left
+    return columns, np.flatnonzero(whole)
+
+
+def _summed(x: NDArray[np.float64], y: NDArray[np.float64], level: float) -> tuple[float, list[int]]:
+    """Return the score of a linear fit, and the columns that are left once none can be missed."""
+    x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), np.finfo(np.float64).tiny)
+    half = len(x) // 2
+
+    def fitted(columns: Sequence[int]) -> tuple[float, NDArray[Any]]:
+        design = np.column_stack([np.ones(len(x)), x[:, columns]])
+        weights = np.linalg.lstsq(design[:half], y[:half], rcond=None)[0]
+        return float(told_of_numbers(design[half:] @ weights[:, None], y[half:])[0]), weights[1:]
+
+    score, weights = fitted(range(x.shape[1]))
+    if score < level:
+        return 0.0, []
+    order = np.argsort(-np.abs(weights)).tolist()
+    used = next(order[:n] for n in range(1, len(order) + 1) if fitted(order[:n])[0] >= level)
+    for column in used[::-1]:
+        if len(used) > 1 and fitted(without := [one for one in used if one != column])[0] >= level:
+            used = without
+    return fitted(used)[0], used
+
+
+def _sides(values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return columns plain and in logarithms."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return [values, np.log(np.where(values > 0, values, np.nan))]
+
+
+def _targets(label: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return a number plain and, where it is positive, in logarithms."""
+    return [label, np.log(label)] if (label > 0).all() else [label]
+
+
 def _pairs(
     values: NDArray[np.float64], label: NDArray[Any], classes: Sequence[str], level: float
 ) -> dict[tuple[int, int], float]:
     """Return how much pairs of columns tell of which a linear fit does, each side plain or in logarithms."""
     found: dict[tuple[int, int], float] = {}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sides = [values, np.log(np.where(values > 0, values, np.nan))]
     if classes:
         codes = np.unique(label)
         targets = [(label == code).astype(np.float64) for code in (codes[1:] if len(codes) == 2 else codes)]
     else:
-        targets = [label, np.log(label)] if (label > 0).all() else [label]
+        targets = _targets(label)
     score = _score_of(label, classes)
-    for x in sides:
+    for x in _sides(values):
         for y in targets:
             for i, j in _hopeful(x, y, _SHARE["classification" if classes else "regression"]):
                 pair = x[:, [i, j]]
