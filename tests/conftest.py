@@ -28,6 +28,16 @@ def small_sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def small_cube(small_sky: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the cube of the small sky, to be read only."""
+    from skyfuse.cube.build import build
+
+    out = tmp_path_factory.mktemp("cube") / "sky.cube"
+    build([small_sky], out, workers=1)
+    return out
+
+
 @pytest.fixture(autouse=True)
 def _signals_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave signals alone where the command line is called within the tests' own process."""

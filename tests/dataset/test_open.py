@@ -19,25 +19,32 @@ from tests.dataset.made import opened
 ZOOMS = {"image": [4], "spectrum": [4]}
 
 
-def test_every_kind_of_source_gives_the_same_arrays(small_sky, tmp_path):
+@pytest.fixture(scope="module")
+def from_files(small_sky, tmp_path_factory):
+    """Return a dataset made from survey files, and how it was asked for."""
     labels = small_sky / "sfr" / "gal_totsfr_dr7_v5_2.fits"
-    from_files = opened(small_sky, tmp_path / "a", labels=labels, zooms=ZOOMS, split=None)
-    build([small_sky], tmp_path / "my.cube", workers=1)
-    from_cube = opened(tmp_path / "my.cube", tmp_path / "b", labels=labels, zooms=ZOOMS, split=None)
+    options = {"labels": labels, "zooms": ZOOMS, "split": None}
+    work = tmp_path_factory.mktemp("files") / "a"
+    return opened(small_sky, work, **options), work, options
+
+
+def test_every_kind_of_source_gives_the_same_arrays(from_files, small_cube, tmp_path):
+    made, _, options = from_files
+    from_cube = opened(small_cube, tmp_path / "b", **options)
     from_dataset = opened(from_cube.path, tmp_path / "c", zooms=ZOOMS)
-    assert len(from_files) > 20
+    assert len(made) > 20
     for other in (from_cube, from_dataset):
-        assert list(other.table["object_id"]) == list(from_files.table["object_id"])
+        assert list(other.table["object_id"]) == list(made.table["object_id"])
         for modality in ZOOMS:
-            for mine, theirs in zip(from_files.array(modality, 4), other.array(modality, 4), strict=True):
+            for mine, theirs in zip(made.array(modality, 4), other.array(modality, 4), strict=True):
                 np.testing.assert_array_equal(mine, theirs)
     assert not (tmp_path / "c").exists()
 
 
-def test_a_second_call_uses_what_is_there(small_sky, tmp_path):
-    first = opened(small_sky, tmp_path / "w", zooms=ZOOMS)
+def test_a_second_call_uses_what_is_there(from_files, small_sky):
+    first, work, options = from_files
     stamp = (first.path / "arrays.h5").stat().st_mtime_ns
-    again = opened(small_sky, tmp_path / "w", zooms=ZOOMS)
+    again = opened(small_sky, work, **options)
     assert (again.path / "arrays.h5").stat().st_mtime_ns == stamp
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -44,7 +43,8 @@ def study(sky):
     models = {"tree": {"fixed": {"max_depth": 3}}, "vggnet12": {"fixed": {"max_epochs": 2, "width": 0.05}}}
     content = recipe.model_dump(mode="json") | {"models": models, "bootstrap": 200}
     recipe = type(recipe).model_validate(content)
-    dataset, _ = prepare(recipe, sky.parent / "work", sources=[sky])
+    (labels,) = (sky / "sfr").glob("gal_totsfr*")
+    dataset, _ = prepare(recipe, sky.parent / "work", sources=[sky.parent / "sky.cube"], labels=labels)
     Study(recipe).run(dataset, sky.parent / "study")
     return sky.parent / "study"
 
@@ -171,9 +171,8 @@ def test_objects_without_a_spectrum_are_records_too(study, sky, tmp_path):
 
 
 def test_a_cube_without_an_instrument_that_the_model_reads_is_refused(study, sky, tmp_path):
-    for folder in ("photoObj", "spectro", "sfr"):
-        shutil.copytree(sky / folder, tmp_path / "sky" / folder)
-    build([tmp_path / "sky"], tmp_path / "other.cube", workers=1)
+    parts = [sky / name for name in ("photoObj", "spectro", "sfr")]
+    build(parts, tmp_path / "other.cube", workers=1)
     cell = study / "cells" / "tree-early-o4-i1-s4" / "model"
     with pytest.raises(UsageError, match=r"other.cube: holds images of sdss, not of unwise"):
         predict(cell, tmp_path / "other.cube")

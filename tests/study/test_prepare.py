@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from skyfuse.cube.build import build
 from skyfuse.errors import StoreError
 from skyfuse.mock import write_mock
 from skyfuse.recipe import Recipe, load_recipe
@@ -40,10 +39,9 @@ def test_without_data_a_mock_sky_with_its_truth_is_made(recipe, tmp_path):
     assert (joined["flag"] == 0).all()
 
 
-def test_a_cube_alone_has_no_labels(recipe, small_sky, tmp_path):
-    build([small_sky], tmp_path / "my.cube", workers=1)
+def test_a_cube_alone_has_no_labels(recipe, small_cube, tmp_path):
     with pytest.raises(StoreError, match=r"holds no table of labels .* give one with --labels"):
-        prepare(recipe, tmp_path / "w", sources=[tmp_path / "my.cube"])
+        prepare(recipe, tmp_path / "w", sources=[small_cube])
 
 
 def table_recipe(**changes):
