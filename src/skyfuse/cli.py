@@ -157,11 +157,10 @@ def mock(
     say(str(summary), as_json, asdict(summary))
 
 
-@app.command()
-def build(
-    paths: Annotated[
-        list[Path], typer.Argument(help="Survey files or folders, then the cube: IN... OUT.cube")
-    ],
+@dataclass(frozen=True)
+class Spectra:
+    """How a build takes spectra."""
+
     grid: Annotated[
         list[str] | None,
         typer.Option(
@@ -170,7 +169,24 @@ def build(
             "one each instrument's.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
+    sigma: Annotated[
+        str | None,
+        typer.Option(
+            help="Uncertainty of spectra: model (the instrument's noise model, where there is one) or formal "
+            "(what files say alone). By default the cube's own, in a new one model.",
+            show_default=False,
+        ),
+    ] = None
+
+
+@app.command()
+@grouped
+def build(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Survey files or folders, then the cube: IN... OUT.cube")
+    ],
+    spectra: Spectra,
     objects: Annotated[
         list[Path] | None,
         typer.Option(help="Table of positions: cut for every row, whether or not it has a spectrum."),
@@ -192,6 +208,7 @@ def build(
 
     Example: skyfuse build sky/ stripe.cube
     """
+    from skyfuse.cube.build import Reading
     from skyfuse.cube.build import build as build_cube
     from skyfuse.plugins import register
     from skyfuse.survey.described import described
@@ -206,7 +223,8 @@ def build(
         report = build_cube(
             paths[:-1],
             paths[-1],
-            grid=_grids(grid or ()),
+            grid=_grids(spectra.grid or ()),
+            reading=Reading(sigma=spectra.sigma),
             objects=objects or (),
             replace=replace,
             workers=dask or workers,

@@ -66,6 +66,7 @@ def make_spectrum(
     plate: int = 1,
     quality: float = 7.5,
     zwarning: int = 0,
+    sky: float | None = None,
 ) -> Path:
     random = np.random.default_rng(10_000 * plate + fiber)
     bins = np.arange(FIRST - 20, LAST + 31)
@@ -77,6 +78,7 @@ def make_spectrum(
         ivar,
         (bins * 1e-4).astype(np.float32),
         verdict={"SN_MEDIAN_ALL": quality, "ZWARNING": zwarning},
+        sky=None if sky is None else np.full(len(bins), sky, np.float32),
         PLATEID=plate,
         MJD=55000,
         FIBERID=fiber,

@@ -18,7 +18,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from skyfuse.cube.build import BuildReport, build
+from skyfuse.cube.build import BuildReport, Reading, build
 from skyfuse.cube.check import check
 from skyfuse.cube.export import export
 from skyfuse.cube.query import Cube
@@ -423,16 +423,16 @@ def test_a_file_beside_others_that_changes_or_goes_is_refused(
 def test_redshifts_that_come_beside_what_stands_unclassified_are_refused(tmp_path: Path) -> None:
     make_desi(tmp_path / "desi", redshifts=False)
     out = tmp_path / "a.cube"
-    build([tmp_path / "desi"], out, workers=1, keep_unclassified=True)
+    build([tmp_path / "desi"], out, workers=1, reading=Reading(keep_unclassified=True))
     (tmp_path / "desi" / "notes.txt").write_text("of no matter")
-    report = build([tmp_path / "desi"], out, workers=1, keep_unclassified=True)
+    report = build([tmp_path / "desi"], out, workers=1, reading=Reading(keep_unclassified=True))
     assert (report.spectra, report.built, report.rejected) == (3, 0, {"not-fits": 1})
     redrock_hdus(TARGETS).writeto(tmp_path / REDSHIFTS)
     before = state(out)
     with pytest.raises(StoreError, match=r"not as it was.*--replace"):
-        build([tmp_path / "desi"], out, workers=1, keep_unclassified=True)
+        build([tmp_path / "desi"], out, workers=1, reading=Reading(keep_unclassified=True))
     assert state(out) == before
-    build([tmp_path / "desi"], out, workers=1, keep_unclassified=True, replace=True)
+    build([tmp_path / "desi"], out, workers=1, reading=Reading(keep_unclassified=True), replace=True)
     assert Cube.open(out).spectra["z"].notna().all()
 
 

@@ -79,11 +79,13 @@ def spectrum_hdus(
     upper: bool = False,
     named: bool = True,
     verdict: dict[str, Any] | None = None,
+    sky: np.ndarray | None = None,
     **cards: Any,
 ) -> fits.HDUList:
     n = len(flux)
     and_mask = np.zeros(n, np.int32) if and_mask is None else and_mask
     columns = {"flux": flux, "loglam": loglam, "ivar": ivar, "and_mask": and_mask}
+    columns |= {} if sky is None else {"sky": sky}
     coadd = fits.BinTableHDU.from_columns(
         [
             fits.Column(name.upper() if upper else name, "J" if name == "and_mask" else "E", array=array)

@@ -44,6 +44,7 @@ from skyfuse.disk import dumps, locked, replaced, write_json
 from skyfuse.errors import DataError, StoreError, UsageError, shown
 from skyfuse.processes import Context
 from skyfuse.survey import registry
+from skyfuse.survey.noise import FORMAL, MODEL, noise_model, noise_name
 from skyfuse.survey.records import Imaging, Instrument
 from skyfuse.words import Progress
 
@@ -147,6 +148,25 @@ class BuildReport:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How spectra are read.
+
+    Attributes
+    ----------
+    keep_unclassified : bool
+        Also take spectra without the pipeline's class and redshift, as for a prediction: these columns of the
+        indexes are then null. Otherwise such files are rejected.
+    sigma : "model" or "formal", optional
+        Where their σ comes from: the noise model of their instrument, where there is one (see
+        `skyfuse.survey.noise`), or only what their files say; by default as in the cube, in a new one from
+        the model.
+    """
+
+    keep_unclassified: bool = False
+    sigma: str | None = None
+
+
 def build(
     inputs: Sequence[Path | str],
     out: Path | str,
@@ -154,7 +174,7 @@ def build(
     grid: str | Mapping[str, str] | None = None,
     objects: Sequence[Path | str] = (),
     replace: bool = False,
-    keep_unclassified: bool = False,
+    reading: Reading = Reading(),
     workers: int | str | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -177,9 +197,7 @@ def build(
         Tables of positions, whose rows are objects whether or not they have a spectrum.
     replace : bool
         Make the cube anew of the files given now, whatever it holds.
-    keep_unclassified : bool
-        Also take spectra without the pipeline's class and redshift, as for a prediction: these columns of the
-        indexes are then null. Otherwise such files are rejected.
+    reading : Reading
     workers : int or str, optional
         Worker processes, by default one for each processor; 1 runs the tasks in this process. The address of
         a Dask scheduler lets that run the tasks; its workers must see the same files.
@@ -193,13 +211,14 @@ def build(
     Raises
     ------
     UsageError
-        If an input does not exist, `grid` is unknown, or `out` is a file or a folder of something else.
+        If an input does not exist, `grid` or `reading.sigma` is unknown, or `out` is a file or a folder of
+        something else.
     DataError
         If no input holds a frame or a spectrum.
     StoreError
         If another build writes the same cube, the disk is full, worker processes die, or the cube would lose
         what it holds: files that have changed or are gone and whose tiles must be built again, another grid,
-        another version of Skyfuse.
+        another σ, another version of Skyfuse.
     KeyboardInterrupt
         On Ctrl-C, with a message; what is finished stays.
     """
@@ -212,6 +231,8 @@ def build(
             f"there is no instrument {unknown[0]!r} to have a grid",
             remedy=f"choose among {', '.join(sorted(registry.instruments()))}",
         )
+    if reading.sigma not in (None, MODEL, FORMAL):
+        raise UsageError(f"there is no σ {reading.sigma!r} of spectra", remedy=f"choose {MODEL} or {FORMAL}")
     if not paths and not objects:
         raise UsageError("a build needs inputs", remedy="name files or folders of frames and spectra")
     files, not_files = walk(paths, out)
@@ -222,7 +243,7 @@ def build(
     with locked(out, *WRITER), _runner(workers, len(files)) as run:
         go_on(out)
         clean(out)
-        standing = None if replace else read_standing(out, grids)
+        standing = None if replace else read_standing(out, grids, reading.sigma)
         cache = out / _CACHE
         try:
             given = scan(sorted({*files, *tables}), cache, run, progress, tables=frozenset(tables))
@@ -230,7 +251,7 @@ def build(
             raise KeyboardInterrupt(
                 f"{out}: stopped while recognising files; run the same command again to go on"
             ) from None
-        task = _Task([*paths, *map(Path, objects)], out, grids, standing, keep_unclassified=keep_unclassified)
+        task = _Task([*paths, *map(Path, objects)], out, grids, standing, reading)
         return task.run(given, not_files, run, progress, started)
 
 
@@ -263,13 +284,12 @@ class _Task:
         out: Path,
         grids: Mapping[str, str],
         standing: Standing | None,
-        *,
-        keep_unclassified: bool,
+        reading: Reading,
     ) -> None:
         self.inputs = inputs
         self.out = out
         self.grids = ({} if standing is None else standing.grids) | dict(grids)
-        self.keep_unclassified = keep_unclassified
+        self.reading = reading
         self.standing = standing
         self.root = next_folder(out) if (out / "cube.json").exists() else out
 
@@ -330,8 +350,20 @@ class _Task:
             )
         self._require_alike(known)
         return Setup(
-            tuple(known[name] for name in sorted(framed | observed)), tuple(grids), self.keep_unclassified
+            tuple(known[name] for name in sorted(framed | observed)),
+            tuple(grids),
+            self.reading.keep_unclassified,
+            ()
+            if self._formal
+            else tuple((name, noise_name(name)) for name in sorted(observed) if noise_name(name)),
         )
+
+    @property
+    def _formal(self) -> bool:
+        """Whether no noise model is asked of spectra, now or when the cube was begun."""
+        own = {} if self.standing is None else self.standing.noise
+        kept = any(noise_name(name) and not model for name, model in own.items())
+        return self.reading.sigma == FORMAL or kept
 
     def _require_alike(self, known: Mapping[str, Instrument]) -> None:
         """Raise StoreError where what stands in the cube was read by another description."""
@@ -539,8 +571,20 @@ def _described(
         spectroscopy, grid = setup.instrument(name).spectroscopy, setup.grid(name)
         unit = "" if spectroscopy is None else spectroscopy.unit
         spectrum = {"grid": grid.name, "sizes": list(grid.sizes), "zooms": len(grid.sizes), "unit": unit}
+        own = [row for row in rows["spectra"] if row["instrument"] == name]
+        spectrum["sigma"] = _sigma_of(name, dict(setup.noise).get(name, ""), own)
         told.setdefault(name, {})["spectrum"] = spectrum
     return dict(sorted(told.items()))
+
+
+def _sigma_of(name: str, model: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what cube.json says of where σ of an instrument's spectra comes from."""
+    known = noise_model(name)
+    if not model or known is None:
+        return {"formal": f"no noise model of {name} is known" if known is None else "as asked"}
+    by_model = sum(bool(row.get("noise")) for row in rows)
+    evidence = {one.name: one.evidence.model_dump() for one in known.spectrographs}
+    return {"model": model, "by_model": by_model, "formal": len(rows) - by_model, "evidence": evidence}
 
 
 def _told_of(imaging: Imaging) -> dict[str, Any]:

@@ -8,6 +8,7 @@ float64, so that it is exact.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import lru_cache
 
 import numpy as np
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 
 from skyfuse.cube.grid import SpectralGrid
 from skyfuse.errors import UsageError
+from skyfuse.survey.noise import MODEL, NativeNoise, NoiseModel, noise_model
 from skyfuse.survey.records import Samples, Spectrum
 
 # Less overlap than this share of an output bin is rounding of edges, not data.
 _LEAST_OVERLAP = 1e-6
+# Share of the sum of variances that correlated bins keep at least.
+_LEAST_VARIANCE = 0.05
 
 
 @njit(cache=True, nogil=True)
@@ -258,6 +262,57 @@ def _overlap(
             value[i], error[i], coverage[i] = np.nan, np.nan, 0.0
 
 
+@njit(cache=True, nogil=True)
+def _noisy_overlap(
+    native: NDArray[np.float64],
+    flux: NDArray[np.float32],
+    noise: tuple[NDArray[np.float64], ...],
+    edges: NDArray[np.float64],
+    least: float,
+    value: NDArray[np.float32],
+    error: NDArray[np.float32],
+    coverage: NDArray[np.float32],
+) -> None:
+    """Average as `_overlap` does, with the noise of `NativeNoise`, by its fields."""
+    sigma, following, second, common, offset, calibration = noise
+    first = 0
+    for i in range(edges.size - 1):
+        low, high = edges[i], edges[i + 1]
+        while first < flux.size and native[first + 1] <= low:
+            first += 1
+        weight, total, alone, together, shared, relative = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        # Shares in σ of the bin before, and of the one before that; 0 where they are invalid.
+        last, before = 0.0, 0.0
+        k = first
+        while k < flux.size and native[k] < high:
+            width = min(high, native[k + 1]) - max(low, native[k])
+            f, s, part = np.float64(flux[k]), sigma[k], 0.0
+            if np.isfinite(f) and s > 0 and s < np.inf:
+                weight += width
+                total += width * (f - offset[k])
+                part = width * s
+                alone += part * part
+                shared += width * common[k]
+                relative += width * calibration[k]
+            if k > first:
+                together += part * last * following[k - 1]
+            if k > first + 1:
+                together += part * before * second[k - 2]
+            last, before = part, last
+            k += 1
+        share = weight / (high - low)
+        if share > least:
+            mean, rest = total / weight, shared / weight
+            scaled = mean * relative / weight
+            # Correlations hold for equal neighbours; where these are not, nothing may come out below 0.
+            variance = max(alone + 2 * together, _LEAST_VARIANCE * alone) / (weight * weight)
+            value[i] = mean
+            error[i] = np.sqrt(variance + rest * rest + scaled * scaled)
+            coverage[i] = min(share, 1.0)
+        else:
+            value[i], error[i], coverage[i] = np.nan, np.nan, 0.0
+
+
 def _native_edges(spectrum: Spectrum) -> NDArray[np.float64]:
     """Return the edges of a spectrum's bins, Å: exact on the bins of SDSS, else midway between centres."""
     n = spectrum.wavelength.size
@@ -270,13 +325,18 @@ def _native_edges(spectrum: Spectrum) -> NDArray[np.float64]:
     return np.concatenate((ends[:1], middle, ends[1:]))
 
 
-def spectrum_levels(spectrum: Spectrum, grid: SpectralGrid, levels: int = 5) -> list[Samples]:
+def spectrum_levels(
+    spectrum: Spectrum, grid: SpectralGrid, levels: int = 5, *, sigma: NoiseModel | str = MODEL
+) -> list[Samples]:
     """Bring a spectrum onto each zoom of a grid.
 
     A spectrum whose bins are the grid's own is placed by whole bins, without resampling, and halved exactly.
     Any other is averaged straight from its native bins onto each zoom with the overlap as weight, normalised
-    over valid bins: ``f = Σ w f``, ``σ² = Σ w² σ²``. This keeps the flux, and no zoom inherits correlated
-    noise.
+    over valid bins. This keeps the flux, and no zoom inherits correlated noise.
+
+    Formally ``f = Σ w f`` and ``σ² = Σ w² σ²``. Where the noise of the spectrum is known (see
+    `skyfuse.survey.noise`) ``f = Σ w (f − offset)`` and ``σ² = Σ w_i w_j ρ_ij σ_i σ_j + (Σ w common)² +
+    (calibration · f)²``, with ρ of neighbours and of bins two apart.
 
     Parameters
     ----------
@@ -284,6 +344,9 @@ def spectrum_levels(spectrum: Spectrum, grid: SpectralGrid, levels: int = 5) -> 
     grid : SpectralGrid
     levels : int
         How many zooms, the finest one counted.
+    sigma : NoiseModel, "model" or "formal"
+        By default by the noise model of the spectrum's instrument, if there is one; ``formal``: as if all
+        bins were independent and what the file says of them true.
 
     Returns
     -------
@@ -300,21 +363,46 @@ def spectrum_levels(spectrum: Spectrum, grid: SpectralGrid, levels: int = 5) -> 
         raise UsageError(
             f"{levels} zooms were asked for", remedy=f"the grid {grid.name!r} has {len(grid.sizes)}"
         )
-    if grid.first_bin is not None and spectrum.first_bin is not None and grid.step == spectrum.step:
-        shape = (1, grid.sizes[0])
-        placed = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-        shift = spectrum.first_bin - grid.first_bin
-        start, stop = max(shift, 0), min(shift + spectrum.flux.size, grid.sizes[0])
-        if start < stop:
-            placed[0][0, start:stop] = spectrum.flux[start - shift : stop - shift]
-            placed[1][0, start:stop] = spectrum.sigma[start - shift : stop - shift]
-        return [_reshaped(level, (-1,)) for level in series_levels(*placed, levels)]
-    native = _native_edges(spectrum)
+    model = noise_model(spectrum.info.instrument) if sigma == MODEL else sigma
+    noise = model.noise(spectrum) if isinstance(model, NoiseModel) else None
+    aligned = grid.first_bin is not None and spectrum.first_bin is not None and grid.step == spectrum.step
+    if aligned and noise is None:
+        return _halved(spectrum, grid, levels)
     out = []
     for zoom in range(levels):
-        value, sigma, coverage = (np.empty(grid.sizes[zoom], np.float32) for _ in range(3))
-        _overlap(
-            native, spectrum.flux, spectrum.sigma, grid.edges(zoom), _LEAST_OVERLAP, value, sigma, coverage
-        )
-        out.append(Samples(value, sigma, coverage.astype(np.float16)))
+        if aligned:
+            # In bins: each is one wide, whatever its width in Å.
+            native = np.arange(spectrum.flux.size + 1.0) + ((spectrum.first_bin or 0) - (grid.first_bin or 0))
+            edges = np.arange(grid.sizes[zoom] + 1.0) * 2**zoom
+        else:
+            native, edges = _native_edges(spectrum), grid.edges(zoom)
+        out.append(_averaged(spectrum, noise, native, edges))
     return out
+
+
+def _halved(spectrum: Spectrum, grid: SpectralGrid, levels: int) -> list[Samples]:
+    """Place a spectrum on the bins of a grid, which are its own, and halve them."""
+    shape = (1, grid.sizes[0])
+    placed = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    shift = (spectrum.first_bin or 0) - (grid.first_bin or 0)
+    start, stop = max(shift, 0), min(shift + spectrum.flux.size, grid.sizes[0])
+    if start < stop:
+        placed[0][0, start:stop] = spectrum.flux[start - shift : stop - shift]
+        placed[1][0, start:stop] = spectrum.sigma[start - shift : stop - shift]
+    return [_reshaped(level, (-1,)) for level in series_levels(*placed, levels)]
+
+
+def _averaged(
+    spectrum: Spectrum,
+    noise: NativeNoise | None,
+    native: NDArray[np.float64],
+    edges: NDArray[np.float64],
+) -> Samples:
+    """Average a spectrum's bins, of which `native` holds the edges, onto others."""
+    value, sigma, coverage = (np.empty(edges.size - 1, np.float32) for _ in range(3))
+    if noise is None:
+        _overlap(native, spectrum.flux, spectrum.sigma, edges, _LEAST_OVERLAP, value, sigma, coverage)
+    else:
+        arrays = tuple(getattr(noise, field.name) for field in fields(noise))
+        _noisy_overlap(native, spectrum.flux, arrays, edges, _LEAST_OVERLAP, value, sigma, coverage)
+    return Samples(value, sigma, coverage.astype(np.float16))

@@ -17,6 +17,7 @@ from skyfuse.cube.scan import TABLE, Record, Reject, changed, is_unchanged, keys
 from skyfuse.cube.tiles import TilePlan
 from skyfuse.disk import read_json, sha256
 from skyfuse.errors import StoreError, shown
+from skyfuse.survey.noise import FORMAL, MODEL, noise_name
 from skyfuse.survey.records import content_of
 from skyfuse.survey.registry import readers
 
@@ -37,6 +38,8 @@ class Standing:
         Its cube.json; empty where there is none, or a damaged one.
     grids : dict of str to str
         Its wavelength grid of each instrument.
+    noise : dict of str to str
+        What names the noise model by which σ of each instrument's spectra is told; empty where it is formal.
     records : dict of str to dict
         What the scan told of each file that its tiles were planned with, by path.
     held : dict of str to str
@@ -52,6 +55,7 @@ class Standing:
     finished: bool
     meta: dict[str, Any]
     grids: dict[str, str]
+    noise: dict[str, str]
     records: dict[str, Record]
     held: dict[str, str]
     gone: set[str] = field(default_factory=set)
@@ -213,7 +217,7 @@ class Standing:
         ]
 
 
-def read_standing(out: Path, grids: Mapping[str, str]) -> Standing | None:
+def read_standing(out: Path, grids: Mapping[str, str], sigma: str | None = None) -> Standing | None:
     """Return what stands in a cube; None where nothing does.
 
     Parameters
@@ -222,11 +226,14 @@ def read_standing(out: Path, grids: Mapping[str, str]) -> Standing | None:
         Folder of the cube.
     grids : mapping of str to str
         Wavelength grids that were asked for by instrument; under an empty name that of all others.
+    sigma : "model" or "formal", optional
+        Where σ of spectra shall come from.
 
     Raises
     ------
     StoreError
-        If nothing can be added: another grid, another version of Skyfuse, or what it holds is not known.
+        If nothing can be added: another grid, another σ, another version of Skyfuse, or what it holds is not
+        known.
     """
     finished = (out / "cube.json").exists()
     meta = _meta(out) if finished else {}
@@ -238,7 +245,10 @@ def read_standing(out: Path, grids: Mapping[str, str]) -> Standing | None:
             rows: dict[str, str] = {}
             for row in (*entry["frames"], *entry["spectra"], *entry["objects"]):
                 rows |= _held(row)
-            entries.append((sources, rows, entry["grids"], entry["skyfuse"]))
+            own = {
+                name: (grid, entry.get("noise", {}).get(name, "")) for name, grid in entry["grids"].items()
+            }
+            entries.append((sources, rows, own, entry["skyfuse"]))
             whole.add(entry["tile"])
         except (StoreError, KeyError, TypeError, AttributeError):
             damaged = True
@@ -251,15 +261,16 @@ def read_standing(out: Path, grids: Mapping[str, str]) -> Standing | None:
     for found, _, _, _ in entries:
         for path, record in found.items():
             records[path] = _joined(records[path], record) if path in records else record
-    stand = [(name, told["spectrum"]["grid"]) for name, told in _told(meta).items() if "spectrum" in told]
+    stand = [(name, _taken(told["spectrum"])) for name, told in _told(meta).items() if "spectrum" in told]
     stand += [pair for _, _, own, _ in entries for pair in own.items()]
     versions = {version for _, _, _, version in entries} | ({meta["skyfuse"]} if "skyfuse" in meta else set())
-    for name, own in stand:
-        asked = grids.get(name, grids.get("", own))
-        if asked != own:
+    for name, (grid, noise) in stand:
+        asked = grids.get(name, grids.get("", grid))
+        if asked != grid:
             raise StoreError(
-                f"has {name} on the wavelength grid {own}, not {asked}", remedy=REPLACE, path=out
+                f"has {name} on the wavelength grid {grid}, not {asked}", remedy=REPLACE, path=out
             )
+        _require_same_noise(out, name, noise, sigma)
     if versions - {VERSION}:
         raise StoreError(
             f"was built by Skyfuse {min(map(str, versions - {VERSION}))}, this is {VERSION}: all of its "
@@ -267,7 +278,28 @@ def read_standing(out: Path, grids: Mapping[str, str]) -> Standing | None:
             remedy=REPLACE,
             path=out,
         )
-    return Standing(out, finished, meta, dict(stand), records, held)
+    own_grids = {name: grid for name, (grid, _) in stand}
+    own_noise = {name: noise for name, (_, noise) in stand}
+    return Standing(out, finished, meta, own_grids, own_noise, records, held)
+
+
+def _taken(told: Mapping[str, Any]) -> tuple[str, str]:
+    """Return grid and noise model of an instrument's spectra, from what cube.json tells of them."""
+    return told["grid"], told.get("sigma", {}).get("model", "")
+
+
+def _require_same_noise(out: Path, name: str, own: str, sigma: str | None) -> None:
+    """Raise StoreError where σ of an instrument's spectra would come from elsewhere than it did."""
+    now = noise_name(name)
+    if own and sigma == FORMAL:
+        fault = f"has σ of {name} by the noise model {own}, not the formal one"
+    elif own and own != now:
+        fault = f"has σ of {name} by the noise model {own}, this Skyfuse has {now or 'none'}"
+    elif now and not own and sigma == MODEL:
+        fault = f"has the formal σ of {name}, not that of the noise model {now}"
+    else:
+        return
+    raise StoreError(fault, remedy=REPLACE, path=out)
 
 
 def _meta(out: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from skyfuse.disk import json_sha256, write_json
 from skyfuse.errors import FileError, StoreError, shown
 from skyfuse.sphere import chord, unit_vectors
 from skyfuse.survey.fits import Scratch
+from skyfuse.survey.noise import FORMAL, NoiseModel, noise_model
 from skyfuse.survey.reader import Options, Reader
 from skyfuse.survey.records import Frame, FrameInfo, Imaging, Instrument, Samples, Spectrum
 from skyfuse.survey.registry import reader_named
@@ -68,11 +69,14 @@ class Setup:
         Wavelength grid of each instrument that has spectra.
     keep_unclassified : bool
         Spectra without the pipeline's class and redshift count as whole.
+    noise : tuple of (str, str)
+        Noise model by which σ of each instrument's spectra is told; of others it is formal.
     """
 
     instruments: tuple[Instrument, ...]
     grids: tuple[tuple[str, str], ...]
     keep_unclassified: bool = False
+    noise: tuple[tuple[str, str], ...] = ()
 
     def instrument(self, name: str) -> Instrument:
         """Return an instrument by its name."""
@@ -95,7 +99,12 @@ class Setup:
             tuple(one for one in self.instruments if one.name in names),
             tuple((name, grid) for name, grid in self.grids if name in names),
             self.keep_unclassified,
+            tuple((name, model) for name, model in self.noise if name in names),
         )
+
+    def noise_model(self, name: str) -> NoiseModel | None:
+        """Return the noise model of an instrument's spectra; None where their σ is formal."""
+        return noise_model(name) if name in dict(self.noise) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +370,7 @@ def build_tile(tile_plan: TilePlan, readers: Sequence[Reader] = ()) -> TileRepor
     entry = {
         "tile": tile_plan.tile,
         "grids": dict(tile_plan.setup.grids),
+        "noise": dict(tile_plan.setup.noise),
         "skyfuse": VERSION,
         "fingerprint": tile_plan.fingerprint(),
         "size": path.stat().st_size if digest is not None else None,
@@ -507,7 +517,8 @@ class _Tile:
                 try:
                     spectrum: Spectrum = self._read(source)
                     grid = self.setup.grid(source.info.instrument)
-                    levels = spectrum_levels(spectrum, grid, len(grid.sizes))
+                    model = self.setup.noise_model(source.info.instrument)
+                    levels = spectrum_levels(spectrum, grid, len(grid.sizes), sigma=model or FORMAL)
                     _require_on_grid(source, grid, levels[0])
                 # As in the scan: a broken file costs that file alone.
                 except Exception as error:
@@ -518,6 +529,7 @@ class _Tile:
                 for zoom, samples in enumerate(levels):
                     _put(writer, f"{group}/{zoom}", row, samples)
                 entry = _spectrum_row(spectrum, levels[0], source.file.path)
+                entry["noise"] = model is not None and model.spectrograph(spectrum) is not None
                 rows.append(entry | {"tile": self.plan.tile, "row": row})
                 name = source.info.instrument
                 if name not in best or _epoch_order(spectrum) < _epoch_order(best[name][0]):
@@ -555,7 +567,7 @@ class _Tile:
         self.spectrum_rows += [{"object_id": name} | entry for entry in rows]
         self.object_rows.append(
             {"object_id": name, "source_id": named[0].source_id if named else None, "n_spectra": len(rows)}
-            | {key: value for key, value in found.items() if key not in ("sha256", "file", "key")}
+            | {key: value for key, value in found.items() if key not in ("sha256", "file", "key", "noise")}
             | {f"spectrum_{instrument}": one.info.spectrum_id for instrument, (one, _, _) in best.items()}
             | {"sources": {source.source_id: source.sha256 for source in named}}
             | {"tile": self.plan.tile, "row": number}

@@ -230,6 +230,8 @@ class Spectrum:
         Of the file's bytes as they lie on disk; of several files see `content_of`.
     step : float or None
         Å, where the bins that `first_bin` counts are equal in λ.
+    sky : ndarray of float32, shape (n,), or None
+        Level of the sky that was subtracted, in the unit of `flux`; None where the file does not tell it.
     """
 
     info: SpectrumInfo
@@ -240,6 +242,7 @@ class Spectrum:
     sha256: str
     catalogue: dict[str, Any] = field(default_factory=dict)
     step: float | None = None
+    sky: NDArray[np.float32] | None = None
 
 
 def content_of(digests: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from astropy.io import fits
 
-from skyfuse.cube.build import build
+from skyfuse.cube.build import Reading, build
 from skyfuse.cube.query import Cube
 from skyfuse.errors import DataError, FileError
 from skyfuse.survey.reader import SurveyFile
@@ -128,13 +128,18 @@ def test_spectra_without_verdicts_are_read_where_asked_for(tmp_path):
         spectrum = read_spectrum(path, keep_unclassified=True)
         np.testing.assert_array_equal(spectrum.flux, FLUX.astype(np.float32))
         assert [spectrum.catalogue[key] for key in ("class", "subclass", "z")] == [None] * 3
-    report = build([tmp_path], tmp_path / "c.cube", workers=1, keep_unclassified=True)
+    report = build([tmp_path], tmp_path / "c.cube", workers=1, reading=Reading(keep_unclassified=True))
     # Both files hold the same spectrum.
     assert (report.spectra, report.rejected) == (1, {"duplicate": 1})
     (row,) = Cube.open(report.out).spectra.to_dict("records")
     assert pd.isna(row["class"])
     assert pd.isna(row["z"])
-    assert build([tmp_path / "0.fits"], tmp_path / "d.cube", workers=1, keep_unclassified=True).spectra == 1
+    assert (
+        build(
+            [tmp_path / "0.fits"], tmp_path / "d.cube", workers=1, reading=Reading(keep_unclassified=True)
+        ).spectra
+        == 1
+    )
     with pytest.raises(DataError):
         build([tmp_path / "0.fits"], tmp_path / "e.cube", workers=1)
 

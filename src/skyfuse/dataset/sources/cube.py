@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from skyfuse.cube.build import build, holds_only
+from skyfuse.cube.build import Reading, build, holds_only
 from skyfuse.cube.contents import CubeImaging, CubeSpectroscopy
 from skyfuse.cube.cutout import frame_wcs, pixel_to_sky, sky_to_pixel
 from skyfuse.cube.query import Cube
@@ -78,9 +78,8 @@ class CubeSource:
             if before:
                 ledger.others["files that the cube's build rejected"] = before
         else:
-            report = build(
-                [path], work / "sky.cube", grid=wanted.grid, keep_unclassified=True, progress=progress
-            )
+            reading = Reading(keep_unclassified=True)
+            report = build([path], work / "sky.cube", grid=wanted.grid, reading=reading, progress=progress)
             cube, rejects = Cube.open(work / "sky.cube"), report.rejects
             if report.frames:
                 ledger.others["frames"] = report.frames

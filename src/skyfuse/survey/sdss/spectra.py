@@ -31,7 +31,7 @@ BAD_BITS = (
     | 1 << 27  # BADSKYCHI: chi² > 3 in the sky residuals at this wavelength
     | 1 << 28  # REDMONSTER: a whole region of such
 )
-PIXELS = {"FLUX": "f", "LOGLAM": "f", "IVAR": "f", "AND_MASK": "iu", "OR_MASK": "iu"}
+PIXELS = {"FLUX": "f", "LOGLAM": "f", "IVAR": "f", "AND_MASK": "iu", "OR_MASK": "iu", "SKY": "f"}
 VERDICTS = {
     "CLASS": "S",
     "SUBCLASS": "S",
@@ -153,7 +153,7 @@ def spectrum_of(
     ----------
     info : SpectrumInfo
     pixels : dict of ndarray
-        Columns FLUX, LOGLAM, IVAR, and AND_MASK, or else OR_MASK: set in any exposure.
+        Columns FLUX, LOGLAM, IVAR, and AND_MASK, or else OR_MASK: set in any exposure. SKY may be missing.
     sha256 : str
     catalogue : dict
         Its ``sn_median`` is filled where the pipeline tells none.
@@ -177,7 +177,8 @@ def spectrum_of(
     flux, sigma = spectra.flux_and_sigma(pixels["FLUX"], pixels["IVAR"], mask & BAD_BITS != 0, path)
     if catalogue["sn_median"] is None:
         catalogue["sn_median"] = spectra.sn_median(flux, sigma)
-    return Spectrum(info, 10.0**loglam, flux, sigma, first_bin, sha256, catalogue)
+    sky = pixels["SKY"].astype(np.float32) if "SKY" in pixels else None
+    return Spectrum(info, 10.0**loglam, flux, sigma, first_bin, sha256, catalogue, sky=sky)
 
 
 def _require_same_spectrum(row: dict[str, NDArray[Any]], info: SpectrumInfo, path: Path) -> None:
