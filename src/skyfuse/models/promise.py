@@ -17,6 +17,9 @@ from skyfuse.models.weighing import Numbers, Weighing, apart, effective_size, we
 STRAY = 0.05
 """How far the coverage may stray from its level."""
 
+NEARBY = 30
+"""Calibration objects that tell how well a level is kept about a place."""
+
 MOST_OUTSIDE = 0.1
 """Share of a target's objects outside of the training beyond which nothing is promised for it."""
 
@@ -119,19 +122,47 @@ def promised(
     within, told = _within(plain, evidence, weights, float(np.median(weighing.target)))
     spread = float(np.sqrt(np.square(weights * (within - plain.level)).sum()) / weights.sum())
     promise = Promise(n, outside, len(weights), effective, spread, weighing.auc, len(sample.beside))
+    _require_nothing_beside(weights, evidence, sample.beside)
     if not told or 2 * spread > STRAY:
         raise _refusal(
             f"weighed for it, the {len(weights)} calibration objects tell as much as {effective:.0f}: the "
-            f"coverage would be known to ± {2 * spread:.2f} at best, and ± {STRAY:g} is wanted",
+            f"coverage would be known to ± {2 * spread:.3f} at best, and ± {STRAY:g} is wanted",
             "calibrate on more objects like it",
         )
     points = applicability.points
     _require_alike("the inputs", weighing.ratio(points), points, inner)
     _require_alike("the model's predictions", weights, evidence.values, sample.values[~sample.outside])
-    _require_nothing_beside(weights, evidence, sample.beside)
     if plain.score == "probability":
         _require_no_label_shift(weighing, evidence, sample, within, plain.level)
     return weighted, promise
+
+
+def borne_out(plain: Conformal, evidence: Evidence, places: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Return where the calibration objects nearby are covered as often as the level says.
+
+    A level holds on the average over objects that come as those of the training came; of a sample that leans
+    to one side only these remain, as far as calibration objects can tell.
+
+    Parameters
+    ----------
+    plain : Conformal
+    evidence : Evidence
+    places : ndarray, shape (n, axes)
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+        Whether of the `NEARBY` calibration objects about the nearest one the share `level` and more lie
+        within their intervals or sets.
+    """
+    from scipy.spatial import KDTree
+
+    within, _ = _within(plain, evidence, np.ones(len(evidence.truth)), 1.0)
+    tree = KDTree(evidence.places)
+    _, about = tree.query(evidence.places, k=min(NEARBY, len(within)))
+    kept = within[about.reshape(len(within), -1)].mean(axis=1) >= plain.level - 1e-9
+    _, nearest = tree.query(places)
+    return np.asarray(kept[nearest])
 
 
 def _within(

@@ -20,9 +20,10 @@ from skyfuse.dataset.sources.protocol import Naming
 from skyfuse.errors import SkyfuseError, StoreError
 from skyfuse.models import load_model
 from skyfuse.models.base import Model, Prediction, joined
+from skyfuse.models.promise import borne_out
 from skyfuse.models.shift import Digest
 from skyfuse.models.summaries import summarise, without_input
-from skyfuse.models.uncertainty import propagate
+from skyfuse.models.uncertainty import Conformal, propagate
 from skyfuse.study.describe import study_folder
 from skyfuse.study.predictions import set_names, told_pieces
 from skyfuse.words import Progress
@@ -84,7 +85,8 @@ def predict(
           taught, e.g. ``r fainter;u missing``; empty where there is none, see
           `skyfuse.models.applicability.Applicability.outside`. Such an answer is an extrapolation;
         - ``<label>_level_holds``, beside intervals and sets: whether their stated level is meant for this
-          object, which is neither outside nor unknown.
+          object, which is neither outside nor unknown; and, where all objects together lean away from the
+          training, has calibration objects nearby that bear it out (`skyfuse.models.promise.borne_out`).
 
         A model that was trained on objects with their best spectrum answers each object once; other spectra
         of it are marked ``repeat``. ``attrs["account"]`` holds the account of `account`.
@@ -214,6 +216,7 @@ def _answers(fitted: Model, given: Given, label: str, progress: Progress | None)
     target, digest = fitted.card.get("target"), Digest()
     predictions, empty = [], []
     beyond: list[NDArray[np.object_]] = []
+    places: list[NDArray[np.float32]] = []
     counts: Any = 0
     for x in fitted.read(given.dataset, progress=progress):
         predictions.append(fitted.predict(x))
@@ -224,19 +227,21 @@ def _answers(fitted: Model, given: Given, label: str, progress: Progress | None)
             summary = summarise(x, columns, fitted.inputs)
             beyond.append(known.outside(summary))
             counts += known.counts(summary)
+            places.append(known.places(summary))
     prediction = joined(predictions)
     told = pd.DataFrame(_told(prediction, label))
     told["outside"] = np.concatenate(beyond) if known is not None else None
+    drift = None if known is None else known.drift(counts)
     if prediction.level is not None and known is not None:
-        holds = told["outside"] == ""
+        holds = (told["outside"] == "").to_numpy(bool, copy=True)
         if prediction.unknown is not None:
             holds &= ~prediction.unknown
-        told[f"{label}{_HOLDS}"] = holds.astype("boolean")
+        if drift and isinstance(fitted.interval, Conformal) and fitted.evidence is not None:
+            holds &= borne_out(fitted.interval, fitted.evidence, np.concatenate(places))
+        told[f"{label}{_HOLDS}"] = pd.array(holds, dtype="boolean")
     if target is not None:
         target = {**target, "same": str(digest) == target["sha256"]}
-    told.attrs.update(
-        level=prediction.level, drift=None if known is None else known.drift(counts), target=target
-    )
+    told.attrs.update(level=prediction.level, drift=drift, target=target)
     return told.assign(**{_EMPTY: np.concatenate(empty)})
 
 
@@ -378,8 +383,8 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
     apart = facts["answered"] - facts["holds"]
     if apart:
         lines.append(
-            f"{level} does not hold for {apart} of {facts['answered']} objects, unlike those of the "
-            f"training; the column that ends in {_HOLDS} marks them"
+            f"{level} does not hold for {apart} of {facts['answered']} objects; the column that ends in "
+            f"{_HOLDS} marks them"
         )
     if facts["target"] is not None:
         if not facts["target"]["same"]:
@@ -390,7 +395,8 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
     elif facts["drift"]:
         leaning = ", ".join(f"{name} ({apart:.2f})" for name, apart in [*facts["drift"].items()][:5])
         lines.append(
-            f"{level} may not hold on the average: as a whole the objects lean away from the training: "
-            f"{leaning}; skyfuse calibrate MODEL --for DATA weighs the calibration for such a sample"
+            f"as a whole the objects lean away from the training ({leaning}), so that {level} is stated only "
+            "where calibration objects nearby bear it out; skyfuse calibrate MODEL --for DATA weighs the "
+            "calibration for such a sample"
         )
     return lines
