@@ -46,6 +46,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -811,6 +812,21 @@ def _records(folder: Path) -> Values:
     return found
 
 
+@cache
+def _undamaged(whole: Path) -> Values:
+    return _records(whole)
+
+
+def _changed(whole: Path, values: Values) -> dict[str, Values]:
+    """Return the records that were read, without those that are as in the undamaged files."""
+    expected = _undamaged(whole)
+    return {
+        name: one
+        for name, one in values.items()
+        if not isinstance(one, str) and not same(one, expected.get(name))
+    }
+
+
 def _line(text: str, folder: Path) -> str:
     """Return what was said of a record without its folder, if it is one line that names a file."""
     if len(text.splitlines()) != 1 or not any(path.name in text for path in folder.iterdir()):
@@ -896,9 +912,7 @@ def _planes(damaged: Path, whole: Path, values: Values) -> str | None:
     from astropy.time import Time
     from astropy.wcs import WCS
 
-    for name, got in values.items():
-        if isinstance(got, str):
-            continue
+    for name, got in _changed(whole, values).items():
         file, key = name.split(" ")
         image, own, primary = _plane(damaged / file, key)
         header = {key: own.get(key, primary.get(key)) for key in _ASKED if key in own or key in primary}
@@ -991,9 +1005,7 @@ def _arms(damaged: Path, whole: Path, values: Values) -> str | None:
         for row in redrock["REDSHIFTS"].data:
             redshifts[int(row["TARGETID"])] = row
     start = min(wave[0] for wave, *_ in arms)
-    for name, got in values.items():
-        if isinstance(got, str):
-            continue
+    for name, got in _changed(whole, values).items():
         target = int(name.split(" ")[1])
         ra, dec = places[target]
         total, weight = np.zeros((2, len(got["flux"])))
