@@ -399,6 +399,9 @@ def test_redshifts_without_their_coadd_are_told(tmp_path):
             "rise",
         ),
         (lambda hdus: hdus.append(hdus["B_FLUX"].copy()), "wrong-hdus", "two HDUs B_FLUX"),
+        # An arm or a mask that were passed over would be wrong in silence.
+        (lambda hdus: hdus.pop("B_FLUX"), "wrong-hdus", "it has B_WAVELENGTH and no B_FLUX"),
+        (lambda hdus: hdus.pop("R_MASK"), "wrong-hdus", "no R_MASK, but that of another arm"),
     ],
 )
 def test_what_is_wrong_with_a_coadd_costs_one_line(tmp_path, change, reason, message):

@@ -397,3 +397,20 @@ def test_a_packed_image_that_astropy_takes_for_a_table_is_refused(tmp_path):
     with pytest.raises(FileError, match="HDU 1 holds is not the image") as caught:
         fits.image(content, hdus, 1, path)
     assert caught.value.reason == "damaged"
+
+
+@pytest.mark.parametrize("value", ["null", "true", "'S1      ' \"", "S1"])
+def test_a_name_of_an_hdu_that_cannot_be_read_is_damage(tmp_path, value):
+    path = tmp_path / "n.fits"
+    hdus = [astropy_fits.PrimaryHDU(), astropy_fits.ImageHDU(np.ones(9), name="S1")]
+    astropy_fits.HDUList(hdus).writeto(path)
+    content = path.read_bytes()
+    place = content.index(b"EXTNAME =")
+    card = f"EXTNAME = {value}".encode().ljust(80)
+    path.write_bytes(content[:place] + card + content[place + 80 :])
+    for read in (fits.read, fits.read_headers):
+        with pytest.raises(FileError, match="HDU 1 gives EXTNAME a value that cannot be read"):
+            read(path)
+    # Without a value it is not given.
+    path.write_bytes(content[:place] + b"EXTNAME =".ljust(80) + content[place + 80 :])
+    assert len(fits.read_headers(path)) == 2

@@ -233,7 +233,15 @@ class _Coadd:
 
     def _read_arms(self) -> None:
         """Find the arms and bring their bins onto one grid."""
-        waves = {name: self._wavelengths(name) for name in _arms(self._named)}
+        arms = _arms(self._named)
+        parts = [match for name in self._named if (match := _ARM.fullmatch(name))]
+        lone = next((match for match in parts if match[1] not in arms), None)
+        if lone is not None:
+            raise self._wrong(f"it has {lone[0]} and no {lone[1]}_FLUX")
+        masked = {match[1] for match in parts if match[2] == "MASK"}
+        if masked and masked < {*arms}:
+            raise self._wrong(f"it has no {min({*arms} - masked)}_MASK, but that of another arm")
+        waves = {name: self._wavelengths(name) for name in arms}
         if not waves:
             raise self._wrong("it has no spectra")
         first = min(waves.values(), key=lambda wave: float(wave[0]))

@@ -186,6 +186,9 @@ def _header(content: bytes, number: int, path: Path) -> Header:
         if at % CARD == 0 and not _VALUE.fullmatch(content, at + 9, at + CARD):
             key = content[at : at + 8].decode().strip()
             raise damaged(f"the header of HDU {number} gives {key} a value that cannot be read", path)
+    # What an HDU is hangs on its name: one that nobody can read would let an arm or a mask be passed over.
+    if header.get("EXTNAME", "") != "" and not header.is_quoted("EXTNAME"):
+        raise damaged(f"the header of HDU {number} gives EXTNAME a value that cannot be read", path)
     if number == 0 and header["SIMPLE"] is not True:
         raise damaged("its header says itself that it does not follow the standard (SIMPLE is not T)", path)
     return header
