@@ -21,6 +21,8 @@ def test_facts_are_flat_and_the_kind_comes_first(tmp_path, kind):
     (tmp_path / f"{kind}.json").write_text(json.dumps(content))
     facts = describe(tmp_path)
     assert next(iter(facts)) == "kind"
+    # No cube, but for its name: nothing is measured in it.
+    assert (kind == "cube") == ("not known: " in facts.pop("background", ""))
     assert facts == {
         "kind": kind,
         "path": str(tmp_path),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from skyfuse.cube.background import background
+from skyfuse.cube.query import Cube
 from skyfuse.disk import read_json
 from skyfuse.errors import StoreError
 
@@ -13,6 +15,8 @@ _MARKS = {"cube": "cube.json", "dataset": "dataset.json", "model": "model.json",
 
 def describe(path: Path) -> dict[str, Any]:
     """Return the facts of a cube, dataset, model or study, flat and ready to print.
+
+    Of a cube also how far empty sky in its frames scatters, see `skyfuse.cube.background`.
 
     Parameters
     ----------
@@ -29,7 +33,19 @@ def describe(path: Path) -> dict[str, Any]:
         If the folder is none of these, or its description is damaged.
     """
     kind, folder = kind_of(path)
-    return {"kind": kind, "path": str(folder), **dict(_flat(read_json(folder / _MARKS[kind])))}
+    facts = {"kind": kind, "path": str(folder), **dict(_flat(read_json(folder / _MARKS[kind])))}
+    return facts | _background(folder) if kind == "cube" else facts
+
+
+def _background(path: Path) -> dict[str, Any]:
+    """Return the scatter of empty sky by instrument and band, or why it is not known."""
+    try:
+        cube = Cube.open(path)
+        return dict(
+            _flat({"background": {name: background(cube, name) for name in cube.instruments_with("image")}})
+        )
+    except StoreError as error:
+        return {"background": f"not known: {error.fault}"}
 
 
 def kind_of(path: Path) -> tuple[str, Path]:
