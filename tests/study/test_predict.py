@@ -353,6 +353,12 @@ def test_a_cell_that_is_no_number_costs_its_row_alone(tables, tmp_path):
     ]
     whole = predict(folder / "value", folder / "new.csv")["value"]
     assert found["value"].dropna().tolist() == whole[[0, 2, 5]].tolist()
+    vast = table.head(4).assign(g=[0.1, 1e300, -1e39, np.inf])
+    vast.to_parquet(tmp_path / "vast.parquet")
+    found = predict(folder / "value", tmp_path / "vast.parquet")
+    assert counts(found) == (4, 2, 0, 2)
+    assert found["detail"][1] == "g is '1e+300', beyond float32, in which models compute"
+    assert found["value"][0] == predict(folder / "value", folder / "new.csv")["value"][0]
     # Where no row would be left, it is the column that is wrong.
     odd.loc[[0, 2, 5], "g"] = "x"
     odd.to_csv(tmp_path / "new.csv", index=False)

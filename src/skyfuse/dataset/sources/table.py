@@ -26,6 +26,8 @@ from skyfuse.errors import DataError, FileError, StoreError, UsageError
 from skyfuse.survey.tables import read_table, without_sentinels
 from skyfuse.words import Progress
 
+_GREATEST = float(np.finfo(np.float32).max)
+
 # Columns of a table that name an object, in lower case; those that it has are carried through as they are.
 _NAMES = (
     *("object_id", "objid", "dr7objid", "dr8objid", "bestobjid", "specobjid", "source_id", "name"),
@@ -84,7 +86,7 @@ class TableSource:
             named = pd.DataFrame({"file": file_name(file, path), "row": np.arange(len(table))})
             try:
                 named = pd.concat([named, _names_of(table, naming.rows)], axis=1)
-                table, faults = _without_words(table, wanted.columns, naming.columns)
+                table, faults = _sound(table, wanted.columns, naming.columns)
                 found = _columns(without_sentinels(table)[0], wanted.columns, naming.columns)
             except DataError as error:
                 error.path = error.path or file
@@ -132,30 +134,36 @@ def _columns(table: pd.DataFrame, columns: Sequence[str], names: Mapping[str, st
     return pd.DataFrame(found)
 
 
-def _without_words(
+def _sound(
     table: pd.DataFrame, columns: Sequence[str], names: Mapping[str, str]
 ) -> tuple[pd.DataFrame, NDArray[np.object_]]:
-    """Return a table whose columns that a model reads are numbers, and what stood in rows in place of one.
+    """Return a table whose columns that a model reads are numbers, and what is wrong with which row.
 
-    A column without any number stays as it is, and so does one of a table of which no row would be left:
-    there it is the column that is wrong.
+    A row is wrong where a cell is no number, or one beyond float32, in which models compute. A column without
+    any number stays as it is, and so does a table of which no row would be left: there it is the column that
+    is wrong.
     """
     faults = np.full(len(table), "", dtype=object)
     mended = {}
-    for name in dict.fromkeys([*(part for column in columns for part in _parts(column)), *names.values()]):
+    # The logarithm of a number beyond float32 is none.
+    bounded = {part for column in columns if "log10" not in column for part in _parts(column)} | set(names)
+    for ours in dict.fromkeys([*names, *(part for column in columns for part in _parts(column))]):
         try:
-            found = find_column(table, name)
+            found = find_column(table, names.get(ours, ours))
         except DataError:
             continue
-        if found in mended or pd.api.types.is_numeric_dtype(table[found]):
-            continue
-        values = pd.to_numeric(table[found], errors="coerce")
-        words = (values.isna() & table[found].notna()).to_numpy(bool)
-        if words.any() and values.notna().any():
-            mended[found] = values.astype(np.float64)
-            for row in np.flatnonzero(words & (faults == "")):
-                faults[row] = f"{found} is {str(table[found].iloc[row])[:40]!r}, which is no number"
-    if not mended or not (faults == "").any():
+        known = table[found].notna().to_numpy(bool)
+        values = pd.to_numeric(table[found], errors="coerce").to_numpy(np.float64, na_value=np.nan)
+        words = np.isnan(values) & known
+        if pd.api.types.is_numeric_dtype(table[found]) or not np.isfinite(values).any():
+            words[:] = False
+        elif words.any():
+            mended[found] = values
+        vast = np.isfinite(values) & (np.abs(values) > _GREATEST) & (ours in bounded)
+        for wrong, why in ((words, "which is no number"), (vast, "beyond float32, in which models compute")):
+            for row in np.flatnonzero(wrong & (faults == "")):
+                faults[row] = f"{found} is {str(table[found].iloc[row])[:40]!r}, {why}"
+    if not (faults == "").any():
         return table, np.full(len(table), "", dtype=object)
     return table.assign(**mended), faults
 
