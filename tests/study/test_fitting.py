@@ -10,6 +10,8 @@ from sklearn.metrics import f1_score
 from skyfuse.models import Examples
 from skyfuse.models.classic import DecisionTree
 from skyfuse.models.files import load_model
+from skyfuse.models.rounds import Rounds
+from skyfuse.models.uncertainty import ties
 from skyfuse.study.cells import seed_of
 from skyfuse.study.fitting import content_of
 from skyfuse.study.results import EXAMPLES, WALL_COLUMNS
@@ -108,20 +110,55 @@ def test_the_folds_of_the_training_part_choose_where_the_recipe_says_so(done, sk
     assert pd.read_parquet(folder / "trials.parquet").empty
 
 
-def test_the_model_kept_is_that_of_the_first_round(done, sky):
+P = ["p_low", "p_middle", "p_high"]
+
+
+def test_the_model_kept_is_the_mean_of_all_rounds(done, sky):
     folder, _ = done
-    rows = sky.rounds()[0]["test"]
     model = load_model(folder / "cells" / "tree-table" / "model")
-    found = model.predict(sky.inputs({"table": 0}, rows, columns=["shape", "line"]))
+    assert (type(model), len(model.members)) == (Rounds, 3)
     table = predictions(folder, "tree-table")
-    test = table[(table["part"] == "test") & (table["round"] == 0)]
-    assert found.names.tolist() == test["prediction"].tolist()
-    np.testing.assert_allclose(found.probability, test[["p_low", "p_middle", "p_high"]])
-    assert found.members.sum(axis=1).tolist() == test["set_size"].tolist()
+    every = sky.inputs({"table": 0}, np.arange(len(sky)), columns=["shape", "line"])
+    told = np.stack([member.predict(every).probability for member in model.members])
+    np.testing.assert_allclose(model.predict(every).probability, told.mean(axis=0))
+    # What was judged: each object by the one round's model that did not see it.
+    test = table[table["part"] == "test"]
+    np.testing.assert_allclose(told[test["round"], test["row"]], test[P])
     assert model.card["inputs"] == inputs_of({"table": 0}, columns=["shape", "line"], smooth=0.0, reader=None)
-    training = sky.table[["shape", "line"]].to_numpy(np.float32)[sky.rounds()[0]["train"]]
+    trained = np.unique(np.concatenate([parts["train"] for parts in sky.rounds()]))
+    training = sky.table[["shape", "line"]].to_numpy(np.float32)[trained]
     assert model.applicability.names == ("shape", "line")
     np.testing.assert_allclose(model.applicability.centre, np.median(training, axis=0), rtol=1e-6)
+    assert model.card["metrics"]["test_accuracy"] == pytest.approx(
+        (test["label"] == test["prediction"]).mean()
+    )
+
+
+def test_sets_of_the_test_parts_come_from_the_errors_of_all_rounds_but_ones_own(done, sky):
+    folder, _ = done
+    model = load_model(folder / "cells" / "tree-table" / "model")
+    table = predictions(folder, "tree-table")
+    classes = ["low", "middle", "high"]
+    numbers = ties(sky.inputs({"table": 0}, np.arange(len(sky)), columns=["shape", "line"]))
+    own = table[table["part"] == "calibration"]
+    truth = np.array([classes.index(name) for name in own["label"]])
+    missed = np.round(1 - own[P].to_numpy()[np.arange(len(own)), truth], 9)
+    pairs = list(zip(missed, numbers[own["row"]], strict=True))
+    group = sky.table["group"].to_numpy() if "group" in sky.table else np.arange(len(sky))
+    by_class = len(model.interval.thresholds) > 1
+    assert not by_class
+    for row in table[table["part"] == "test"].to_dict("records")[::7]:
+        others = [
+            pair for pair, kin in zip(pairs, group[own["row"]], strict=True) if kin != group[row["row"]]
+        ]
+        held = []
+        for name, p in zip(classes, P, strict=True):
+            score = (round(1 - row[p], 9), numbers[row["row"]])
+            # At most a tenth of the others and of the object itself are as bad or worse.
+            better = sum(pair < score for pair in others)
+            if 10 * better < 9 * (len(others) + 1):
+                held.append(name)
+        assert row["members"] == "|".join(held)
 
 
 def test_late_fusion_joins_the_members_of_its_own_round(done):
@@ -131,9 +168,10 @@ def test_late_fusion_joins_the_members_of_its_own_round(done):
     )
     for name in ("p_low", "p_middle", "p_high"):
         np.testing.assert_allclose(late[name], (spectrum[name] + table[name]) / 2, atol=1e-12)
-    members = folder / "cells" / "tree-spectrum-s4" / "rounds"
-    assert sorted(path.name for path in members.iterdir()) == ["1", "2"]
-    assert not (folder / "cells" / "tree-late-mean-s4" / "rounds").exists()
+    assert not list(folder.glob("cells/*/rounds"))
+    model = load_model(folder / "cells" / "tree-late-mean-s4" / "model")
+    assert [member.name for member in model.members] == ["late"] * 3
+    assert [len(member.members) for member in model.members] == [2, 2, 2]
 
 
 def test_covered_tells_whether_the_set_holds_the_class(done):
@@ -148,7 +186,9 @@ def test_covered_tells_whether_the_set_holds_the_class(done):
     assert results.loc["tree-early-s4", "coverage"] == pytest.approx(np.mean(held))
 
 
-@pytest.mark.parametrize("damaged", [None, "round.json", "predictions.parquet"])
+@pytest.mark.parametrize(
+    "damaged", [None, "round.json", "predictions.parquet", "told.safetensors", "model/arrays.safetensors"]
+)
 def test_rounds_that_a_killed_run_has_finished_are_fitted_again_only_if_damaged(
     done, sky, tmp_path, monkeypatch, damaged
 ):

@@ -440,16 +440,17 @@ class Model(ABC):
         if not isinstance(x, Mapping):
             return self._predict_dataset(x, progress)
         x = self._inside(x)
-        output = self._output(x)
-        value: NDArray[Any] = output.value
+        return self._told(self._output(x), x)
+
+    def _told(self, output: Output, x: Arrays) -> Prediction:
+        """Return what is said of objects, with what holds the truth once the model is calibrated."""
         if self.interval is None:
-            limits: dict[str, Any] = {}
-        else:
-            limits = {"level": self.interval.level, **self.interval.limits(output, x)}
-        if self.kind == "classification":
-            limits |= {"probability": value, "classes": self.classes}
-            value = value.argmax(axis=1)
-        return Prediction(value, unknown=output.unknown, **limits)
+            return said(output, self.classes)
+        return said(output, self.classes, self.interval.level, self._limits(self.interval, output, x))
+
+    def _limits(self, interval: Conformal | Weighted, output: Output, x: Arrays) -> dict[str, NDArray[Any]]:
+        """Return what a calibration says of an output, see `Conformal.limits`."""
+        return interval.limits(output, x)
 
     def _output(self, x: Arrays) -> Output:
         """Return what the model tells of arrays as they are called inside; of none, too."""
@@ -707,6 +708,30 @@ def loss(output: NDArray[np.float64], y: NDArray[Any], kind: Kind) -> float:
     if kind == "regression":
         return rmse(output - y)
     return log_loss(output, y) if kind == "classification" else float(output.mean())
+
+
+def said(
+    output: Output,
+    classes: Sequence[str],
+    level: float | None = None,
+    limits: Mapping[str, NDArray[Any]] | None = None,
+) -> Prediction:
+    """Return an output as a prediction.
+
+    Parameters
+    ----------
+    output : Output
+    classes : sequence of str
+        Of a classification; else empty.
+    level : float, optional
+    limits : mapping of str to ndarray, optional
+        What holds the truth with this probability, see `skyfuse.models.uncertainty.Conformal.limits`.
+    """
+    value: NDArray[Any] = output.value
+    told: dict[str, Any] = {"level": level, "unknown": output.unknown, **(limits or {})}
+    if not classes:
+        return Prediction(value, **told)
+    return Prediction(value.argmax(axis=1), value, tuple(classes), **told)
 
 
 def joined(parts: Sequence[Prediction]) -> Prediction:

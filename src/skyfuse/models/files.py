@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -385,6 +386,26 @@ def load_model(folder: str | Path) -> Model:
     model.fitted = True
     model.card = card.model_dump()
     return model
+
+
+def load_members(folder: Path, names: Sequence[Any]) -> list[Model]:
+    """Return the models in folders of a model's folder, each named ``member-<number>``.
+
+    Raises
+    ------
+    StoreError
+        If a name is another, a member is a link, or none can be loaded from there.
+    """
+    for name in names:
+        if not isinstance(name, str) or not re.fullmatch(r"member-\d{1,2}", name):
+            raise StoreError(
+                f"names the member {name!r}",
+                remedy="members are folders member-0, member-1 …",
+                path=folder,
+            )
+        if (folder / name).is_symlink():
+            raise StoreError("is a link", remedy="copy the member's folder itself", path=folder / name)
+    return [load_model(folder / name) for name in names]
 
 
 def _read_card(folder: Path) -> Card:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -106,19 +105,10 @@ class LateFusion(Model):
         return model
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:
-        from skyfuse.models.files import load_model
+        from skyfuse.models.files import load_members
 
-        names, weights = state["members"], np.array(state["weights"], dtype=np.float64)
-        for name in names:
-            if not isinstance(name, str) or not re.fullmatch(r"member-\d{1,2}", name):
-                raise StoreError(
-                    f"names the member {name!r}",
-                    remedy="members are folders member-0, member-1 …",
-                    path=folder,
-                )
-            if (folder / name).is_symlink():
-                raise StoreError("is a link", remedy="copy the member's folder itself", path=folder / name)
-        members = [load_model(folder / name) for name in names]
+        weights = np.array(state["weights"], dtype=np.float64)
+        members = load_members(folder, state["members"])
         if any(isinstance(member, LateFusion) for member in members):
             raise StoreError(
                 "a member is itself a late fusion", remedy="fuse its members at once", path=folder

@@ -45,6 +45,7 @@ BUILT_IN = {
     "hybrid": "skyfuse.models.hybrid:Hybrid",
     "star-types": "skyfuse.models.starnet:StarTypes",
     "late": "skyfuse.models.fusion:LateFusion",
+    "rounds": "skyfuse.models.rounds:Rounds",
 }
 """Where each class lies."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -131,10 +131,10 @@ class Conformal:
         """
         if not 0 < level < 1:
             raise UsageError(f"level is {level}", remedy="give a probability between 0 and 1, e.g. 0.9")
-        _rank(len(y), level)
+        rank_of(len(y), level)
         none = np.zeros(len(y))
         if output.value.ndim == 2:
-            value = _missed(output.value)[np.arange(len(y)), y]
+            value = missed(output.value)[np.arange(len(y)), y]
             return cls.of(Scores(value, ties(x), y), "probability", level, classes=output.value.shape[1])
         group = np.zeros(len(y), dtype=np.int64)
         if output.mixture is not None:
@@ -208,28 +208,13 @@ class Conformal:
         DataError
             If the model does not tell the density that it was calibrated by.
         """
-        value = output.value
         if threshold is None:
             threshold = np.array([self.thresholds])
             tie = np.array([self.ties]) if self.ties else None
         if self.score == "probability":
-            missed = _missed(value)
-            admitted = True if tie is None else ties(x)[:, None] <= tie
-            return {"members": (missed < threshold) | ((missed == threshold) & admitted)}
-        limit = np.broadcast_to(threshold[:, 0], len(value))
-        if self.score == "error":
-            half = limit * self.scale(output, x)
-            return {"low": value - half, "high": value + half}
-        if output.mixture is None:
-            if len(value):
-                raise DataError(
-                    "the model does not tell the density by which it was calibrated",
-                    remedy="calibrate it again",
-                )
-            return {"low": value, "high": value, "pieces": np.empty((0, 1, 2))}
-        pieces = highest(output.mixture, limit)
-        low, high = np.nanmin(pieces[:, :, 0], axis=1), np.nanmax(pieces[:, :, 1], axis=1)
-        return {"low": low, "high": high, "pieces": pieces}
+            return held(self.score, output, threshold, tie, ties(x))
+        scaled = replace(output, scale=self.scale(output, x)) if self.score == "error" else output
+        return held(self.score, scaled, threshold)
 
     def scale(self, output: Output, x: Arrays) -> Numbers:
         """Return in what units each object's error is compared with the threshold of a regression, (n,)."""
@@ -276,6 +261,41 @@ class Conformal:
         return known
 
 
+def held(
+    score: Score, output: Output, threshold: Numbers, tie: Numbers | None = None, own: Numbers | None = None
+) -> dict[str, NDArray[Any]]:
+    """Return what lies within thresholds, as `Conformal.limits` does.
+
+    Parameters
+    ----------
+    score : str
+        See `Score`.
+    output : Output
+        What a model tells of n objects; its scale is that of the errors.
+    threshold, tie : ndarray of float64, shape (n or 1, 1 or classes)
+    own : ndarray of float64, shape (n,)
+        Classification: each object's own number, from `ties`.
+    """
+    value = output.value
+    if score == "probability":
+        worse = missed(value)
+        admitted = True if tie is None or own is None else own[:, None] <= tie
+        return {"members": (worse < threshold) | ((worse == threshold) & admitted)}
+    limit = np.broadcast_to(threshold[:, 0], len(value))
+    if score == "error":
+        half = limit if output.scale is None else limit * output.scale
+        return {"low": value - half, "high": value + half}
+    if output.mixture is None:
+        if len(value):
+            raise DataError(
+                "the model does not tell the density by which it was calibrated", remedy="calibrate it again"
+            )
+        return {"low": value, "high": value, "pieces": np.empty((0, 1, 2))}
+    pieces = highest(output.mixture, limit)
+    low, high = np.nanmin(pieces[:, :, 0], axis=1), np.nanmax(pieces[:, :, 1], axis=1)
+    return {"low": low, "high": high, "pieces": pieces}
+
+
 def groups_of(group: NDArray[np.int64], thresholds: int, level: float) -> list[NDArray[np.bool_]]:
     """Return which calibration objects each threshold is learned from, where there may be one for each class.
 
@@ -320,7 +340,8 @@ def ties(x: Arrays) -> NDArray[np.float64]:
     return numbers
 
 
-def _missed(probability: Numbers) -> Numbers:
+def missed(probability: Numbers) -> Numbers:
+    """Return 1 − probability, the score of each class."""
     # Rounded, since sums in another order (other batches, another processor) would part equal scores.
     return np.round(1 - probability, 9)
 
@@ -332,12 +353,19 @@ def _errors(output: Output, y: Numbers, x: Arrays) -> Errors:
 
 def _quantile(value: Numbers, tie: Numbers, level: float) -> tuple[float, float]:
     """Return the score, and its number among equals, that new objects exceed with probability 1 - level."""
-    last = np.lexsort((tie, value))[_rank(len(value), level) - 1]
+    last = np.lexsort((tie, value))[rank_of(len(value), level) - 1]
     return float(value[last]), float(tie[last])
 
 
-def _rank(n: int, level: float) -> int:
-    """Rank of the finite-sample quantile; 0.9 · 110 is 99.000…01 in floating point and must stay 99."""
+def rank_of(n: int, level: float) -> int:
+    """Return the rank, from 1, of the score of n that new objects exceed with probability 1 − level or less.
+
+    Raises
+    ------
+    DataError
+        If there are too few objects for this level.
+    """
+    # 0.9 · 110 is 99.000…01 in floating point and must stay 99.
     rank = math.ceil((n + 1) * level - 1e-9)
     if rank > n:
         raise DataError(

@@ -15,6 +15,7 @@ from skyfuse.dataset.sources.images import labels_of
 from skyfuse.errors import DataError, FaultsError, SkyfuseError, StoreError, UsageError, together
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.registry import MODELS
+from skyfuse.models.rounds import Rounds
 from skyfuse.models.template import require_templates
 from skyfuse.recipe import ModelPlan, Recipe, load_recipe, read_recipe
 from skyfuse.study.tune import first_point
@@ -212,7 +213,7 @@ def of_models(recipe: Recipe, *, asks_templates: bool = True) -> Iterator[Skyfus
 
 
 def _known() -> list[str]:
-    return sorted(name for name in MODELS if name != LateFusion.name)
+    return sorted(name for name in MODELS if name not in (LateFusion.name, Rounds.name))
 
 
 def _of_names(models: Sequence[str], where: str) -> Iterator[SkyfuseError]:

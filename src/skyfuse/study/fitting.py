@@ -19,16 +19,19 @@ from skyfuse.checksums import damaged, seal
 from skyfuse.disk import json_sha256, read_json, read_parquet, write_json
 from skyfuse.errors import StoreError
 from skyfuse.models.applicability import Applicability
-from skyfuse.models.base import Examples, History, Model
+from skyfuse.models.base import Examples, History, Model, said
 from skyfuse.models.files import load_model
 from skyfuse.models.fusion import LateFusion
 from skyfuse.models.inputs import Arrays
 from skyfuse.models.registry import MODELS
+from skyfuse.models.rounds import Rounds
 from skyfuse.models.shift import Evidence
 from skyfuse.models.summaries import summarise
 from skyfuse.recipe import Recipe
-from skyfuse.study.cells import Cell, is_late, members, seed_of
+from skyfuse.study.cells import Cell, members, seed_of
 from skyfuse.study.feed import Feed, Lot
+from skyfuse.study.joining import Kept, joined, keep, told_of
+from skyfuse.study.joining import predictions as joined_predictions
 from skyfuse.study.metrics import Outcome
 from skyfuse.study.predictions import baseline_of, frame, outcome
 from skyfuse.study.results import EXAMPLES, gallery
@@ -187,11 +190,14 @@ class Fitter:
         growing = self._growing(cell, fingerprint)
         rounds = [growing / "rounds" / str(number) for number in range(len(self.goal.rounds))]
         for number, folder in enumerate(rounds):
-            if not _is_done(folder):
+            if not _is_done(folder, self._joins):
                 self._run_round(cell, parts, parameters, number, growing)
-        predictions = pd.concat(
-            [read_parquet(folder / "predictions.parquet") for folder in rounds], ignore_index=True
-        )
+        model = joined(rounds, self.recipe.task.level) if self._joins else None
+        if model is not None:
+            predictions = joined_predictions(model, rounds, self.goal)
+        else:
+            tables = [read_parquet(folder / "predictions.parquet") for folder in rounds]
+            predictions = pd.concat(tables, ignore_index=True)
         predictions.to_parquet(growing / "predictions.parquet", index=False)
         seen = self.recipe.task.kind == "classification" and bool(self.dataset.zooms)
         if cell.role == "reference" and seen:
@@ -203,7 +209,7 @@ class Fitter:
         # What a late fusion costs is its members' training; its own is a weighted mean.
         note["seconds"]["train"] += sum(part["seconds"]["train"] for part in notes)
         note["seconds"]["tune"] = tune_seconds
-        self._settle(cell, growing, rounds)
+        self._settle(model, note["metrics"], growing, rounds)
         write_json(growing / "cell.json", {"fingerprint": fingerprint, "parameters": parameters, **note})
         seal(growing)
         shutil.rmtree(final, ignore_errors=True)
@@ -265,7 +271,7 @@ class Fitter:
                 level=self.recipe.task.level,
                 beside=Examples(lot.inputs["valid"], lot.labels["valid"]),
             )
-        tables, inference_seconds = self._tested(model, lot, number)
+        tables, inference_seconds = self._tested(model, lot, number, own)
         found = {part: self._outcome(table) for part, table in tables.items() if part != "calibration"}
         metrics = {part: outcome.score() for part, outcome in found.items()}
         self._fill_card(model, cell, lot, metrics)
@@ -292,15 +298,26 @@ class Fitter:
             fact["weights"] = [float(weight) for weight in model.mix]
         write_json(own / "round.json", fact)
 
-    def _tested(self, model: Model, lot: Lot, number: int) -> tuple[dict[str, pd.DataFrame], float]:
-        """Return the predictions of each part that a round predicts, and what those of the test part took."""
-        tables = {}
+    def _tested(
+        self, model: Model, lot: Lot, number: int, own: Path
+    ) -> tuple[dict[str, pd.DataFrame], float]:
+        """Return the predictions of each part that a round predicts, and what those of the test part took.
+
+        What is needed to join the rounds is kept.
+        """
+        tables, told = {}, {}
         for part in PARTS if number == 0 else _POOLED:
             started = time.perf_counter()
-            prediction = model.predict(lot.inputs[part])
+            if self._joins:
+                told[part] = told_of(model, model._inside(lot.inputs[part]))
+                prediction = said(told[part].output, model.classes)
+            else:
+                prediction = model.predict(lot.inputs[part])
             seconds = time.perf_counter() - started
             baseline = self._baseline(lot.inputs["train"], lot.inputs[part])
             tables[part] = frame(self.goal, lot.rows[part], part, number, prediction, baseline)
+        if self._joins:
+            keep(own, told, {part: model._inside(x) for part, x in lot.inputs.items()}, lot.rows)
         return tables, seconds
 
     def _fill_card(
@@ -356,20 +373,28 @@ class Fitter:
         shown["input"], shown["output"] = list(x[name]), list(model.reconstruct(x))
         shown.to_parquet(growing / "examples.parquet", index=False)
 
-    def _settle(self, cell: Cell, growing: Path, rounds: Sequence[Path]) -> None:
-        """Keep the first round's model, and those of others where a late fusion needs them."""
-        if (rounds[0] / "model").is_dir():
+    def _settle(
+        self, model: Rounds | None, metrics: Mapping[str, Any], growing: Path, rounds: Sequence[Path]
+    ) -> None:
+        """Keep the model of all rounds, or the only one."""
+        if model is not None:
+            told = {f"{part}_{name}": value for part in metrics for name, value in metrics[part].items()}
+            first = model.members[0].card
+            model.card.update({key: first[key] for key in ("label", "inputs", "split")}, metrics=told)
+            model.save(growing / "model")
+        elif (rounds[0] / "model").is_dir():
             (rounds[0] / "model").rename(growing / "model")
-        joined = any(is_late(fusion) for fusion in self.recipe.fusions_of(cell.model)) and not cell.late
-        if joined and len(rounds) > 1:
-            shutil.rmtree(rounds[0])
-        else:
-            shutil.rmtree(growing / "rounds")
+        shutil.rmtree(growing / "rounds")
         (growing / "fingerprint").unlink()
 
+    @property
+    def _joins(self) -> bool:
+        """Whether there are rounds whose models become one; those of reconstructions have no mean."""
+        return len(self.goal.rounds) > 1 and self.recipe.task.kind != "reconstruction"
+
     def _fitted(self, cell: Cell, number: int) -> Model:
-        place = self.place(cell)
-        return load_model(place / "rounds" / str(number) / "model" if number else place / "model")
+        model = self.place(cell) / "model"
+        return load_model(model / f"member-{number}" if self._joins else model)
 
     def place(self, cell: Cell) -> Path:
         """Return the folder of a cell."""
@@ -388,16 +413,18 @@ class Fitter:
         return growing
 
 
-def _is_done(folder: Path) -> bool:
+def _is_done(folder: Path, joins: bool) -> bool:
     """Tell whether a round has ended and its results can be read; a damaged one is fitted again."""
     if not (folder / "round.json").is_file():
         return False
     try:
         read_json(folder / "round.json")
         read_parquet(folder / "predictions.parquet")
-    except StoreError:
+        if joins:
+            Kept(folder)
+    except (StoreError, OSError, ValueError):
         return False
-    return True
+    return not (joins and damaged(folder / "model"))
 
 
 def content_of(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -206,7 +206,8 @@ def choose(path: Path) -> Choice:
         best = str(study.best["cell"])
     why = f"chosen by the study {study.recipe.name}"
     if study.rounds > 1:
-        why += f", fitted in the first of its {study.rounds} rounds"
+        whole = "the first of its" if study.kind == "reconstruction" else "its"
+        why += f", fitted in {whole} {study.rounds} rounds"
     return Choice(folder / "cells" / best / "model", why)
 
 
