@@ -192,8 +192,10 @@ class Fitter:
         for number, folder in enumerate(rounds):
             if not _is_done(folder, self._joins):
                 self._run_round(cell, parts, parameters, number, growing)
-        model = joined(rounds, self.recipe.task.level) if self._joins else None
-        if model is not None:
+        model = None
+        if self._joins:
+            columns = self.feed.columns(cell.change)
+            model = joined(rounds, self.recipe.task.level, lambda rows: self._others(rows, columns))
             predictions = joined_predictions(model, rounds, self.goal)
         else:
             tables = [read_parquet(folder / "predictions.parquet") for folder in rounds]
@@ -330,9 +332,8 @@ class Fitter:
         training = summarise(lot.inputs["train"], inputs.get("columns", ()), model.inputs)
         model.applicability = Applicability.fit(training)
         if model.interval is not None:
-            model.evidence = Evidence.of(
-                model, lot.inputs["calibration"], lot.labels["calibration"], self._others(lot, columns)
-            )
+            others = self._others(lot.rows["calibration"], columns)
+            model.evidence = Evidence.of(model, lot.inputs["calibration"], lot.labels["calibration"], others)
         model.card.update(
             label={"name": task.label, "unit": task.unit, "definition": task.definition},
             inputs=inputs,
@@ -340,9 +341,9 @@ class Fitter:
             metrics={f"{part}_{name}": value for part in metrics for name, value in metrics[part].items()},
         )
 
-    def _others(self, lot: Lot, columns: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-        """Return what the table tells of the calibration part besides label, inputs and what is forbidden."""
-        table = self.dataset.table.iloc[lot.rows["calibration"]]
+    def _others(self, rows: NDArray[np.int64], columns: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Return what the table tells of some rows besides label, inputs and what is forbidden."""
+        table = self.dataset.table.iloc[rows]
         apart = {self.recipe.task.label, *columns}
         return {
             name: table[name].to_numpy(np.float64, na_value=np.nan)

@@ -8,7 +8,7 @@ rounds and widens its intervals where these disagree (CV+), so that it covers as
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from skyfuse.models.files import load_model, write_arrays
 from skyfuse.models.inputs import Arrays
 from skyfuse.models.mixture import Mixture
 from skyfuse.models.rounds import Rounds
-from skyfuse.models.shift import Evidence
+from skyfuse.models.shift import Evidence, telling
 from skyfuse.models.summaries import Summary, summarise
 from skyfuse.models.uncertainty import Conformal, Scores, groups_of, held, rank_of, ties
 from skyfuse.study.predictions import frame
@@ -129,7 +129,11 @@ class Kept:
         return self._arrays[f"{part} rows"], summary
 
 
-def joined(rounds: Sequence[Path], level: float) -> Rounds:
+def joined(
+    rounds: Sequence[Path],
+    level: float,
+    others: Callable[[NDArray[np.int64]], Mapping[str, NDArray[np.floating]]],
+) -> Rounds:
     """Return the model of all rounds, calibrated by all their errors.
 
     Parameters
@@ -137,6 +141,8 @@ def joined(rounds: Sequence[Path], level: float) -> Rounds:
     rounds : sequence of Path
         Folders of the rounds, each with a calibrated model and what `keep` left.
     level : float
+    others : callable
+        Returns what is known of some rows beside what the model reads, see `Evidence.of`.
 
     Raises
     ------
@@ -153,14 +159,15 @@ def joined(rounds: Sequence[Path], level: float) -> Rounds:
     names = () if members[0].applicability is None else members[0].applicability.names
     values, form = training.values, training.form  # noqa: PD011 - no pandas
     model.applicability = Applicability.fit(Summary(names, values[first], form[first]))
-    _, calibration = _stacked([one.summary("calibration") for one in kept])
-    model.evidence = Evidence(
-        model.applicability.places(calibration),
-        *(
-            np.concatenate([getattr(one, name) for one in own])
-            for name in ("values", "truth", "scores", "numbers")
-        ),
+    rows, calibration = _stacked([one.summary("calibration") for one in kept])
+    values, truth, scores, numbers = (
+        np.concatenate([getattr(one, name) for one in own])
+        for name in ("values", "truth", "scores", "numbers")
     )
+    beside = telling([scores] if model.classes else [scores, truth - values[:, 0]], others(rows))
+    table = np.stack([*beside.values()], axis=1) if beside else np.empty((len(truth), 0))
+    places = model.applicability.places(calibration)
+    model.evidence = Evidence(places, values, truth, scores, numbers, table, tuple(beside))
     return model
 
 
