@@ -160,14 +160,14 @@ def joined(
     values, form = training.values, training.form  # noqa: PD011 - no pandas
     model.applicability = Applicability.fit(Summary(names, values[first], form[first]))
     rows, calibration = _stacked([one.summary("calibration") for one in kept])
-    values, truth, scores, numbers = (
+    outputs, truth, scores, numbers = (
         np.concatenate([getattr(one, name) for one in own])
         for name in ("values", "truth", "scores", "numbers")
     )
-    beside = telling([scores] if model.classes else [scores, truth - values[:, 0]], others(rows))
+    beside = telling([scores] if model.classes else [scores, truth - outputs[:, 0]], others(rows))
     table = np.stack([*beside.values()], axis=1) if beside else np.empty((len(truth), 0))
     places = model.applicability.places(calibration)
-    model.evidence = Evidence(places, values, truth, scores, numbers, table, tuple(beside))
+    model.evidence = Evidence(places, outputs, truth, scores, numbers, table, tuple(beside))
     return model
 
 
