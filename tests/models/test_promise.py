@@ -10,7 +10,7 @@ import pytest
 from skyfuse.errors import DataError
 from skyfuse.models import MODELS, Conformal, Examples
 from skyfuse.models.applicability import Applicability
-from skyfuse.models.promise import Sample, label_shares, promised
+from skyfuse.models.promise import Sample, borne_out, label_shares, promised
 from skyfuse.models.shift import Evidence
 from skyfuse.models.summaries import summarise
 
@@ -166,3 +166,22 @@ def test_a_shift_of_what_the_model_does_not_read_is_named():
     assert np.mean((told.low <= y) & (y <= told.high)) < 0.82
     (x, _), known = galaxies(1500, 4200, 7200)
     assert asked(model, x, {"cz": known["cz"]})[1].beside == 1
+
+
+def test_a_level_is_borne_out_where_the_calibration_objects_nearby_are_covered():
+    # One wide threshold for all: bright objects are covered always, faint ones in two thirds.
+    rng = np.random.default_rng(10)
+
+    def sky(n):
+        x = rng.uniform(-1, 1, size=(n, 2)).astype(np.float32)
+        return {"table": x}, np.where(x[:, 0] > 0, 3.0, 1.0) * rng.normal(size=n)
+
+    model = made(sky(1000), sky(2000), "linear")
+    errors = np.abs(model.evidence.truth - model.evidence.values[:, 0])
+    plain = Conformal.of(replace(model.interval.scores, value=errors), "error", 0.9)
+    evidence = replace(model.evidence, scores=errors)
+    x, _ = sky(2000)
+    held = borne_out(plain, evidence, model.applicability.places(summarise(x, ())))
+    faint = x["table"][:, 0] > 0
+    assert held[~faint].mean() > 0.95
+    assert held[faint].mean() < 0.3

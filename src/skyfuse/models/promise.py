@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -152,15 +153,17 @@ def borne_out(plain: Conformal, evidence: Evidence, places: NDArray[np.floating]
     Returns
     -------
     ndarray of bool, shape (n,)
-        Whether of the `NEARBY` calibration objects about the nearest one the share `level` and more lie
-        within their intervals or sets.
+        Whether of the `NEARBY` calibration objects about the nearest one more lie within their intervals or
+        sets than `level` asks for: at least one more, since places are picked that may have been lucky.
     """
     from scipy.spatial import KDTree
 
     within, _ = _within(plain, evidence, np.ones(len(evidence.truth)), 1.0)
     tree = KDTree(evidence.places)
-    _, about = tree.query(evidence.places, k=min(NEARBY, len(within)))
-    kept = within[about.reshape(len(within), -1)].mean(axis=1) >= plain.level - 1e-9
+    nearby = min(NEARBY, len(within))
+    _, about = tree.query(evidence.places, k=nearby)
+    asked = min(math.ceil(plain.level * nearby - 1e-9) + 1, nearby)
+    kept = within[about.reshape(len(within), -1)].sum(axis=1) >= asked
     _, nearest = tree.query(places)
     return np.asarray(kept[nearest])
 
