@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from skyfuse.dataset.morphology import morphology
 
@@ -133,3 +134,33 @@ def test_any_image_gives_the_same_finite_features(size, channels, seed, level):
 
     assert all(np.isfinite(values).all() and values.shape == (2,) for values in found.values())
     assert list(found) == list(morphology(np.zeros((1, channels, 40, 40), dtype=np.float32)))
+
+
+def test_what_tells_the_sense_of_winding_changes_its_sign_in_a_mirror_and_nothing_else_does():
+    rng = np.random.default_rng(4)
+    plane = spiral() * (1 + 0.3 * np.sin(np.arange(SIZE) / 9)) + 0.02 * rng.random((SIZE, SIZE))
+    images = np.clip(np.stack([plane, 0.8 * plane, 0.5 * plane])[None], 0, 1).astype(np.float32)
+    one, other = morphology(images), morphology(np.ascontiguousarray(images[..., ::-1]))
+
+    for name, value in one.items():
+        sign = -1 if name.startswith("turn") else 1
+        assert other[name] == pytest.approx(sign * value, abs=1e-6), name
+
+
+@pytest.mark.parametrize("channel", ["first", "last", "all"])
+def test_the_slant_of_arms_tells_their_sense(channel):
+    one, other = measured(spiral(1)), measured(spiral(-1))
+
+    assert one[f"turn_{channel}_1_middle"] * other[f"turn_{channel}_1_middle"] < -0.01
+
+
+def test_grain_grows_with_the_correlation_of_the_noise():
+    noise = np.random.default_rng(3).normal(size=(SIZE, SIZE))
+    fine, coarse = (
+        measured(np.clip(galaxy(sigma=4) + 0.1 + 0.01 * plane / plane.std(), 0, 1))
+        for plane in (noise, ndimage.gaussian_filter(noise, 3))
+    )
+
+    assert coarse["grain_1"] > fine["grain_1"] + 1
+    # White noise smoothed by a Gaussian of σ pixels keeps 1 / (4πσ²) of its variance.
+    assert fine["grain_1"] == pytest.approx(-np.log(4 * np.pi), abs=0.15)
