@@ -252,7 +252,7 @@ def test_all_faults_are_told_at_once_each_in_a_line(tmp_path):
         "zooms names spectral, which is no input",
         "balance smote needs a classification",
     ]
-    assert told[2].endswith("write a section of its own fields: fixed, grid, space, fusions")
+    assert told[2].endswith("write a section of its own fields: fixed, grid, space, fusions, partners")
     assert told[3].endswith("allowed are true or false, a number, text, a list")
 
 
@@ -516,3 +516,47 @@ def test_any_value_in_any_field_is_taken_or_named(tmp_path_factory, value, field
         outcome = error
     told = [] if isinstance(outcome, Recipe) else str(outcome).splitlines()
     assert all(line.startswith(f"{path}: ") and "; " in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"mirror": {"a": "b"}, "classes": {"a": ["a"], "c": ["c"]}}, "mirror names b which is no class"),
+        ({"mirror": {"a": "b", "c": "a"}}, "mirror names a twice"),
+        ({"mirror": {"a": "b"}, "kind": "regression"}, "mirror needs a classification"),
+    ],
+)
+def test_a_mirror_swaps_pairs_of_classes(tmp_path, task, said):
+    content = table_recipe()
+    content["task"] = content["task"] | task
+
+    with pytest.raises(UsageError, match=said):
+        load_recipe(written(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("partners", "said"),
+    [
+        ({"image": "tree"}, "gives image to tree"),
+        ({"table": "linear"}, "gives table to linear"),
+        ({"table": "tree"}, "gives table to tree, which does not read it"),
+    ],
+)
+def test_partners_are_other_models_that_read_the_input(tmp_path, partners, said):
+    content = table_recipe(
+        modalities=["spectrum", "table"],
+        reference={"spectrum": 3},
+        fusions=["spectrum", "table"],
+        models={"tree": {"fusions": ["spectrum"]}, "svm": {"fusions": ["spectrum"], "partners": partners}},
+    )
+
+    with pytest.raises(UsageError, match=said):
+        load_recipe(written(tmp_path, content))
+
+
+def test_morphology_mirrors_the_spirals_of_all_images():
+    recipe = load_recipe("morphology").varied("gz1-all")
+
+    assert recipe.task.mirror == {"spiral_cw": "spiral_acw"}
+    assert recipe.split.rounds == 5
+    assert recipe.models["polar-cnn"].partners == {"table": "svm"}

@@ -71,6 +71,11 @@ class Task(Section):
         description="Classes in their order, each with regular expressions that a label must match in full; "
         "the first match counts, rows without one are dropped and counted. Empty: the labels as they are.",
     )
+    mirror: dict[str, str] = Field(
+        default_factory=dict,
+        description="Pairs of classes that a mirror swaps, e.g. `{clockwise: anticlockwise}`: models learn "
+        "from mirrored images, and from what `derive` measures on them, too, and answer accordingly.",
+    )
     forbidden: dict[str, str] = Field(
         default_factory=dict,
         description="Columns that carry the answer, each with the reason; `*` stands for any letters, `ew` "
@@ -109,6 +114,14 @@ class Task(Section):
             )
         if self.learned is not None and self.learned not in self.systems:
             yield Fault(f"learned names {self.learned}", "name it in systems too", ("learned", "systems"))
+
+        named = [*self.mirror, *self.mirror.values()]
+        if named and self.kind != "classification":
+            yield Fault("mirror needs a classification", "take it away", ("mirror", "kind"))
+        for name in dict.fromkeys(named):
+            if named.count(name) > 1 or (self.classes and name not in self.classes):
+                what = "twice" if named.count(name) > 1 else "which is no class"
+                yield Fault(f"mirror names {name} {what}", "name pairs of classes", ("mirror", "classes"))
 
     def beside(self) -> list[str]:
         """Return the columns that stand beside the label: other systems, and the errors of all of them."""
@@ -207,6 +220,11 @@ class ModelPlan(Section):
     )
     fusions: list[Fusion] | None = Field(
         None, min_length=1, description="Inputs of this model; by default all fusions of the recipe."
+    )
+    partners: dict[str, str] = Field(
+        default_factory=dict,
+        description="Models that speak for an input in this model's late fusions in its place, e.g. "
+        "`{table: svm}` beside a network of images.",
     )
 
     @property
@@ -445,12 +463,14 @@ class Recipe(Section):
 
     def _faults(self) -> Iterator[Fault]:
         yield from self._faults_of_inputs()
-        for place, fusions in [
-            ("fusions", self.fusions),
-            *((f"models.{name}.fusions", plan.fusions or []) for name, plan in self.models.items()),
-        ]:
-            for fusion in fusions:
-                yield from self._faults_of_fusion(fusion, fusions, place)
+        for fusion in self.fusions:
+            yield from self._faults_of_fusion(fusion, self.fusions, "fusions")
+        for name, plan in self.models.items():
+            yield from self._faults_of_partners(name, plan)
+            for fusion in plan.fusions or ():
+                yield from self._faults_of_fusion(
+                    fusion, [*(plan.fusions or ()), *plan.partners], f"models.{name}.fusions"
+                )
         yield from self._faults_of_references()
         yield from self._faults_of_plan()
         yield from self._faults_of_columns()
@@ -507,6 +527,21 @@ class Recipe(Section):
                 "take it away",
                 reads,
             )
+
+    def _faults_of_partners(self, name: str, plan: ModelPlan) -> Iterator[Fault]:
+        """Yield what is wrong with the models that speak for a model's inputs in late fusions."""
+        for one, partner in plan.partners.items():
+            place = f"models.{name}.partners"
+            if one not in self.inputs or partner == name or partner not in self.models:
+                yield Fault(
+                    f"{place} gives {one} to {partner}",
+                    "name inputs, and other models of the recipe",
+                    ("models", "reader", "modalities", "inputs"),
+                )
+            elif one not in self.fusions_of(partner):
+                yield Fault(
+                    f"{place} gives {one} to {partner}, which does not read it", "add it", ("models",)
+                )
 
     def _faults_of_fusion(self, fusion: Fusion, beside: Sequence[Fusion], place: str) -> Iterator[Fault]:
         """Yield what is wrong with an input that is named among others at a place of the recipe."""

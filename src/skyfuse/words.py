@@ -44,15 +44,19 @@ PRODUCTS: tuple[Product, ...] = get_args(Product)
 
 
 class Derived(NamedTuple):
-    """Columns of a table that are measured on arrays: which arrays, and the pattern of their names."""
+    """Columns of a table that are measured on arrays: which arrays, and the pattern of their names.
+
+    `odd` is that of columns whose sign changes in a mirror.
+    """
 
     modality: Sampled
     columns: str
+    odd: str = ""
 
 
 DERIVED: Mapping[str, Derived] = {
     "ew": Derived("spectrum", "ew_*"),
     "indices": Derived("spectrum", "idx_*"),
-    "morphology": Derived("image", "morph_*"),
+    "morphology": Derived("image", "morph_*", "morph_turn*"),
 }
 """What can be derived, by the name that stands in a recipe's `derive`."""

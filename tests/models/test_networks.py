@@ -25,6 +25,7 @@ NETWORKS = {
     "image-ff": {},
     "image-lstm": {},
     "resnet50": {},
+    "polar-cnn": {"channels": [4, 4], "units": 8},
 }
 """Every network, as small as it goes."""
 

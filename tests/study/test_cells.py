@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 
+from skyfuse.recipe import load_recipe
 from skyfuse.study.cells import members, plan, seed_of
 
 from .sky import class_recipe, small_recipe
@@ -75,3 +76,12 @@ def test_seeds_differ_by_cell_and_depend_on_nothing_else():
 
 
 FROZEN_SEED = 1078942198
+
+
+def test_a_partner_speaks_for_its_input_and_is_fitted_first():
+    recipe = load_recipe("morphology").varied("gz1-all")
+    models = {"polar-cnn": recipe.models["polar-cnn"], "svm": recipe.models["svm"]}
+    cells = plan(recipe.model_copy(update={"models": models}))
+
+    assert [cell.name for cell in cells] == ["polar-cnn-image-i1", "svm-table", "polar-cnn-late-weighted-i1"]
+    assert [cell.name for cell in members(recipe, cells[-1])] == ["polar-cnn-image-i1", "svm-table"]

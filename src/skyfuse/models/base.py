@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, get_args
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from skyfuse.dataset.content import CUT
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models.inputs import SIGMA, Arrays, inside, kinds_of, slots_of
+from skyfuse.models.mirror import Mirror
 from skyfuse.models.mixture import Mixture
 from skyfuse.words import Kind, Modality, Progress
 
@@ -110,6 +111,17 @@ class Lesson:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of one object in each array."""
         return {name: array.shape[1:] for name, array in self.train.items()}
+
+    def mirrored(self, mirror: Mirror) -> Lesson:
+        """Return a lesson of these objects and of their mirror images."""
+        return replace(
+            self,
+            train=mirror.both(self.train),
+            y=np.concatenate([self.y, mirror.labels(self.y)]),
+            valid=mirror.both(self.valid),
+            y_valid=np.concatenate([self.y_valid, mirror.labels(self.y_valid)]),
+            weight=None if self.weight is None else np.tile(self.weight, 2),
+        )
 
     def history(self, train: NDArray[np.float64], valid: NDArray[np.float64]) -> History:
         """Return the course of a training at one stroke, from what the model then predicts for both parts.
@@ -230,6 +242,8 @@ class Model(ABC):
         Whether it takes the σ of spectra beside them where it is given; others never see it.
     weighs : bool
         Whether it takes sample weights.
+    symmetric : bool
+        Whether its answers swap with the mirror's classes by what it is made of.
     weights : tuple of str
         Names of the files that `_write` leaves in a model's folder.
     libraries : tuple of str
@@ -248,6 +262,10 @@ class Model(ABC):
         What it was fitted for, see `skyfuse.words.Kind`.
     classes : tuple of str
         Classification: names of the classes, in the order of the probabilities.
+    mirror : Mirror, optional
+        Classification: what a mirror does to the objects; set before `fit`. A model that is not `symmetric`
+        then learns from all objects and their mirror images, and answers with the mean over both, so that
+        the classes swap exactly where an object is mirrored.
     interval : Conformal or Weighted, optional
         Set by `calibrate`; weighted for a target survey by `skyfuse.study.calibrate`.
     applicability : Applicability, optional
@@ -265,6 +283,7 @@ class Model(ABC):
     reads_templates: ClassVar[bool] = False
     reads_sigma: ClassVar[bool] = False
     weighs: ClassVar[bool] = True
+    symmetric: ClassVar[bool] = False
     weights: ClassVar[tuple[str, ...]] = ()
     libraries: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -275,6 +294,7 @@ class Model(ABC):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.kind: Kind = "regression"
         self.classes: tuple[str, ...] = ()
+        self.mirror: Mirror | None = None
         self.interval: Conformal | Weighted | None = None
         self.applicability: Applicability | None = None
         self.evidence: Evidence | None = None
@@ -386,7 +406,8 @@ class Model(ABC):
             )
         self.fitted, self.interval, self.applicability, self.evidence = False, None, None, None
         self.inputs, self.shapes, self.kind, self.classes = kinds, shapes, kind, classes
-        history = self._fit(lesson)
+        mirror = self._outer_mirror
+        history = self._fit(lesson if mirror is None else lesson.mirrored(mirror))
         self.fitted = True
         return history
 
@@ -403,6 +424,11 @@ class Model(ABC):
             raise UsageError(
                 f"{kind} got the classes {', '.join(classes) or 'none'}",
                 remedy="name two or more different classes for classification, and none for anything else",
+            )
+        if self.mirror is not None and len(self.mirror.becomes) != len(classes):
+            raise UsageError(
+                f"the mirror is for {len(self.mirror.becomes)} classes, not for {len(classes)}",
+                remedy="make one of these classes, or set mirror to None",
             )
         if train.weight is not None and not self.weighs:
             raise UsageError(
@@ -456,8 +482,18 @@ class Model(ABC):
         """Return what the model tells of arrays as they are called inside; of none, too."""
         if not len(next(iter(x.values()))):
             return Output(np.empty((0, len(self.classes)) if self.classes else 0))
-        found = self._predict(x)
-        return found if isinstance(found, Output) else Output(found)
+        mirror = self._outer_mirror
+        found = self._predict(x if mirror is None else mirror.both(x))
+        output = found if isinstance(found, Output) else Output(found)
+        if mirror is None:
+            return output
+        unknown = None if output.unknown is None else np.split(output.unknown, 2)[0]
+        return Output(mirror.mean(output.value), unknown=unknown)
+
+    @property
+    def _outer_mirror(self) -> Mirror | None:
+        """The mirror for which `_fit` and `_predict` do not provide themselves."""
+        return None if self.symmetric else self.mirror
 
     def _inside(self, x: Mapping[str, ArrayLike]) -> Arrays:
         """Return what the model reads of some inputs, as it is called inside."""

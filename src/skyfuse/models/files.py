@@ -28,6 +28,7 @@ from skyfuse.models.applicability import Applicability
 from skyfuse.models.base import Model
 from skyfuse.models.difficulty import Difficulty
 from skyfuse.models.inputs import axes_of, kind_of, slots_of
+from skyfuse.models.mirror import Mirror
 from skyfuse.models.registry import MODELS
 from skyfuse.models.shift import Evidence, Weighted
 from skyfuse.models.uncertainty import Conformal
@@ -202,6 +203,13 @@ class Inputs(_Strict):
     derive: dict[Literal["ew", "indices", "morphology"], Cut] = Field(default_factory=dict)
 
 
+class Mirrored(_Strict):
+    """See `skyfuse.models.mirror.Mirror`."""
+
+    becomes: list[int]
+    odd: list[int]
+
+
 class Card(_Strict):
     """What ``model.json`` holds.
 
@@ -227,6 +235,8 @@ class Card(_Strict):
         SHA-256 of each file of weights.
     libraries : dict of str to str
         Versions that wrote the model.
+    mirror : Mirrored, optional
+        What a mirror does to the objects, see `skyfuse.models.mirror.Mirror`.
     interval : dict, optional
         The calibration, see `skyfuse.models.uncertainty.Conformal`.
     difficulty : Trees, optional
@@ -253,6 +263,7 @@ class Card(_Strict):
     state: dict[str, Any]
     files: dict[str, str]
     libraries: dict[str, str]
+    mirror: Mirrored | None = None
     interval: dict[str, Any] | None = None
     difficulty: Trees | None = None
     training: Training | None = None
@@ -310,6 +321,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
             state=state,
             files={file: sha256(folder / file) for file in model.weights},
             libraries=libraries,
+            mirror=None if model.mirror is None else Mirrored(**model.mirror.to_dict()),
             interval=None if plain is None else plain.to_dict(),
             difficulty=_write_difficulty(plain, folder),
             training=_write_training(model, folder),
@@ -361,6 +373,8 @@ def load_model(folder: str | Path) -> Model:
         model.inputs = dict(card.kinds)
         model.shapes = {slot: tuple(shape) for slot, shape in card.shapes.items()}
         model.kind, model.classes = card.kind, tuple(card.classes)
+        if card.mirror is not None:
+            model.mirror = Mirror.from_dict(card.mirror.model_dump(), len(card.classes), model.shapes)
         model._read(folder, card.state)
         if card.interval is not None:
             difficulty = _read_difficulty(card.difficulty, model, folder)

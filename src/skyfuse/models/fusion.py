@@ -44,6 +44,7 @@ class LateFusion(Model):
     title: ClassVar[str] = "Late fusion"
     kinds: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
     reads_sigma: ClassVar[bool] = True
+    symmetric: ClassVar[bool] = True
 
     def __init__(self, members: Sequence[Model], rule: Literal["mean", "weighted"] = "mean") -> None:
         super().__init__(rule=rule)

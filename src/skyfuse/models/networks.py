@@ -20,6 +20,8 @@ from skyfuse.models import architectures, files
 from skyfuse.models.architectures import Committee, Shapes
 from skyfuse.models.base import History, Lesson, Model
 from skyfuse.models.inputs import Arrays, kind_of, of_kind
+from skyfuse.models.mirror import Mirror
+from skyfuse.models.polar import PolarNetwork
 from skyfuse.models.pytorch import evaluation_batch, torch_state
 from skyfuse.words import Kind, Progress
 
@@ -51,6 +53,7 @@ _MOST = {
     "units": 8192,
     "latent": 4096,
     "members": 64,
+    "channels": 3,
 }
 
 _CHOICES = {
@@ -158,6 +161,11 @@ class Network(Model):
             raise UsageError(
                 f"{self.name} got no {missing[0]}",
                 remedy=f"give {missing[0]}, alone or with others, or take feed-forward or mixed",
+            )
+        if self.mirror is not None and self.params.get("augment"):
+            raise UsageError(
+                f"{self.name} would see mirrored images under their old classes",
+                remedy="set augment to false",
             )
         self._scaler = self._scaled(lesson.train)
         if lesson.kind == "regression":
@@ -273,10 +281,11 @@ def _check(name: str, value: Any, default: Any) -> None:
     """Refuse a value that a parameter cannot have."""
     if name in _CHOICES:
         sound, remedy = value in _CHOICES[name], f"give {' or '.join(_CHOICES[name])}"
-    elif name == "hidden":
-        sound = isinstance(value, list) and 1 <= len(value) <= _MOST["dense"]
+    elif isinstance(default, list):
+        most = _MOST[{"hidden": "dense"}.get(name, name)]
+        sound = isinstance(value, list) and 1 <= len(value) <= most
         sound = sound and all(type(units) is int and 1 <= units <= _MOST["units"] for units in value)
-        remedy = f"give a list of 1 to {_MOST['dense']} whole numbers from 1 to {_MOST['units']}"
+        remedy = f"give a list of 1 to {most} whole numbers from 1 to {_MOST['units']}"
     elif isinstance(default, bool):
         sound, remedy = isinstance(value, bool), "give true or false"
     elif isinstance(value, bool) or not isinstance(value, int | float):
@@ -681,3 +690,80 @@ class ResNet50(Network):
     def build(self, shapes: Shapes, outputs: int) -> nn.Module:
         """See `Network.build`."""
         return _oriented(architectures.resnet50(shapes, outputs), self.params)
+
+
+_WHITE = 0.999
+"""Share of the pixels that are darker than white, in images that were not stretched for the eye."""
+
+
+class PolarCNN(Network):
+    """Convolutions of galaxies seen face-on in polar coordinates; see `skyfuse.models.polar`.
+
+    The answer does not depend on how the image lies: not at all for quarter turns, hardly for other angles.
+    In a mirror the classes swap that the task names, exactly. A table of what was measured on the image, and
+    spectra, may stand beside it.
+
+    Parameters
+    ----------
+    channels : list of int, default [16, 32, 64]
+        Filters of each convolution, three at most: each is pooled by 2.
+    units : int, default 64
+        Of the hidden dense layer.
+    dropout : float, default 0.3
+        Before each dense layer.
+    members : int, default 1
+        See `FeedForward`.
+    **params
+        See `Network`.
+    """
+
+    name = "polar-cnn"
+    title = "Polar CNN"
+    needs = ("image",)
+    symmetric = True
+    defaults = MappingProxyType(
+        {
+            **TRAINING,
+            "learning_rate": 3e-3,
+            "batch_size": 64,
+            "max_epochs": 40,
+            "patience": 40,
+            "weight_decay": 1e-2,
+            "schedule": "cosine",
+            "channels": [16, 32, 64],
+            "units": 64,
+            "dropout": 0.3,
+            "members": 1,
+        }
+    )
+
+    def build(self, shapes: Shapes, outputs: int) -> nn.Module:
+        """See `Network.build`.
+
+        Raises
+        ------
+        UsageError
+            If it is given a second image.
+        """
+        images = of_kind("image", shapes)
+        if len(images) > 1:
+            raise UsageError(f"{self.name} got {len(images)} images", remedy="give it one of them")
+        mirror = self.mirror or Mirror(tuple(range(outputs)))
+        params = self.params
+        return PolarNetwork(shapes, mirror, params["channels"], params["units"], params["dropout"])
+
+    def _scaled(self, train: Arrays) -> Scaler:
+        """Return the scaling in which a colour image stays as it is, and any other has its brightest near 1.
+
+        Black stays black, since logarithms are taken of the light itself. Columns that change their sign in a
+        mirror do so when scaled, too.
+        """
+        scaler = super()._scaled(train if self.mirror is None else self.mirror.both(train))
+        image = train["image"]
+        known = image[np.isfinite(image)]
+        white = 1.0
+        if known.size and not (known.min() >= 0 and known.max() <= 1):
+            white = max(float(np.quantile(known, _WHITE)), 1e-30)
+        every = np.ones(image.shape[1])
+        scaler.stretches["image"] = Stretch(_LINEAR * white * every, 0 * every, every / _LINEAR)
+        return scaler

@@ -39,6 +39,7 @@ BUILT_IN = {
     "image-ff": "skyfuse.models.networks:ImageFF",
     "image-lstm": "skyfuse.models.networks:ImageLSTM",
     "resnet50": "skyfuse.models.networks:ResNet50",
+    "polar-cnn": "skyfuse.models.networks:PolarCNN",
     "autoencoder": "skyfuse.models.autoencoder:Autoencoder",
     "pca": "skyfuse.models.autoencoder:PrincipalComponents",
     "template": "skyfuse.models.template:Template",

@@ -106,7 +106,8 @@ def plan(recipe: Recipe) -> list[Cell]:
         for flaw in recipe.flaws
         if flaw.change is not None and flaw.model is not None and flaw.fusion is not None
     ]
-    return cells
+    # What joins other models' cells comes after them.
+    return sorted(cells, key=lambda cell: cell.late and bool(recipe.models[cell.model].partners))
 
 
 def reference(recipe: Recipe, model: str, fusion: Fusion) -> Cell:
@@ -116,10 +117,11 @@ def reference(recipe: Recipe, model: str, fusion: Fusion) -> Cell:
 
 def members(recipe: Recipe, cell: Cell) -> list[Cell]:
     """Return the cells that a late fusion joins: with leaks where it leaks itself and they read the table."""
+    partners = recipe.models[cell.model].partners
     return [
-        Cell(cell.model, name, {name: recipe.reference_of(name)}, cell.role, cell.change)
+        Cell(partners.get(name, cell.model), name, {name: recipe.reference_of(name)}, cell.role, cell.change)
         if name == recipe.table()
-        else reference(recipe, cell.model, name)
+        else reference(recipe, partners.get(name, cell.model), name)
         for name in recipe.inputs_of(cell.fusion)
     ]
 

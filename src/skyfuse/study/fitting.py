@@ -113,6 +113,7 @@ class Fitter:
         valid: Examples,
         *,
         seed: int,
+        change: str | None = None,
         **options: Any,
     ) -> History:
         """Fit a model for the task, its classes balanced as the recipe says; return its history."""
@@ -120,6 +121,8 @@ class Fitter:
         if kind == "reconstruction":
             parts = Examples(train.x), Examples(valid.x)
             return model.fit(*parts, seed=seed, kind=kind, inputs=self._kinds, **options)
+        reads_table = any(self._kinds.get(name) == "table" for name in train.x)
+        model.mirror = self.goal.mirror(self.feed.columns(change) if reads_table else ())
         if kind == "classification" and not isinstance(model, LateFusion):
             train = Examples(*self.feed.balanced(train.x, np.asarray(train.y), seed))
         elif not model.weighs or isinstance(model, LateFusion):
@@ -262,6 +265,7 @@ class Fitter:
             Examples(lot.inputs["train"], lot.labels["train"], lot.weight),
             Examples(lot.inputs["valid"], lot.labels["valid"]),
             seed=seed,
+            change=cell.change,
             folder=own / "training",
             progress=lambda done, total, what: self._tell(f"{cell.name}: {what}"),
         )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skyfuse.dataset.select import expand_columns, find_column, numbers
 from skyfuse.errors import DataError
+from skyfuse.models.mirror import Mirror
 from skyfuse.recipe import Recipe, Task
 from skyfuse.study import systems
 from skyfuse.study.systems import Measured
@@ -71,6 +72,8 @@ class Target:
         Weight of each row in each round's training; empty where all weigh the same.
     columns, leaky : tuple of str
         Columns of the table that are inputs, without and with the leaking ones.
+    pairs : dict of str to str
+        Classes that a mirror swaps.
     """
 
     label: NDArray[Any]
@@ -85,6 +88,21 @@ class Target:
     systems: dict[str, Measured] = field(default_factory=dict)
     lessons: tuple[NDArray[np.float64], ...] = ()
     weights: tuple[NDArray[np.float64], ...] = ()
+    pairs: dict[str, str] = field(default_factory=dict)
+
+    def mirror(self, columns: Sequence[str]) -> Mirror | None:
+        """Return what a mirror does to objects with these columns; None where it swaps no classes.
+
+        Raises
+        ------
+        UsageError
+            If a pair names what is no class, or a class twice.
+        """
+        if not self.pairs:
+            return None
+        patterns = [one.odd for one in DERIVED.values() if one.odd]
+        odd = [i for i, name in enumerate(columns) if any(fnmatchcase(name, odd) for odd in patterns)]
+        return Mirror.of(self.pairs, self.classes, odd)
 
     @property
     def rows(self) -> Rows:
@@ -182,6 +200,7 @@ def target(recipe: Recipe, dataset: Dataset, truth: pd.DataFrame | None = None) 
         _magnitude(recipe.task.magnitude, table),
         tuple(expand_columns(table, recipe.sound_columns)),
         tuple(expand_columns(table, recipe.leaky_columns)),
+        pairs=recipe.task.mirror,
     )
     return (
         goal if recipe.task.error is None and not recipe.task.systems else _measured(goal, recipe.task, table)
