@@ -58,9 +58,9 @@ def test_coverage_is_counted_overall_and_by_group(studies, sky, kind):
     assert whole["coverage"] == hits / len(test)
     limits = binomtest(hits, len(test)).proportion_ci(0.95, method="exact")
     assert (whole["low"], whole["high"]) == pytest.approx((limits.low, limits.high))
-    by = {"regression": "label", "classification": "class"}[kind]
-    assert set(coverage["by"]) == {"overall", by, "magnitude"}
-    for group in (by, "magnitude"):
+    by = {"regression": {"label", "prediction"}, "classification": {"class"}}[kind] | {"magnitude"}
+    assert set(coverage["by"]) == {"overall", *by}
+    for group in by:
         assert own.loc[group, "n"].sum() == len(test)
     if kind == "classification":
         high = test[test["label"] == "high"]

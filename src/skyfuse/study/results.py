@@ -270,7 +270,7 @@ class Findings:
         return pd.DataFrame(rows)
 
     def coverage(self) -> pd.DataFrame:
-        """Return how often intervals or sets hold the truth, overall and by class, magnitude and label.
+        """Return how often intervals or sets hold the truth, overall and by class, or value, and magnitude.
 
         Returns
         -------
@@ -297,8 +297,9 @@ class Findings:
                 if chosen.any():
                     yield "class", name, chosen
         else:
-            for low, high, chosen in _bins(table["label"].to_numpy(dtype=np.float64)):
-                yield "label", f"{low:.3g} to {high:.3g}", chosen
+            for by in ("label", "prediction"):
+                for low, high, chosen in _bins(table[by].to_numpy(dtype=np.float64)):
+                    yield by, f"{low:.3g} to {high:.3g}", chosen
         if self.goal.magnitude is not None:
             for low, high, chosen in _bins(self.goal.magnitude[table["row"]]):
                 yield "magnitude", f"{low:.4g} to {high:.4g}", chosen

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import binom
 
+from skyfuse.study.compare import LEVEL
 from skyfuse.study.report.common import INK, Drawn, listed, new, rows_of, whiskers
 
 if TYPE_CHECKING:
@@ -14,7 +16,10 @@ if TYPE_CHECKING:
 
     from skyfuse.study.report.folder import Folder
 
-BY = ("class", "magnitude", "label")
+BY = ("class", "magnitude", "prediction", "label")
+
+
+_NAMES = {"label": "by {}", "prediction": "by predicted {}"}
 
 
 def draw(study: Folder) -> Iterator[Drawn]:
@@ -58,8 +63,21 @@ def _overall(study: Folder, overall: pd.DataFrame) -> Drawn:
         figure,
         f"Coverage of the {sort} of each cell on the test part with its 95 % interval, and their {what}",
         f"Share of test objects whose {sort} hold the truth, with binomial 95 % intervals; dashed: the "
-        f"nominal {100 * level:g} %. Right: {what}. The {sort} come from split conformal prediction on the "
-        "calibration part alone.",
+        f"nominal {100 * level:g} %. Right: {what}. {_origin(study)}",
+    )
+
+
+def _origin(study: Folder) -> str:
+    """Return where the regions come from, as a sentence."""
+    sort = _words(study)[0]
+    if study.rounds == 1:
+        return f"The {sort} come from split conformal prediction on the calibration part alone."
+    return (
+        f"The {sort} of each object are those of the one round's model that did not learn from it, with the "
+        f"errors of the calibration parts of all {study.rounds} rounds except its own. The models that are "
+        "kept are the means of all rounds, whose intervals widen where these disagree (CV+): on new objects "
+        f"they cover about as often, and no less than {100 * (2 * study.recipe.task.level - 1):g} % but for "
+        "a term that falls with the number of objects (Barber et al. 2021)."
     )
 
 
@@ -70,6 +88,8 @@ def _groups(study: Folder, best: pd.DataFrame, ways: Sequence[str]) -> Drawn:
     for (upper, lower), by in zip(axes.T, ways, strict=True):
         rows = best[best["by"] == by]
         x = np.arange(len(rows))
+        low, high = binom.interval(LEVEL, rows["n"].to_numpy(), level) / rows["n"].to_numpy()
+        upper.bar(x, 100 * (high - low), 0.6, bottom=100 * low, color=INK, alpha=0.1, lw=0)
         upper.errorbar(
             x,
             100 * rows["coverage"],
@@ -91,7 +111,7 @@ def _groups(study: Folder, best: pd.DataFrame, ways: Sequence[str]) -> Drawn:
             ha="right" if crowded else "center",
             fontsize=7.5,
         )
-        upper.set_title(f"by {by}" if by != "label" else f"by {study.recipe.task.title}")
+        upper.set_title(_NAMES.get(by, "by {}").format(study.recipe.task.title if by in _NAMES else by))
         for axis in (upper, lower):
             axis.grid(visible=False, axis="x")
             axis.set_xlim(-0.6, len(rows) - 0.4)
@@ -102,6 +122,12 @@ def _groups(study: Folder, best: pd.DataFrame, ways: Sequence[str]) -> Drawn:
         figure,
         f"Coverage and {what} by {listed(ways)} for the best cell, with binomial 95 % intervals",
         f"{study.title(study.best['cell'])}: coverage of the {sort} with binomial 95 % intervals and {what} "
-        f"by {listed(ways)} (number of test objects); dashed: the nominal {100 * level:g} %, which is "
-        "promised over all objects together, not in each group.",
+        f"by {listed(ways)} (number of test objects); dashed: the nominal {100 * level:g} %; grey: where "
+        "95 % of groups of so many objects lie by chance if all are covered as often. "
+        + (
+            "Classes that differ have thresholds of their own, so that each is promised the level."
+            if study.classes
+            else "Widths follow what is learned of difficulty; the level itself is promised over all objects "
+            "together, and by true values it cannot be: an extreme one is more often missed."
+        ),
     )
