@@ -2,14 +2,15 @@
 
     python benchmarks/intervals_real.py [TABLE …] [--models NAMES] [--splits 3] [--data FOLDER]
 
-Each table is split at random, several times, into training (0.6), validation, calibration (0.1 each) and test
-part (0.2); a model is fitted and calibrated as a study does it. One line a split and model: coverage of all
-test objects, of each fifth of magnitude and of predicted value, mean width, and in the same run mean width
-and worst fifth of what was before: absolute errors by up to ten bins of the predicted value. Last the same from
-crepes, where it is installed (widths by the errors of the nearest neighbours). Bound: 0.88 to 0.92 overall
-and 0.85 to 0.95 in each fifth of 1,000 test objects or more, in as many of the splits as chance allows; mean
-width no more than before. Beside each table stands how many fifths would stray by chance if each object were
-covered with probability 0.9 (binomial). What was chosen was chosen on `CHOSEN` and other seeds.
+Each table is split at random, several times, into training (0.6), validation, calibration (0.1 each) and
+test part (0.2); a model is fitted and calibrated as a study does it. One line a split and model: coverage of
+all test objects, of each fifth of magnitude and of predicted value, mean width, and in the same run mean
+width and worst fifth of what was before: absolute errors by up to ten bins of the predicted value. Last the
+same from crepes, where it is installed (widths by the errors of the nearest neighbours). Bound: 0.88 to 0.92
+overall and 0.85 to 0.95 in each fifth of 1,000 test objects or more, in as many of the splits as chance
+allows; mean width no more than before. Beside each table stands how many fifths would stray by chance if
+each object were covered with probability 0.9 (binomial). What was chosen was chosen on `CHOSEN` and other
+seeds.
 """
 
 from __future__ import annotations
