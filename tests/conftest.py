@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A loaded machine is no fault: how long an example takes says nothing in tests.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 REAL_DATA = Path(os.environ.get("SKYFUSE_REAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
