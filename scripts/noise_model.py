@@ -47,7 +47,7 @@ REACHES = (0.0, 2.6, 4.2, 99.0)
 # Zooms that show what all pixels have in common.
 COARSE = (3, 4)
 # Of the finest zooms every so manieth block tells as much as is needed.
-STRIDES = (4, 2, 1, 1, 1)
+STRIDES = (8, 4, 2, 1, 1)
 # Name, where the search begins, and the step that is one unit of it.
 COLUMNS = (
     ("scale", 0.9, 1.0),
@@ -63,15 +63,13 @@ SINGLE = (
 OF_SKY_FIBRES = ("sky_fit", "sky_residual_slit")
 
 
-def nmad(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+def nmad(values: np.ndarray) -> float:
     """Return the normalised median absolute deviation: σ where the values are normal."""
-    if weights is None:
-        return float(1.4826 * np.median(np.abs(values - np.median(values))))
-    middle = weighted_median(values, weights)
-    return 1.4826 * weighted_median(np.abs(values - middle), weights)
+    return float(1.4826 * np.median(np.abs(values - np.median(values))))
 
 
 def weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return where half of the weight lies below."""
     order = np.argsort(values)
     total = np.cumsum(weights[order])
     return float(values[order][np.searchsorted(total, total[-1] / 2)])
@@ -300,9 +298,9 @@ class Fit:
         for name, _, unit in self.singles:
             numbers[name] = abs(float(search[at] - 1)) * unit
             at += 1
-        # Pairs alone tell too little of the sky to tell where there is more of it.
-        if not self.sky:
-            numbers["sky_residual"] = np.full(len(self.knots), np.mean(numbers["sky_residual"]))
+        # Pairs alone, most of two plates, tell too little to tell where there is more.
+        for name in () if self.sky else ("calibration", "sky_residual"):
+            numbers[name] = np.full(len(self.knots), np.mean(numbers[name]))
         # The search runs over moving averages, of which any numbers are noise that can be.
         one, two = numbers.pop("first_average"), numbers.pop("second_average")
         power = 1 + one**2 + two**2
@@ -325,7 +323,8 @@ class Fit:
             pull = value / np.sqrt(self._variance(told, first, offset) + self._variance(told, second, offset))
             return np.array(
                 [
-                    count * np.log(nmad(pull[start:end], weights[start:end] if start >= 0 else None))
+                    # About 0: about its median a cell of few fibres would lose what these share.
+                    count * np.log(1.4826 * weighted_median(np.abs(pull[start:end]), weights[start:end]))
                     for start, end, count in zip(self.starts, ends, self.counts, strict=True)
                 ]
             )
