@@ -49,7 +49,7 @@ def test_one_parabola_is_a_normal_distribution():
     expected = np.exp(-chi2 / 2)
     mass = np.cumsum(expected) / expected.sum()
     low, high = np.interp([0.05, 0.95], mass, grid)
-    (pieces,) = highest(found, -np.log(0.1))
+    (pieces,) = highest(found, np.array([-np.log(0.1)]))
     assert pieces[0] == pytest.approx([low, high], abs=3e-5)
     assert np.isnan(pieces[1:]).all()
 
@@ -58,7 +58,7 @@ def test_two_parabolas_weigh_as_their_depths():
     found = PLAIN.mixture(lot([0.3, 0.7], [10.0, 10.0 + 2 * np.log(3)]))
     weight = [found.weight[0][np.isclose(found.centre[0], z)].sum() for z in (0.3, 0.7)]
     assert weight == pytest.approx([0.75, 0.25])
-    (pieces,) = highest(found, -np.log(0.1))
+    (pieces,) = highest(found, np.array([-np.log(0.1)]))
     assert np.isfinite(pieces).all(axis=1).sum() == 2
     hot = PLAIN._replace(heat=2.0).weights(lot([0.3, 0.7], [10.0, 10.0 + 2 * np.log(3)], per_bin=1.0))
     assert hot[0, 0] / hot[0, 1] == pytest.approx(3**0.5)

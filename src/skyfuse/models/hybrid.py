@@ -23,6 +23,7 @@ from skyfuse.models.inputs import Arrays
 from skyfuse.models.peaks import CLOSE, PEAKS, Peaks, Posterior
 from skyfuse.models.template import (
     LN10,
+    STEP,
     TERMS,
     Array,
     Candidates,
@@ -188,13 +189,19 @@ class Hybrid(Model):
         self._coarse = {i: _Coarse(shifted) for i, shifted in coarse.items()}
         self._scan = {i: _Scan(shifted, root) for i, shifted in coarse.items()}
         self._wide = list(coarse)
+        # Of a regression, templates moved by 0, 1, 2 … native bins, for redshifts between those of the zoom.
+        moves = range(1 << self._zoom) if self.kind == "regression" else ()
+        self._phases = {
+            i: [Shifted(sets[i]._replace(first=sets[i].first + move), self._zoom) for move in moves]
+            for i in self._wide
+        }
         self._single = np.array([i for i, s in enumerate(sets) if len(s.vectors) == 1], dtype=np.int64)
         stars = [self._shifted[i].at(0)[0] for i in self._single]
         self._stars = np.array(stars) if stars else np.zeros((0, self._shifted[0].bins))
 
     def _evidence(self, x: Arrays) -> _Found:
         flux, weight = weighted(x, self._zoom)
-        coarse = coarser(flux, weight)
+        coarse: tuple[Floats, Floats] = coarser(flux, weight)
         n = len(flux)
         chi2, redshift = np.full((n, len(self._sets)), np.inf), np.zeros((n, len(self._sets)))
         scanned = _bridged(*coarse) * self._root.astype(np.float32)
@@ -220,7 +227,13 @@ class Hybrid(Model):
             chi2[:, self._single] = _at_rest(self._stars, self._shifted[0].polynomials, flux, weight)
         parameters = [templates.parameters for templates in self._shifted]
         found = evidence(chi2, redshift, parameters, flux, weight)
-        return _Found(found, peaks(self._sets, found, candidates) if self.kind == "regression" else None)
+        if self.kind != "regression":
+            return _Found(found, None)
+        for i, own in candidates.items():
+            won = np.flatnonzero(found.penalised.argmin(axis=1) == i)
+            best = won, own.above[won].argmin(axis=1)
+            own.redshift[best], own.width[best] = self._sharper(i, flux[won], weight[won], own.redshift[best])
+        return _Found(found, peaks(self._sets, found, candidates))
 
     def _within(self, i: int, shifts: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return coarse shifts, those out of a set's range at its ends."""
@@ -259,6 +272,24 @@ class Hybrid(Model):
                 chi2[again, k], redshift[again, k], width[again, k] = settled
             curve[np.abs(shifts - at[:, None]) <= reach] = np.inf
         return chi2, redshift, width
+
+    def _sharper(self, i: int, flux: Array, weight: Array, redshift: Array) -> tuple[Array, Array]:
+        """Return redshift and width by steps of half a bin; lines may be narrower than a bin."""
+        block = 1 << self._zoom
+        middle = np.rint(np.log10(1 + redshift) / STEP).astype(np.int64)
+        low, high = (block * int(s) for s in self._shifted[i].shifts[[0, -1]])
+        middle = np.clip(middle, low + block, high - block)
+        chi2 = np.empty((len(flux), 3))
+        for column, offset in enumerate((-block // 2, 0, block // 2)):
+            shift, phase = np.divmod(middle + offset, block)
+            for p in range(block):
+                rows = np.flatnonzero(phase == p)
+                if len(rows):
+                    moved = self._phases[i][p]
+                    start = (moved.shifts[-1] - shift[rows])[:, None]
+                    arrays = moved.vectors, moved.products, moved.polynomials
+                    chi2[rows, column] = _local(*arrays, flux[rows], weight[rows], start)[:, 0]
+        return vertex(chi2, middle / (block // 2), STEP * (block // 2), 1)
 
     def _settled(self, i: int, flux: Array, weight: Array, at: NDArray[np.int64]) -> tuple[Array, ...]:
         """Return the lowest χ² near a shift, and redshift and width of the parabola through three values."""

@@ -233,11 +233,18 @@ def _joined(flux: NDArray[np.float32], sigma: NDArray[np.float32], block: int) -
     return value, weight
 
 
+@njit(cache=True, nogil=True)
 def coarser(flux: Array, weight: Array) -> tuple[Floats, Floats]:
     """Join two bins by their weights; return flux and weight in single precision."""
-    pairs = (len(flux), -1, 2)
-    lit, joined = (weight * flux).reshape(pairs).sum(axis=2), weight.reshape(pairs).sum(axis=2)
-    return (lit / np.maximum(joined, 1e-30)).astype(np.float32), joined.astype(np.float32)
+    n, bins = flux.shape[0], flux.shape[1] // 2
+    value, joined = np.zeros((n, bins), np.float32), np.zeros((n, bins), np.float32)
+    for i in range(n):
+        for j in range(bins):
+            one, other = weight[i, 2 * j], weight[i, 2 * j + 1]
+            if one + other > 0:
+                value[i, j] = (one * flux[i, 2 * j] + other * flux[i, 2 * j + 1]) / (one + other)
+                joined[i, j] = one + other
+    return value, joined
 
 
 @njit(cache=True, nogil=True)
@@ -365,18 +372,19 @@ class Shifted:
         return vertex(three, self.shifts[at], self.step, 0.5)
 
 
-def vertex(chi2: Array, shift: NDArray[np.int64], step: float, farthest: float) -> tuple[Array, Array]:
+def vertex(chi2: Array, shift: NDArray[Any], step: float, farthest: float) -> tuple[Array, Array]:
     """Return the redshift of the parabola through three values of χ², and where χ² is one higher.
 
     Parameters
     ----------
     chi2 : ndarray, shape (…, 3)
-        At the shift and one bin to either side.
-    shift : ndarray of int64, shape (…)
+        At the shift and one step to either side.
+    shift : ndarray, shape (…)
+        In units of the step.
     step : float
-        Width of a shift in log10(1 + z).
+        In log10(1 + z).
     farthest : float
-        Bins by which the vertex may lie from the shift.
+        Steps by which the vertex may lie from the shift.
 
     Returns
     -------
