@@ -41,9 +41,8 @@ def _background(path: Path) -> dict[str, Any]:
     """Return the scatter of empty sky by instrument and band, or why it is not known."""
     try:
         cube = Cube.open(path)
-        return dict(
-            _flat({"background": {name: background(cube, name) for name in cube.instruments_with("image")}})
-        )
+        found = {name: background(cube, name) for name in cube.instruments_with("image")}
+        return dict(_flat({"background": found})) if any(found.values()) else {}
     except StoreError as error:
         return {"background": f"not known: {error.fault}"}
 
