@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from skyfuse.models import MODELS, LateFusion, Model
+from skyfuse.models.rounds import Rounds
 from skyfuse.recipe import Recipe, load_recipe, recipe_names
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -63,7 +64,7 @@ def page() -> str:
         "## Models\n",
         "Their parameters stand under `fixed`, `grid` or `space` of `models.<name>`.\n",
     ]
-    for name in sorted(set(MODELS) - {LateFusion.name}):
+    for name in sorted(set(MODELS) - {LateFusion.name, Rounds.name}):
         parts += _model(MODELS[name])
     return "\n".join(parts)
 
