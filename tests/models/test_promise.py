@@ -166,6 +166,9 @@ def test_a_shift_of_what_the_model_does_not_read_is_named():
     assert np.mean((told.low <= y) & (y <= told.high)) < 0.82
     (x, _), known = galaxies(1500, 4200, 7200)
     assert asked(model, x, {"cz": known["cz"]})[1].beside == 1
+    # So close a relation is too much to be taken on trust.
+    with pytest.raises(DataError, match=r"errors go with cz \(rank correlation 0\.\d\d\), which neither"):
+        asked(model, x)
 
 
 def test_a_level_is_borne_out_where_the_calibration_objects_nearby_are_covered():

@@ -28,7 +28,7 @@ def sky(rng, n, shift=0.0):
     table = pd.DataFrame({"g": rng.normal(17 + shift, 1, n), "r": rng.normal(16.5, 0.5, n)})
     table["cz"] = rng.uniform(4000, 7000, n)
     noise = 0.1 * np.exp(0.7 * (table["g"] - 17)) * rng.normal(size=n)
-    return table.assign(value=table["r"] - 16 + (table["cz"] - 5500) * 1e-4 + noise)
+    return table.assign(value=table["r"] - 16 + (table["cz"] - 5500) * 6e-5 + noise)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from skyfuse.errors import DataError
 from skyfuse.models.applicability import Applicability
-from skyfuse.models.shift import Evidence, Weighted
+from skyfuse.models.shift import Evidence, Weighted, errors_of, strength_of
 from skyfuse.models.uncertainty import Conformal, groups_of
 from skyfuse.models.weighing import Numbers, Weighing, apart, effective_size, weigh, weighted_rank
 
@@ -202,11 +202,25 @@ def _require_alike(
         )
 
 
+HIDDEN = 0.5
+"""Rank correlation of errors with what the data does not tell, beyond which nothing is promised."""
+
+
 def _require_nothing_beside(weights: Numbers, evidence: Evidence, beside: Mapping[str, Numbers]) -> None:
     """Refuse where what the errors go with differs though the inputs are weighed alike."""
     allowed = 0.1 + 1.36 / np.sqrt(effective_size(weights))
-    for name, target in beside.items():
-        own = evidence.beside[:, evidence.columns.index(name)]
+    errors = errors_of(evidence.scores, evidence.truth, evidence.values)
+    for name, own in zip(evidence.columns, evidence.beside.T, strict=True):
+        target = beside.get(name)
+        if target is None or not len(target):
+            strength = strength_of(own, errors)
+            if strength > HIDDEN:
+                raise _refusal(
+                    f"the model's errors go with {name} (rank correlation {strength:.2f}), which neither the "
+                    "model reads nor the data tells",
+                    f"train a model that reads {name}, or give data that has it",
+                )
+            continue
         beyond = float(np.mean((target < own.min()) | (target > own.max())))
         most = apart(own, weights, target)
         if most > allowed or beyond > MOST_OUTSIDE:

@@ -98,7 +98,7 @@ class Evidence:
         arrays = inside({name: x[name] for name in model._names.values()}, model.inputs)
         truth = np.asarray(y, dtype=np.float64)
         value = model._output(arrays).value
-        errors = [scores.value] if model.classes else [scores.value, truth - value]
+        errors = errors_of(scores.value, truth, value)
         beside = telling(errors, others or {})
         table = np.stack([*beside.values()], axis=1) if beside else np.empty((len(truth), 0))
         places, told = places_of(model.applicability, arrays), value.reshape(len(truth), -1)
@@ -175,6 +175,12 @@ class Weighted:
         return self.plain.limits(output, x, threshold=threshold, tie=tie)
 
 
+def errors_of(scores: Numbers, truth: Numbers, values: Numbers) -> list[Numbers]:
+    """Return what may go with a quantity: the size of errors, and of a regression their side."""
+    values = values.reshape(len(truth), -1)
+    return [scores] if values.shape[1] > 1 else [scores, truth - values[:, 0]]
+
+
 def telling(errors: Sequence[Numbers], others: Mapping[str, NDArray[np.floating]]) -> dict[str, Numbers]:
     """Return what a model's errors go with though it does not read it.
 
@@ -192,28 +198,29 @@ def telling(errors: Sequence[Numbers], others: Mapping[str, NDArray[np.floating]
     dict of str to ndarray of float64, shape (n,)
         Those that count, the strongest first, at most `MOST_BESIDE`; the median where there is no value.
     """
-    from scipy.stats import spearmanr
-
     found: dict[str, tuple[float, Numbers]] = {}
     n = len(errors[0])
-    step = max(n // _JUDGED, 1)
     for name, values in others.items():
         known = np.isfinite(values)
         if known.sum() < _MOSTLY * n:
             continue
-        some = np.flatnonzero(known)[::step]
-        strength = max(
-            (
-                abs(float(spearmanr(values[some], error[some]).statistic))
-                for error in errors
-                if np.ptp(error[some]) > 0 and np.ptp(values[some]) > 0
-            ),
-            default=0.0,
-        )
+        strength = strength_of(values[known], [error[known] for error in errors])
         if strength > max(CORRELATED, 4 / np.sqrt(n)):
             found[name] = strength, np.where(known, values, np.median(values[known])).astype(np.float64)
     order = sorted(found, key=lambda name: -found[name][0])
     return {name: found[name][1] for name in order[:MOST_BESIDE]}
+
+
+def strength_of(values: NDArray[np.floating], errors: Sequence[Numbers]) -> float:
+    """Return the greatest rank correlation, without its sign, of a quantity with one of some errors."""
+    from scipy.stats import spearmanr
+
+    step = max(len(values) // _JUDGED, 1)
+    found = [0.0]
+    for error in errors:
+        if np.ptp(error[::step]) > 0 and np.ptp(values[::step]) > 0:
+            found.append(abs(float(spearmanr(values[::step], error[::step]).statistic)))
+    return max(found)
 
 
 class Digest:

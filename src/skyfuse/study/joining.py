@@ -25,7 +25,7 @@ from skyfuse.models.files import load_model, write_arrays
 from skyfuse.models.inputs import Arrays
 from skyfuse.models.mixture import Mixture
 from skyfuse.models.rounds import Rounds
-from skyfuse.models.shift import Evidence, telling
+from skyfuse.models.shift import Evidence, errors_of, telling
 from skyfuse.models.summaries import Summary, summarise
 from skyfuse.models.uncertainty import Conformal, Scores, groups_of, held, rank_of, ties
 from skyfuse.study.predictions import frame
@@ -164,7 +164,7 @@ def joined(
         np.concatenate([getattr(one, name) for one in own])
         for name in ("values", "truth", "scores", "numbers")
     )
-    beside = telling([scores] if model.classes else [scores, truth - outputs[:, 0]], others(rows))
+    beside = telling(errors_of(scores, truth, outputs), others(rows))
     table = np.stack([*beside.values()], axis=1) if beside else np.empty((len(truth), 0))
     places = model.applicability.places(calibration)
     model.evidence = Evidence(places, outputs, truth, scores, numbers, table, tuple(beside))
