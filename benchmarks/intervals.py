@@ -8,8 +8,9 @@ coverage does not depend on how good a model is. A perfect method strays too: af
 the number covered of n others is beta-binomial (Vovk 2012, Proc. Machine Learning Research 25, 475), of
 standard deviation √(0.09/m + 0.09/n) or nearly so. Beside each coverage stands how many of these it lies from
 the level, above the table how likely one cell strays beyond the bound by chance. Cells of one recipe share
-their objects and stray together. Bound: 0.88 to 0.92. Last stands the class that is covered least: sets and
-intervals promise their level over all objects, not within each class.
+their objects and stray together. Bound: 0.88 to 0.92. Last stand the class that is covered least, and the
+least and greatest coverage of fifths of magnitude and of predicted value (of real tables:
+`intervals_real.py`).
 """
 
 from __future__ import annotations
@@ -129,6 +130,10 @@ def measure(name: str, work: Path, seed: int) -> int:
         if len(classes):
             worst = classes.loc[classes["coverage"].idxmin()]
             line += f", of {worst['n']:4} {worst['group']} {worst['coverage']:.3f}"
+        for by in ("magnitude", "prediction"):
+            fifths = groups[(groups["cell"] == row.cell) & (groups["by"] == by) & (groups["n"] >= LEAST)]
+            if len(fifths):
+                line += f", by {by} {fifths['coverage'].min():.3f} to {fifths['coverage'].max():.3f}"
         if not LOW <= row.coverage <= HIGH:
             outside += 1
             line += " OUTSIDE"

@@ -411,7 +411,7 @@ def load_members(folder: Path, names: Sequence[Any]) -> list[Model]:
         If a name is another, a member is a link, or none can be loaded from there.
     """
     for name in names:
-        if not isinstance(name, str) or not re.fullmatch(r"member-\d{1,2}", name):
+        if not isinstance(name, str) or not re.fullmatch(r"member-\d{1,3}", name):
             raise StoreError(
                 f"names the member {name!r}",
                 remedy="members are folders member-0, member-1 …",

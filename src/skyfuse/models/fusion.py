@@ -86,8 +86,7 @@ class LateFusion(Model):
         """Return values (n, members) or probabilities (n, classes, members)."""
         # Members know inputs by their own names.
         named = {name: x[slot] for slot, name in self._names.items()}
-        said = [member.predict(named) for member in self.members]
-        return np.stack([p.value if p.probability is None else p.probability for p in said], axis=-1)
+        return np.stack([one._output(one._inside(named)).value for one in self.members], axis=-1)
 
     def _predict(self, x: Arrays) -> NDArray[np.float64]:
         value: NDArray[np.float64] = self._outputs(x) @ self.mix

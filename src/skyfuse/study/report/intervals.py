@@ -76,8 +76,9 @@ def _origin(study: Folder) -> str:
         f"The {sort} of each object are those of the one round's model that did not learn from it, with the "
         f"errors of the calibration parts of all {study.rounds} rounds except its own. The models that are "
         "kept are the means of all rounds, whose intervals widen where these disagree (CV+): on new objects "
-        f"they cover about as often, and no less than {100 * (2 * study.recipe.task.level - 1):g} % but for "
-        "a term that falls with the number of objects (Barber et al. 2021)."
+        "they cover as often or, the more the rounds disagree, more often, and no less than "
+        f"{100 * (2 * study.recipe.task.level - 1):g} % but for a term that falls with the number of objects "
+        "(Barber et al. 2021)."
     )
 
 
