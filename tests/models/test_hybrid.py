@@ -131,20 +131,49 @@ def test_a_redshift_has_pieces_where_it_is_not_certain(folder, sets):
     assert np.median(np.nansum(found.pieces[:, :, 1] - found.pieces[:, :, 0], axis=1)) < 0.02
 
 
-def test_a_regression_is_saved_with_its_density(tmp_path, folder, sets):
+@pytest.fixture(scope="module")
+def regressor(folder, sets):
     x, _, z = observe(sets, 60, 1)
     model = Hybrid(templates=str(folder))
     model.fit(Examples(x, z), Examples(x, z), seed=0)
     model.calibrate(x, z)
-    one = model.predict(x)
-    two = load_model(model.save(tmp_path / "model")).predict(x)
+    return model
+
+
+def test_a_regression_is_saved_with_its_density(tmp_path, sets, regressor):
+    x, _, _ = observe(sets, 30, seed=9)
+    one = regressor.predict(x)
+    two = load_model(regressor.save(tmp_path / "model")).predict(x)
     np.testing.assert_array_equal(one.value, two.value)
     np.testing.assert_array_equal(one.pieces, two.pieces)
-    state = json.loads((tmp_path / "model" / "model.json").read_text())
-    state["state"]["posterior"]["heat"] = 0.0
-    (tmp_path / "model" / "model.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state["posterior"].update(heat=0.0),
+        lambda state: state["posterior"].pop("share"),
+        lambda state: state.pop("posterior"),
+        lambda state: state.update(threshold=41.0),
+        lambda state: state.update(threshold="12"),
+        lambda state: state["sets"].pop(),
+    ],
+)
+def test_damage_is_refused(tmp_path, regressor, damage):
+    folder = regressor.save(tmp_path / "model")
+    state = json.loads((folder / "model.json").read_text())
+    damage(state["state"])
+    (folder / "model.json").write_text(json.dumps(state))
     with pytest.raises(StoreError):
-        load_model(tmp_path / "model")
+        load_model(folder)
+
+
+def test_weights_that_are_none_are_refused(tmp_path, regressor):
+    kept, regressor._root = regressor._root, np.zeros(SCANNED)
+    folder = regressor.save(tmp_path / "model")
+    regressor._root = kept
+    with pytest.raises(StoreError, match="holds weights that are none"):
+        load_model(folder)
 
 
 def test_types_of_stars_by_their_fits_alone(folder, sets):

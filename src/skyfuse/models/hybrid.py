@@ -41,6 +41,7 @@ from skyfuse.models.template import (
     peaks,
     polynomials,
     probabilities,
+    require_evidence,
     require_spectra,
     require_templates,
     restore_templates,
@@ -327,7 +328,7 @@ class Hybrid(Model):
             raise StoreError("holds weights that are none", remedy="train the model again", path=folder)
         self._zoom = _zoom_of(self.shapes["spectrum"][0])
         self._take_up(restore_templates(arrays, notes, folder), arrays["root"])
-        self._threshold = float(state["threshold"])
+        self._threshold = require_evidence(state["threshold"], folder)
         if self.kind == "regression":
             self._posterior = Posterior.from_dict(state["posterior"])
 

@@ -543,6 +543,18 @@ def least_evidence(significance: Array, rejection: float) -> float:
     return min(float(np.quantile(significance, rejection)), EMPTY)
 
 
+def require_evidence(level: Any, folder: Path) -> float:
+    """Return what `least_evidence` gave, refusing what it cannot give.
+
+    Raises
+    ------
+    StoreError
+    """
+    if not isinstance(level, float) or not -1e30 < level <= EMPTY:
+        raise StoreError("has a threshold that is none", remedy="train the model again", path=folder)
+    return level
+
+
 def write_templates(sets: Sequence[TemplateSet]) -> tuple[dict[str, NDArray[Any]], list[list[Any]]]:
     """Return templates as arrays for `skyfuse.models.files.write_arrays` and the rest as JSON."""
     arrays = {f"templates.{i}": s.vectors.astype(np.float32) for i, s in enumerate(sets)}
@@ -692,7 +704,7 @@ class Template(Model):
         arrays = files.read_arrays(folder, template_layout(notes))
         require_spectra(self.shapes)
         self._take_up(restore_templates(arrays, notes, folder))
-        self._threshold = float(state["threshold"])
+        self._threshold = require_evidence(state["threshold"], folder)
         if self.kind == "regression":
             self._posterior = Posterior.from_dict(state["posterior"])
 
