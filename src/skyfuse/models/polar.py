@@ -30,7 +30,7 @@ and more apart there, and no pixel between them is to be lost."""
 FAINT = 0.02
 """Light, in units of the image's white, below which its logarithm says no more: displays clip their noise."""
 
-ROUNDS = 10
+ROUNDS = 8
 """Steps in which the ellipse is found."""
 START, SMALLEST, LARGEST, OFF = 0.07, 0.016, 0.16, 0.06
 """Where these steps begin, the least and greatest standard deviation, and how far the centre may move, in
@@ -39,6 +39,9 @@ FLATTEST = 0.2
 """Least axis ratio: a disc seen edge-on shows no arms to unroll."""
 DARK = 0.01
 """Light above the sky, in units of the image's white, that counts for the ellipse."""
+
+PHASES = 2
+"""Angles from which answers start, a step apart; their mean depends less on where poolings fall."""
 
 ZOOM, SHIFT = 0.1, 0.1
 """In training, largest change of the logarithm of the scale, and largest shift of the centre in the unit of
@@ -66,7 +69,7 @@ def ellipses(images: Tensor) -> tuple[Tensor, Tensor]:
     side = images.shape[-1]
     edge = side // 4
     light = images.mean(dim=1)[:, edge : side - edge, edge : side - edge]
-    step = next((k for k in (4, 3, 2) if light.shape[-1] % k == 0 and light.shape[-1] >= 16 * k), 1)
+    step = next((k for k in (4, 3, 2) if light.shape[-1] % k == 0 and light.shape[-1] >= 32 * k), 1)
     light = nn.functional.avg_pool2d(light, step)
     rim = torch.cat([light[:, 0], light[:, -1], light[:, :, 0], light[:, :, -1]], dim=1)
     light = (light - rim.median(dim=1).values[:, None, None] - DARK).clamp(min=0)
@@ -141,11 +144,11 @@ class Unrolled(nn.Module):
         if near < RINGS:
             rings.append(_sampled(nn.functional.avg_pool2d(images, 2), place[:, near:]))
         light = torch.cat(rings, dim=2).clamp(min=0).add(FAINT).log()
-        maps = torch.cat([light, 2 * (light - light.mean(dim=-1, keepdim=True))], dim=1)
+        # Both about of mean 0 and standard deviation 1.
+        maps = torch.cat([light + 2.2, 2 * (light - light.mean(dim=-1, keepdim=True))], dim=1)
         mean, spread = _axes(moments)
         size = (mean + spread).sqrt() / (START * side)
         ratio = ((mean - spread) / (mean + spread)).clamp(min=0).sqrt()
-        # About of mean 0 and standard deviation 1, as are the other features.
         return maps, torch.stack([size.log() / 0.3, (ratio - 0.6) / 0.2], dim=1)
 
 
@@ -159,9 +162,12 @@ class _Round(nn.Module):
     def __init__(self, channels: int, out: int, kernel: int) -> None:
         super().__init__()
         self.reach = kernel // 2
-        self.convolution = nn.Conv2d(channels, out, kernel, padding=(self.reach, 0))
+        self.convolution = nn.Conv2d(channels, out, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Padding by the edge, but as a concatenation, whose gradient is deterministic on CUDA too.
+        first, last = (x[..., k : k + 1 or None, :].expand(-1, -1, self.reach, -1) for k in (0, -1))
+        x = torch.cat([first, x, last], dim=-2)
         out: Tensor = self.convolution(torch.cat([x[..., -self.reach :], x, x[..., : self.reach]], dim=-1))
         return out
 
@@ -226,7 +232,12 @@ class PolarNetwork(nn.Module):
             seen = torch.where(chosen[:, :, None, None], back, maps)
             out = self._said(seen, torch.where(chosen, other, beside))
             return torch.where(chosen, out[:, self.becomes], out)
-        return (self._said(maps, beside) + self._said(back, other)[:, self.becomes]) / 2
+        said = [
+            self._said(maps.roll(step, dims=-1), beside)
+            + self._said(back.roll(step, dims=-1), other)[:, self.becomes]
+            for step in range(PHASES)
+        ]
+        return torch.stack(said).mean(dim=0) / 2
 
     def _said(self, maps: Tensor, beside: Tensor) -> Tensor:
         found = self.trunk(maps)
