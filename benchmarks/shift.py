@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from skyfuse.errors import DataError
 from skyfuse.models import MODELS, Examples, Model
 from skyfuse.models.applicability import Applicability
-from skyfuse.models.promise import Sample, borne_out, promised
+from skyfuse.models.promise import SIGMAS, Sample, borne_out, promised
 from skyfuse.models.shift import Evidence
 from skyfuse.models.summaries import summarise
 
@@ -120,7 +120,7 @@ def ask(model: Model, target: Objects) -> tuple[str, float, float]:
     except DataError as error:
         return f"refused: {error.fault.removeprefix('no level can be promised for it: ')}", before, np.nan
     within = covered(weighted.limits(output, arrays), target.y)[~outside]
-    said = f"promised: {promise.effective:.0f} of {promise.calibrated} tell, ± {2 * promise.spread:.3f}"
+    said = f"promised: {promise.effective:.0f} of {promise.calibrated} tell, ± {SIGMAS * promise.spread:.3f}"
     return said, before, float(within.mean())
 
 

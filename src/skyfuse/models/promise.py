@@ -18,6 +18,10 @@ from skyfuse.models.weighing import Numbers, Weighing, apart, effective_size, we
 STRAY = 0.05
 """How far the coverage may stray from its level."""
 
+SIGMAS = 2.5
+"""Standard deviations of the coverage by which it may not stray: two for the calibration objects' chance, and
+half of one more for that of the weights, which simulated shifts show."""
+
 NEARBY = 30
 """Calibration objects that tell how well a level is kept about a place."""
 
@@ -121,13 +125,14 @@ def promised(
     effective = effective_size(weights)
     weighted = Weighted(plain, evidence, weighing.ratio, applicability)
     within, told = _within(plain, evidence, weights, float(np.median(weighing.target)))
-    spread = float(np.sqrt(np.square(weights * (within - plain.level)).sum()) / weights.sum())
+    told_by = np.sqrt(np.square(weights * (within - plain.level)).sum()) / weights.sum()
+    spread = max(float(told_by), math.sqrt(plain.level * (1 - plain.level) / effective))
     promise = Promise(n, outside, len(weights), effective, spread, weighing.auc, len(sample.beside))
     _require_nothing_beside(weights, evidence, sample.beside)
-    if not told or 2 * spread > STRAY:
+    if not told or SIGMAS * spread > STRAY:
         raise _refusal(
             f"weighed for it, the {len(weights)} calibration objects tell as much as {effective:.0f}: the "
-            f"coverage would be known to ± {2 * spread:.3f} at best, and ± {STRAY:g} is wanted",
+            f"coverage would be known to ± {SIGMAS * spread:.3f} at best, and ± {STRAY:g} is wanted",
             "calibrate on more objects like it",
         )
     points = applicability.points

@@ -14,7 +14,7 @@ from skyfuse.dataset.sources.protocol import Naming
 from skyfuse.errors import SkyfuseError, StoreError, UsageError
 from skyfuse.models.applicability import Applicability
 from skyfuse.models.base import Model
-from skyfuse.models.promise import Sample, promised
+from skyfuse.models.promise import SIGMAS, Sample, promised
 from skyfuse.models.shift import Digest, Weighted
 from skyfuse.models.summaries import summarise, without_input
 from skyfuse.study.predict import opened, usable
@@ -120,7 +120,7 @@ def summary(facts: Mapping[str, Any]) -> str:
         f"given {facts['given']}: {facts['outside']} outside of what the training taught; a fit tells the "
         f"others from the training in {facts['apart']:.0%} of pairs (50 % where they are alike)",
         f"weighed, the {facts['calibrated']} calibration objects tell as much as {facts['effective']:.0f}: "
-        f"the coverage is known to ± {2 * facts['spread']:.3f}",
+        f"the coverage is known to ± {SIGMAS * facts['spread']:.3f}",
         f"columns that the model does not read and its errors go with: {facts['beside']} compared, alike",
         "this holds where labels follow from the inputs as in the model's own survey, which cannot be seen "
         "without labels",
