@@ -43,12 +43,12 @@ def test_the_effective_size_counts_equal_weights_and_no_zeros():
 
 def test_the_ratio_of_two_normal_distributions_is_found():
     rng = np.random.default_rng(2)
-    source, target = rng.normal(size=(4000, 2)), rng.normal([0.8, 0], [0.7, 1], size=(4000, 2))
+    source, target = rng.normal(size=(2000, 2)), rng.normal([0.8, 0], [0.7, 1], size=(2000, 2))
     found = weigh(source, target)
     grid = np.stack(np.meshgrid(np.linspace(-1.5, 2, 15), np.linspace(-1.5, 1.5, 7)), axis=-1).reshape(-1, 2)
     x = grid[:, 0]
     truth = -0.5 * ((x - 0.8) / 0.7) ** 2 - np.log(0.7) + 0.5 * x**2
-    assert np.abs(np.log(found.ratio(grid)) - truth).max() < 0.25
+    assert np.abs(np.log(found.ratio(grid)) - truth).max() < 0.3
     # Under the source the ratio has mean 1, whatever the target.
     assert found.ratio(source).mean() == pytest.approx(1, abs=0.05)
     assert np.corrcoef(np.log(found.target), np.log(found.ratio(target)))[0, 1] > 0.98
