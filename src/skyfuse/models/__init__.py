@@ -3,8 +3,9 @@
 ``base`` is the protocol, ``inputs`` how what it reads is called and treated, ``registry`` which models there
 are, ``files`` their folders. The models: ``classic`` with ``boosted`` for LightGBM's text, ``networks`` with
 their ``architectures``, ``pytorch`` and ``train``, ``autoencoder``, ``template``, ``hybrid`` of the two,
-``fusion`` of several. What is said about a prediction: ``uncertainty``, ``mixture`` of densities with several
-peaks, and ``applicability``: whether the training held the like, as far as ``summaries`` of the inputs tell.
+``fusion`` of several, ``rounds`` of a cross-validation as one. What is said about a prediction:
+``uncertainty``, which follows the ``difficulty`` of objects, ``mixture`` of densities with several peaks, and
+``applicability``: whether the training held the like, as far as ``summaries`` of the inputs tell.
 """
 
 from skyfuse.models.base import Examples, History, Model, Output, Prediction
