@@ -34,7 +34,7 @@ def test_registry_gives_each_model_under_its_own_name():
         assert issubclass(model, Model)
         assert model.name == name
         assert model.kinds <= set(METRIC)
-    assert len(MODELS) == 21
+    assert len(MODELS) == 24
     with pytest.raises(KeyError):
         MODELS["xgboost"]
 
