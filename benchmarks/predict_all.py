@@ -37,7 +37,7 @@ def check(table: pd.DataFrame) -> dict[str, int]:
     assert facts["given"] == len(table) == facts["answered"] + facts["marked"] + facts["rejected"], facts
     for name in ("marked", "rejected"):
         assert sum(facts["reasons"][name].values()) == facts[name], facts
-    place = [name for name in ("file", "row") if name in table]
+    place = [name for name in ("file", "row", "spectrum_id", "detail") if name in table]
     assert not table.duplicated(place).any(), "a record has two rows"
     return facts
 
