@@ -29,6 +29,7 @@ from skyfuse.survey.colourimages import Images, read_images
 from skyfuse.survey.galaxyzoo import MORPHOLOGY, read_votes
 from skyfuse.survey.objecttable import position_names
 from skyfuse.survey.records import Samples
+from skyfuse.survey.sdss.objectid import field_of
 from skyfuse.survey.tables import read_table, without_sentinels
 from skyfuse.words import Progress
 
@@ -215,8 +216,7 @@ def material_of_images(
     table = table.drop(columns="image")
     content = [sha256(images.paths[k]) for k in row]
     if "group" not in table and position_names(table) is None:
-        # The same picture under two names is one object.
-        table = pd.concat([table, pd.DataFrame({"group": content})], axis=1)
+        table = pd.concat([table, pd.DataFrame({"group": _groups(table["name"], content)})], axis=1)
     levels = _Levels(images, row, max(shown_as.zooms, default=0) + 1)
     return Material(
         table,
@@ -230,6 +230,18 @@ def material_of_images(
         apart=_diagonals(table),
         funnel=funnel,
     )
+
+
+def _groups(names: pd.Series, content: Sequence[str]) -> list[str]:
+    """Return the group of each image without a position.
+
+    The same picture under two names is one object, and objects that SDSS saw in one field may stand on each
+    other's pictures.
+    """
+    fields = [field_of(name) for name in names.astype(str)]
+    group = groups.equal_groups(len(content), pd.factorize(np.asarray(content))[0], fields)
+    first: dict[int, str] = {}
+    return [first.setdefault(number, digest) for number, digest in zip(group.tolist(), content, strict=True)]
 
 
 def _diagonals(table: pd.DataFrame) -> NDArray[np.float64]:
