@@ -139,7 +139,7 @@ def main() -> None:
         np.concatenate([x, *(read_images(folder, SIZE).load() for folder in given.more)])
     )
     settings = Settings(
-        3e-3, 64, given.epochs, given.epochs, kind="classification", weight_decay=1e-2, schedule="cosine"
+        1e-3, 64, given.epochs, given.epochs, kind="classification", weight_decay=1e-2, schedule="cosine"
     )
     with torch_state(1, seed=SEED):
         scratch = PolarNetwork({"image": x.shape[1:]}, mirror, CHANNELS, 64, 0.3)

@@ -705,6 +705,9 @@ class PolarCNN(Network):
 
     Parameters
     ----------
+    learning_rate : float, default 1e-3
+        At 3e-3 the steps of the first epochs, large as they are, cost it the sense of the arms: its training
+        loss after 20 epochs of Galaxy Zoo 1 images was 0.72 in place of 0.62.
     channels : list of int, default [16, 32, 64]
         Filters of each convolution, three at most: each is pooled by 2.
     units : int, default 64
@@ -724,7 +727,7 @@ class PolarCNN(Network):
     defaults = MappingProxyType(
         {
             **TRAINING,
-            "learning_rate": 3e-3,
+            "learning_rate": 1e-3,
             "batch_size": 64,
             "max_epochs": 40,
             "patience": 40,
