@@ -109,7 +109,7 @@ class MemoryCube:
         return CubeImaging(**self.instruments["sdss"]["image"])
 
     def spectroscopy(self, instrument: str | None = None) -> CubeSpectroscopy:
-        return CubeSpectroscopy("sdss", GRID, 3, "1e-17 erg s-1 cm-2 Angstrom-1")
+        return CubeSpectroscopy("sdss", GRID, 3, "1e-17 erg s-1 cm-2 Angstrom-1", "model")
 
     def gather(self, kind: str, zoom: int, rows: NDArray[np.int64], instrument: str | None = None) -> Samples:
         if kind == "image":

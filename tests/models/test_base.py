@@ -318,6 +318,7 @@ def test_a_dataset_is_read_at_the_zooms_of_the_card(fitted, monkeypatch):
             ({"grid": "sdss"}, "made with grid test of spectrum, the model with sdss"),
             ({"size": 64}, "made with size 16 of image, the model with 64"),
             ({"bands": "gri"}, "made with bands u, g, r, i, z of image, the model with g, r, i"),
+            ({"sigma": "formal"}, "made with sigma model of spectrum, the model with formal"),
             ({"instrument": "decam"}, "made with instrument sdss of image, the model with decam"),
             ({"zooms": {"image": 9}}, "does not hold image zoom 9"),
         ]:

@@ -14,6 +14,7 @@ from PIL import Image
 from skyfuse.cli import main
 from skyfuse.cube.query import Cube
 from skyfuse.dataset import Dataset, Wanted
+from skyfuse.dataset.given import open_given
 from skyfuse.dataset.morphology import morphology
 from skyfuse.errors import DataError, StoreError, UsageError
 from skyfuse.models import MODELS, Examples, load_model
@@ -96,6 +97,15 @@ def spectra(small_sky, tmp_path_factory):
 def _is_object(path):
     with fits.open(path) as hdus:
         return str(hdus[2].data["OBJTYPE"][0]).strip() != "SKY"
+
+
+@pytest.mark.parametrize("sigma", ["formal", "model"])
+def test_files_are_read_with_the_sigma_of_the_training(spectra, tmp_path, sigma):
+    card = inputs_of({"spectrum": 4}, grid="sdss", sigma=sigma, instrument="sdss", reader="cube", columns=[])
+    given = open_given(spectra[0], tmp_path, card)
+    assert given.dataset.cut("spectrum", 4)["sigma"] == sigma
+    # Of the mock no noise model is used, asked for or not.
+    assert Cube.open(tmp_path / "sky.cube").meta["instruments"]["sdss"]["spectrum"]["sigma"]["formal"]
 
 
 def test_dataset_cube_and_files_are_predicted_alike(trained, small_sky):

@@ -34,6 +34,7 @@ from skyfuse.checksums import (
     write_checksums,
 )
 from skyfuse.cube.catalogue import schema_of, write_catalogue
+from skyfuse.cube.contents import AS_ASKED
 from skyfuse.cube.grid import grid_named
 from skyfuse.cube.layout import FORMAT, TILE_ORDER, VERSION, tile_path
 from skyfuse.cube.scan import Record, Reject, Runner, Scan, remember, scan, sort_out, walk
@@ -581,7 +582,7 @@ def _sigma_of(name: str, model: str, rows: Sequence[Mapping[str, Any]]) -> dict[
     """Return what cube.json says of where σ of an instrument's spectra comes from."""
     known = noise_model(name)
     if not model or known is None:
-        return {"formal": f"no noise model of {name} is known" if known is None else "as asked"}
+        return {"formal": f"no noise model of {name} is known" if known is None else AS_ASKED}
     by_model = sum(bool(row.get("noise")) for row in rows)
     evidence = {one.name: one.evidence.model_dump() for one in known.spectrographs}
     return {"model": model, "by_model": by_model, "formal": len(rows) - by_model, "evidence": evidence}

@@ -9,6 +9,7 @@ from typing import Any
 from skyfuse.cube.grid import SpectralGrid, grid_named
 from skyfuse.cube.staging import INDEXES
 from skyfuse.errors import UsageError
+from skyfuse.survey.noise import FORMAL, MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,24 @@ class CubeSpectroscopy:
         Number of zooms, 0 being the finest.
     unit : str
         Of flux and sigma.
+    sigma : str
+        ``formal`` where a noise model of the instrument was left aside, else ``model``.
     """
 
     instrument: str
     grid: SpectralGrid
     zooms: int
     unit: str
+    sigma: str
+
+
+AS_ASKED = "as asked"
+"""Why σ of spectra is formal in a cube though a noise model of their instrument is known."""
+
+
+def sigma_of(told: dict[str, Any]) -> str:
+    """Return which σ of spectra was asked for, by what cube.json tells; where it tells nothing, formal."""
+    return FORMAL if told.get("sigma", {"formal": AS_ASKED}) == {"formal": AS_ASKED} else MODEL
 
 
 def is_sound(meta: dict[str, Any]) -> bool:

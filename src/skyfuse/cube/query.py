@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from skyfuse.checksums import read_checksums, verified
 from skyfuse.cube.catalogue import read_catalogue, schema_of
-from skyfuse.cube.contents import CubeImaging, CubeSpectroscopy, is_sound
+from skyfuse.cube.contents import CubeImaging, CubeSpectroscopy, is_sound, sigma_of
 from skyfuse.cube.cutout import cut_into, frame_wcs
 from skyfuse.cube.grid import grid_named, healpix29, zoom_wcs
 from skyfuse.cube.holders import Best, Holders
@@ -137,7 +137,7 @@ class Cube:
     def spectroscopy(self, instrument: str | None = None) -> CubeSpectroscopy:
         """Return what the spectra of an instrument have in common; see `imaging`."""
         name, told = self._told("spectrum", instrument)
-        return CubeSpectroscopy(name, grid_named(told["grid"]), told["zooms"], told["unit"])
+        return CubeSpectroscopy(name, grid_named(told["grid"]), told["zooms"], told["unit"], sigma_of(told))
 
     def instruments_with(self, kind: Sampled) -> list[str]:
         """Return the names of the instruments that have images, or spectra, in the cube."""

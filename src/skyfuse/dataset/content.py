@@ -53,7 +53,7 @@ def cut(told: Mapping[str, Any], zoom: int) -> dict[str, Any]:
     return {**{key: told[key] for key in CUT if key in told}, "zoom": zoom}
 
 
-CUT = ("kind", "instrument", "bands", "size", "grid")
+CUT = ("kind", "instrument", "bands", "size", "grid", "sigma")
 """Entries of an input's record that two datasets must share for one model to read both."""
 
 

@@ -135,6 +135,7 @@ def _wanted(source: Source, inputs: Mapping[str, Any]) -> Wanted:
         split=None,
         every_spectrum=inputs["every_spectrum"],
         grid=grids or None,
+        sigma=next((one["sigma"] for one in cut if one["sigma"] is not None), None),
         image_size=next((one["size"] for one in cut if one["size"] is not None), None),
     )
 

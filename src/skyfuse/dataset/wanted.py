@@ -76,6 +76,8 @@ class Wanted:
         study did. Where they are off, the funnel tells how many objects they would leave.
     grid : str or mapping of str to str, optional
         Wavelength grid of the cube that is built from files, of all spectra or by instrument.
+    sigma : str, optional
+        Where σ of spectra comes from in the cube that is built from files, see `skyfuse.cube.build.Reading`.
     image_size : int, optional
         Rows and columns of colour images at zoom 0. JPEG states no uncertainty: their σ is NaN, their
         coverage 1.
@@ -97,6 +99,7 @@ class Wanted:
     complete_spectra: bool = False
     single_objects: bool = False
     grid: str | Mapping[str, str] | None = None
+    sigma: str | None = None
     image_size: int | None = None
 
     def named(self, default: Sequence[str] = ()) -> dict[str, Input]:

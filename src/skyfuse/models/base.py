@@ -637,7 +637,7 @@ class Model(ABC):
                     raise DataError(
                         f"was made with {key} {told} of {name}, the model with {wanted}",
                         path=path,
-                        remedy=f"make it with {wanted}",
+                        remedy=f"make it with {key} {wanted}",
                     )
         derived = dataset.meta.get("derived") or {}
         for name, one in (inputs.get("derive") or {}).items():

@@ -165,6 +165,8 @@ class Cut(_Strict):
         Cutout size in native pixels (zoom 0).
     grid : str, optional
         Name of the spectral grid.
+    sigma : str, optional
+        Of a cube's spectra: ``model`` (σ comes from a noise model where one is known) or ``formal``.
     """
 
     kind: Modality
@@ -173,6 +175,7 @@ class Cut(_Strict):
     bands: list[str] | None = None
     size: int | None = None
     grid: str | None = None
+    sigma: Literal["model", "formal"] | None = None
 
 
 class Inputs(_Strict):

@@ -78,7 +78,7 @@ class CubeSource:
             if before:
                 ledger.others["files that the cube's build rejected"] = before
         else:
-            reading = Reading(keep_unclassified=True)
+            reading = Reading(keep_unclassified=True, sigma=wanted.sigma)
             report = build([path], work / "sky.cube", grid=wanted.grid, reading=reading, progress=progress)
             cube, rejects = Cube.open(work / "sky.cube"), report.rejects
             if report.frames:
@@ -244,7 +244,7 @@ class _CubeInput:
             told = {"bands": [*has.bands], "size": has.size, "pixel_arcsec": has.pixel_arcsec}
             return Held("image", self.zooms, 0, {"instrument": has.instrument, **told, "unit": has.unit})
         centres = {zoom: has.grid.centres(zoom) for zoom in {0, *self.zooms}}
-        told = {"grid": has.grid.name, "sizes": list(has.grid.sizes)}
+        told = {"grid": has.grid.name, "sizes": list(has.grid.sizes), "sigma": has.sigma}
         return Held(
             "spectrum", self.zooms, 0, {"instrument": has.instrument, **told, "unit": has.unit}, centres
         )
