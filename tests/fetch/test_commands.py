@@ -203,7 +203,7 @@ def test_a_full_disk_is_told_in_a_line_harms_nothing_and_the_same_command_goes_o
                 # Beside the progress.
                 (line,) = (line for line in told.splitlines() if line.startswith("skyfuse:"))
                 assert "sky" in line.removeprefix("skyfuse:")
-                assert "the same command goes on" in line
+                assert "run the same command again to go on" in line
             now = {path: path.read_bytes() for path in (tmp_path / "sky").rglob("spec-*.fits")}
             assert all(now[path] == content for path, content in before.items())
             before = now
