@@ -1237,7 +1237,7 @@ KINDS: dict[str, Kind] = {
         _fitted("svm", 0), _predictions, _other_numbers, (words,), "arrays.safetensors", _rehash
     ),
     # A store's files carry checksums: what differs from the whole one is a fault, whatever others read.
-    "dataset": Kind(_dataset, _read_dataset, _never, (json_values, words), "*.*", store=True, share=0.5),
+    "dataset": Kind(_dataset, _read_dataset, _never, (json_values, words), "*.*", store=True, share=1.0),
     "cube": Kind(_cube, _read_cube, _never, (json_values, words), store=True, share=0.3),
     "cube-ledger": Kind(_cube, _build_again, _never, (json_values, words), "ledger/**/*", share=0.1),
     "study": Kind(_study, _read_study, _never, (json_values, words), store=True, share=0.2),
