@@ -37,6 +37,16 @@ app.add_typer(recipes, name="recipe")
 Templates = Annotated[
     Path | None, typer.Option(help="Folder of SDSS spEigen*.fits, for mock spectra and template fits.")
 ]
+Fitted = Annotated[
+    Path, typer.Argument(help="Folder of a saved model, or of a study: then the model that it chose.")
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="MODEL=YOURS: the table's name for a column that the model reads; may be repeated.",
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(help="Worker processes; by default one for each processor.", min=1, show_default=False),
@@ -556,9 +566,7 @@ def embed(
 
 @app.command()
 def predict(
-    model: Annotated[
-        Path, typer.Argument(help="Folder of a saved model, or of a study: then the model that it chose.")
-    ],
+    model: Fitted,
     data: Annotated[Path, typer.Argument(help="A cube, a dataset, a file or a folder of files.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .parquet or .csv.")] = Path(
         "predictions.parquet"
@@ -574,13 +582,7 @@ def predict(
             help="Column that names the rows of a table; by default those called like ids, else the first.",
         ),
     ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            help="MODEL=YOURS: the table's name for a column that the model reads; may be repeated.",
-        ),
-    ] = None,
+    columns: Columns = None,
     as_json: Json = False,
 ) -> None:
     """Predict with a saved model on new files: a row for every spectrum, row or image that is given.
@@ -605,22 +607,14 @@ def predict(
 
 @app.command()
 def calibrate(
-    model: Annotated[
-        Path, typer.Argument(help="Folder of a saved model, or of a study: then the model that it chose.")
-    ],
+    model: Fitted,
     data: Annotated[
         Path, typer.Option("--for", help="Objects of the target, without labels: as for predict.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new model.")] = Path(
         "calibrated"
     ),
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            help="MODEL=YOURS: the table's name for a column that the model reads; may be repeated.",
-        ),
-    ] = None,
+    columns: Columns = None,
     as_json: Json = False,
 ) -> None:
     """Weigh a model's intervals or sets for another survey, or say why none can be promised there.

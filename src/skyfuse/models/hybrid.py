@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skyfuse.cube.grid import SDSS
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models import files
-from skyfuse.models.base import History, Lesson, Model, Output
+from skyfuse.models.base import History, Lesson, Output
 from skyfuse.models.inputs import Arrays
 from skyfuse.models.peaks import CLOSE, PEAKS, Peaks, Posterior
 from skyfuse.models.template import (
@@ -30,8 +30,8 @@ from skyfuse.models.template import (
     Evidence,
     Floats,
     Shifted,
+    TemplateModel,
     TemplateSet,
-    check_parameters,
     classes_of,
     coarser,
     evidence,
@@ -51,7 +51,6 @@ from skyfuse.models.template import (
     write_templates,
     zoom_of,
 )
-from skyfuse.words import Kind
 
 ZOOM = 2
 """Zoom at which spectra are fitted, 276 km/s a bin: a full fit loses neither class nor redshift by it, and
@@ -131,7 +130,7 @@ class _Found(NamedTuple):
     peaks: Peaks | None
 
 
-class Hybrid(Model):
+class Hybrid(TemplateModel):
     """Coarse scan that proposes redshifts and least squares of eigentemplates that choose among them.
 
     The scan sees each spectrum with 32 native bins joined, gaps bridged, every bin with the weight that it
@@ -149,19 +148,7 @@ class Hybrid(Model):
 
     name: ClassVar[str] = "hybrid"
     title: ClassVar[str] = "Hybrid of scan and templates"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
-    reads_sigma: ClassVar[bool] = True
-    reads_templates: ClassVar[bool] = True
-    weighs: ClassVar[bool] = False
-    weights: ClassVar[tuple[str, ...]] = (files.ARRAYS,)
     libraries: ClassVar[tuple[str, ...]] = ("numba", "safetensors")
-
-    _threshold: float
-    _posterior: Posterior
-
-    def __init__(self, *, templates: str = "", rejection: float = 0.02) -> None:
-        check_parameters(templates, rejection)
-        super().__init__(templates=templates, rejection=rejection)
 
     def _fit(self, lesson: Lesson) -> History:
         require_spectra(lesson.shapes)
@@ -316,8 +303,7 @@ class Hybrid(Model):
     def _write(self, folder: Path) -> dict[str, Any]:
         arrays, notes = write_templates(self._sets)
         files.write_arrays(arrays | {"root": self._root}, folder)
-        posterior = {"posterior": self._posterior._asdict()} if self.kind == "regression" else {}
-        return {"sets": notes, "threshold": self._threshold, **posterior}
+        return self._state(notes)
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:
         notes = state["sets"]

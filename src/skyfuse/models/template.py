@@ -615,7 +615,38 @@ def require_templates(folder: str) -> list[TemplateSet]:
     return read_templates(folder)
 
 
-class Template(Model):
+class TemplateModel(Model):
+    """What models that fit eigentemplates share: sets, the level of `unknown`, and a redshift's density.
+
+    Parameters
+    ----------
+    templates : str
+        Folder of the SDSS pipeline's eigentemplates, see `read_templates`; needed by `fit` alone.
+    rejection : float, default 0.02
+        Share of known objects that may be called unknown.
+    """
+
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
+    reads_sigma: ClassVar[bool] = True
+    reads_templates: ClassVar[bool] = True
+    weighs: ClassVar[bool] = False
+    weights: ClassVar[tuple[str, ...]] = (files.ARRAYS,)
+
+    _sets: list[TemplateSet]
+    _threshold: float
+    _posterior: Posterior
+
+    def __init__(self, *, templates: str = "", rejection: float = 0.02) -> None:
+        check_parameters(templates, rejection)
+        super().__init__(templates=templates, rejection=rejection)
+
+    def _state(self, notes: list[list[Any]]) -> dict[str, Any]:
+        """Return what is kept beside the arrays of the sets, which `notes` describe."""
+        posterior = {"posterior": self._posterior._asdict()} if self.kind == "regression" else {}
+        return {"sets": notes, "threshold": self._threshold, **posterior}
+
+
+class Template(TemplateModel):
     """Least-squares fit of eigentemplates and a quadratic at every redshift (Bolton et al. 2012).
 
     Each kind of template has its range of redshifts; the class is that of
@@ -636,20 +667,7 @@ class Template(Model):
 
     name: ClassVar[str] = "template"
     title: ClassVar[str] = "Template fit"
-    kinds: ClassVar[frozenset[Kind]] = frozenset({"classification", "regression"})
-    reads_sigma: ClassVar[bool] = True
-    reads_templates: ClassVar[bool] = True
-    weighs: ClassVar[bool] = False
-    weights: ClassVar[tuple[str, ...]] = (files.ARRAYS,)
     libraries: ClassVar[tuple[str, ...]] = ("scipy", "numba", "safetensors")
-
-    _sets: list[TemplateSet]
-    _threshold: float
-    _posterior: Posterior
-
-    def __init__(self, *, templates: str = "", rejection: float = 0.02) -> None:
-        check_parameters(templates, rejection)
-        super().__init__(templates=templates, rejection=rejection)
 
     def _fit(self, lesson: Lesson) -> History:
         require_spectra(lesson.shapes)
@@ -696,8 +714,7 @@ class Template(Model):
     def _write(self, folder: Path) -> dict[str, Any]:
         arrays, notes = write_templates(self._sets)
         files.write_arrays(arrays, folder)
-        posterior = {"posterior": self._posterior._asdict()} if self.kind == "regression" else {}
-        return {"sets": notes, "threshold": self._threshold, **posterior}
+        return self._state(notes)
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:
         notes = state["sets"]
