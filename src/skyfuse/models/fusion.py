@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from skyfuse.errors import StoreError, UsageError
 from skyfuse.models.base import History, Lesson, Model
 from skyfuse.models.inputs import Arrays
+from skyfuse.models.members import MembersModel
 from skyfuse.words import Kind
 
 MAX_MEMBERS = 12
@@ -22,7 +23,7 @@ STEPS = 10_000
 """Steps of the search for the weights of a classification at most."""
 
 
-class LateFusion(Model):
+class LateFusion(MembersModel):
     """Mean of the values or the probabilities of fitted models, each of which reads its own inputs.
 
     Parameters
@@ -93,16 +94,7 @@ class LateFusion(Model):
         return value
 
     def _write(self, folder: Path) -> dict[str, Any]:
-        names = [f"member-{i}" for i in range(len(self.members))]
-        for name, member in zip(names, self.members, strict=True):
-            member.save(folder / name)
-        return {"members": names, "weights": self.mix.tolist()}
-
-    @classmethod
-    def _empty(cls, params: dict[str, Any]) -> Self:
-        model = cls.__new__(cls)
-        Model.__init__(model, **params)
-        return model
+        return {"members": self._save_members(folder), "weights": self.mix.tolist()}
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:
         from skyfuse.models.files import load_members

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numba import njit
@@ -15,6 +15,7 @@ from skyfuse.errors import StoreError, UsageError
 from skyfuse.models import files
 from skyfuse.models.base import Examples, History, Lesson, Model, Output
 from skyfuse.models.inputs import Arrays
+from skyfuse.models.members import MembersModel
 from skyfuse.models.mixture import Mixture
 from skyfuse.models.uncertainty import Conformal, Scores, groups_of, missed, rank_of, ties
 from skyfuse.words import Kind
@@ -44,7 +45,7 @@ class Joined(Output):
     parts: tuple[Output, ...] = ()
 
 
-class Rounds(Model):
+class Rounds(MembersModel):
     """Mean of models that were each fitted in one round of a cross-validation.
 
     Its intervals are those of CV+ (Barber, Candès, Ramdas & Tibshirani 2021, Annals of Statistics 49, 486,
@@ -169,20 +170,11 @@ class Rounds(Model):
         }
 
     def _write(self, folder: Path) -> dict[str, Any]:
-        names = [f"member-{i}" for i in range(len(self.members))]
-        for name, member in zip(names, self.members, strict=True):
-            member.save(folder / name)
         none = np.empty(0)
         kept = self._scores or Scores(none, none, none.astype(np.int64))
         turn = self._round if self._scores else none.astype(np.int64)
         files.write_arrays({"value": kept.value, "tie": kept.tie, "group": kept.group, "round": turn}, folder)
-        return {"members": names}
-
-    @classmethod
-    def _empty(cls, params: dict[str, Any]) -> Self:
-        model = cls.__new__(cls)
-        Model.__init__(model, **params)
-        return model
+        return {"members": self._save_members(folder)}
 
     def _read(self, folder: Path, state: dict[str, Any]) -> None:
         members = files.load_members(folder, state["members"])
