@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from skyfuse.errors import UsageError
+from skyfuse.survey.sdss.objectid import unpack
 
 _SKYSERVER = "https://skyserver.sdss.org"
 _SAS = "https://data.sdss.org/sas"
@@ -267,23 +268,16 @@ class Archives:
         return f"galaxyzoo/{SAMPLE_NAME}", self._at(f"{_SAMPLE}/{SAMPLE_NAME}")
 
 
-_OBJID = ((59, 4), (48, 11), (32, 16), (29, 3), (16, 12))
-
-
 def field_of(objid: int) -> tuple[int, int, int, int] | None:
     """Return rerun, run, camera column and field that an object's number holds.
-
-    The bits, from DR8 on (glossary of the survey, ``objID``): 59–62 sky version (2), 48–58 rerun, 32–47 run,
-    29–31 camera column, 16–27 field, 0–15 object.
 
     Returns
     -------
     tuple of int or None
         None where the number is none of the last processing, e.g. one of DR7.
     """
-    version, rerun, run, camcol, number = (objid >> low & (1 << size) - 1 for low, size in _OBJID)
-    good = objid >= 0 and version == 2 and rerun == RERUN and run > 0 and 1 <= camcol <= 6 and number > 0
-    return (rerun, run, camcol, number) if good else None
+    seen = unpack(objid)
+    return seen[1:] if seen is not None and seen[:2] == (2, RERUN) else None
 
 
 def release_name(text: str) -> str:

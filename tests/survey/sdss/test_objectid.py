@@ -1,6 +1,6 @@
 import pytest
 
-from skyfuse.survey.sdss.objectid import field_of
+from skyfuse.survey.sdss.objectid import field_number
 
 
 def packed(version, rerun, run, camcol, first, field, number):
@@ -21,11 +21,10 @@ def packed(version, rerun, run, camcol, first, field, number):
 def test_objects_of_one_field_share_a_number_and_others_do_not():
     one = packed(1, 40, 752, 3, 0, 120, 146)
 
-    assert field_of(one) == field_of(packed(1, 40, 752, 3, 0, 120, 147)) >= 0
-    assert field_of(one) == field_of(packed(2, 301, 752, 3, 0, 120, 9))
-    assert (
-        len({field_of(packed(1, 40, r, c, 0, f, 1)) for r in (752, 756) for c in (1, 2) for f in (8, 9)}) == 8
-    )
+    assert field_number(one) == field_number(packed(1, 40, 752, 3, 0, 120, 147)) >= 0
+    assert field_number(one) == field_number(packed(2, 301, 752, 3, 0, 120, 9))
+    others = {packed(1, 40, r, c, 0, f, 1) for r in (752, 756) for c in (1, 2) for f in (8, 9)}
+    assert len({field_number(name) for name in others}) == 8
 
 
 @pytest.mark.parametrize(
@@ -38,9 +37,9 @@ def test_objects_of_one_field_share_a_number_and_others_do_not():
     ],
 )
 def test_objects_of_real_spectra_are_found_in_their_fields(name, run, column, field):
-    assert field_of(name) == (run * 8 + column) << 12 | field
+    assert field_number(name) == (run * 8 + column) << 12 | field
 
 
 @pytest.mark.parametrize("name", ["106147", "galaxy", "", "4.6e18", "９", packed(1, 40, 752, 7, 0, 120, 1)])
 def test_other_names_tell_no_field(name):
-    assert field_of(name) == -1
+    assert field_number(name) == -1

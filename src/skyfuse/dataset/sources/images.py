@@ -29,7 +29,7 @@ from skyfuse.survey.colourimages import Images, read_images
 from skyfuse.survey.galaxyzoo import MORPHOLOGY, read_votes
 from skyfuse.survey.objecttable import position_names
 from skyfuse.survey.records import Samples
-from skyfuse.survey.sdss.objectid import field_of
+from skyfuse.survey.sdss.objectid import field_number
 from skyfuse.survey.tables import read_table, without_sentinels
 from skyfuse.words import Progress
 
@@ -238,7 +238,7 @@ def _groups(names: pd.Series, content: Sequence[str]) -> list[str]:
     The same picture under two names is one object, and objects that SDSS saw in one field may stand on each
     other's pictures.
     """
-    fields = [field_of(name) for name in names.astype(str)]
+    fields = [field_number(name) for name in names.astype(str)]
     group = groups.equal_groups(len(content), pd.factorize(np.asarray(content))[0], fields)
     first: dict[int, str] = {}
     return [first.setdefault(number, digest) for number, digest in zip(group.tolist(), content, strict=True)]
