@@ -104,7 +104,8 @@ def boss(data: Path) -> tuple[Numbers, Numbers, Numbers]:
 def lamost(data: Path) -> tuple[Numbers, Numbers, Numbers]:
     table = pd.read_csv(data / "lamost_dr1_stellar_params_3166.csv")
     names = ["BV", "BR", "BI", "VR", "VI", "RI"]
-    return (table[n].to_numpy(np.float64) for n in (names, "teff", "mag3"))  # type: ignore[return-value]
+    inputs, teff, magnitude = (table[n].to_numpy(np.float64) for n in (names, "teff", "mag3"))
+    return inputs, teff, magnitude
 
 
 TABLES: dict[str, Callable[[Path], tuple[Numbers, Numbers, Numbers]]] = {

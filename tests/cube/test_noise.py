@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from skyfuse.cube.build import Reading, build
-from skyfuse.cube.grid import HISS, SDSS, grid_named
+from skyfuse.cube.grid import HISS, SDSS, SpectralGrid, grid_named
 from skyfuse.cube.pyramid import series_levels, spectrum_levels
 from skyfuse.cube.query import Cube
 from skyfuse.errors import StoreError, UsageError
@@ -61,7 +61,7 @@ def test_sigma_is_the_scatter_of_correlated_noise_at_every_zoom() -> None:
 
 
 @pytest.mark.parametrize("grid", [GRID, HISS], ids=["aligned", "resampled"])
-def test_sigma_equals_the_sum_over_all_pairs_of_bins(grid: object) -> None:
+def test_sigma_equals_the_sum_over_all_pairs_of_bins(grid: SpectralGrid) -> None:
     flux, sigma = drawn(1)
     flux[[3, 40, 41, 200]] = np.nan
     numbers = {"next": [0.25] * 2, "second": [-0.1] * 2, "sky_residual": [0.05] * 2}
@@ -71,8 +71,8 @@ def test_sigma_equals_the_sum_over_all_pairs_of_bins(grid: object) -> None:
     apart = np.abs(np.subtract.outer(np.arange(BINS), np.arange(BINS)))
     correlation = (apart == 0) + 0.25 * (apart == 1) - 0.1 * (apart == 2)
     good = np.isfinite(flux)
-    for zoom, samples in enumerate(spectrum_levels(one, grid, sigma=model)):  # type: ignore[arg-type]
-        own = grid.edges(zoom)  # type: ignore[attr-defined]
+    for zoom, samples in enumerate(spectrum_levels(one, grid, sigma=model)):
+        own = grid.edges(zoom)
         if grid is GRID:
             # Whole bins of a logarithmic grid count alike.
             own, native = np.arange(len(own)) * 2.0**zoom, np.arange(BINS + 1.0)
